@@ -1,0 +1,1 @@
+"""pathtune: sparse fine-tuning of equivariant interatomic potentials."""

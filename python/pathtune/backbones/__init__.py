@@ -1,0 +1,1 @@
+"""Pretrained models, one file for each package: the sole importers of those packages."""

@@ -1,0 +1,35 @@
+"""Which gradients the running backward pass will use."""
+
+from __future__ import annotations
+
+import torch
+
+
+def needed_gradients(ctx) -> list[bool]:
+    """For each argument of the operator: will the running backward pass use its gradient?
+
+    `ctx.needs_input_grad` is fixed when the forward runs and says yes to every differentiable input. The
+    autograd engine knows better: it has marked the nodes that lead to the `inputs` of this very
+    `autograd.grad` or `backward(inputs=...)` call. Asking it skips, in the force pass, every gradient
+    that reaches only weights, and in the loss's pass every gradient that reaches only positions or
+    frozen weights; nothing has to be declared, so nothing can be declared wrongly
+    (docs/decisions/0001-ask-the-engine.md).
+    """
+    needs = list(ctx.needs_input_grad)
+    if torch.compiler.is_compiling():
+        return needs
+    functions = [function for function, _ in ctx.next_functions]
+    if len(functions) != len(needs):
+        return needs
+    return [need and _will_execute(function) for need, function in zip(needs, functions)]
+
+
+def _will_execute(function) -> bool:
+    if function is None:
+        return False
+    try:
+        return torch._C._will_engine_execute_node(function)
+    except RuntimeError:
+        # Raised exactly when `function` is a leaf whose gradient autograd.grad() was asked for, and
+        # outside of a backward pass (a direct call in a test): both mean yes.
+        return True

@@ -1,0 +1,5 @@
+"""Every operator as a few lines of plain torch: the oracle of the kernels, and the fallback."""
+
+from pathtune.reference.species_linear import species_linear
+
+__all__ = ["species_linear"]

@@ -1,0 +1,58 @@
+"""Fixtures, and the strict mode of CI: a skipped test fails unless its reason is one of the allowed."""
+
+import os
+import pathlib
+
+import pytest
+import torch
+
+from pathtune import _core
+from pathtune.backbones._packages import import_mace
+
+ALLOWED_SKIPS = ("no CUDA device", "needs the package sevenn", "needs the package mace-torch")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    if os.environ.get("PATHTUNE_STRICT") != "1" or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not any(allowed in reason for allowed in ALLOWED_SKIPS):
+        report.outcome = "failed"
+        report.longrepr = f"skipped under PATHTUNE_STRICT=1: {reason}"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> pathlib.Path:
+    """The real data sets and weights; see CONTRIBUTING.md."""
+    folder = pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data"))
+    if not folder.is_dir():
+        pytest.skip(f"PATHTUNE_DATA: no folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def needs_mace():
+    """mace-torch and the e3nn it pins, imported the safe way."""
+    try:
+        import_mace()
+    except ImportError:
+        pytest.skip("needs the package mace-torch")
+
+
+@pytest.fixture(params=range(3), ids=["plain", "avx2", "avx512"])
+def isa(request):
+    """Runs a test once for each instruction set that this machine has."""
+    if request.param > _core.best_isa():
+        return _core.best_isa()  # nothing lower is lost: the best one is tested again
+    before = _core.active_isa()
+    _core.set_active_isa(request.param)
+    yield request.param
+    _core.set_active_isa(before)
