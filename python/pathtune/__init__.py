@@ -1,1 +1,41 @@
-"""pathtune: sparse fine-tuning of equivariant interatomic potentials."""
+"""pathtune: sparse fine-tuning of equivariant interatomic potentials.
+
+The verbs of docs/api.md. Importing this package imports torch, but no backbone's package.
+"""
+
+import torch  # noqa: F401  before _core: both then share torch's OpenMP runtime
+
+from pathtune._fit import FitConfig, History, fit
+from pathtune.adapter import load_adapter, save_adapter
+from pathtune.atomic_energies import E0Fit, refit_e0
+from pathtune.calculator import calculator
+from pathtune.data import LabelKeys, read_structures
+from pathtune.delta import SparseDelta
+from pathtune.errors import InputError
+from pathtune.evaluation import evaluate
+from pathtune.loading import load, save
+from pathtune.model import Potential, merge, paths, sparsify, unfreeze
+
+__version__ = "0.1.0"
+__all__ = [
+    "E0Fit",
+    "FitConfig",
+    "History",
+    "InputError",
+    "LabelKeys",
+    "Potential",
+    "SparseDelta",
+    "calculator",
+    "evaluate",
+    "fit",
+    "load",
+    "load_adapter",
+    "merge",
+    "paths",
+    "read_structures",
+    "refit_e0",
+    "save",
+    "save_adapter",
+    "sparsify",
+    "unfreeze",
+]

@@ -1,0 +1,234 @@
+"""Fitting: schedule-free AdamW on a sparse delta or on all weights, resumable to the same result."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import schedulefree
+import torch
+
+from pathtune.atomic_energies import E0Fit, refit_e0
+from pathtune.batch import Batch, collate
+from pathtune.data import LabelKeys, Structure, check_elements, read_structures
+from pathtune.errors import InputError
+from pathtune.evaluation import mean_loss
+from pathtune.losses import loss
+from pathtune.model import Potential, Prediction
+from pathtune.options import check_choices, check_positive, option
+from pathtune.progress import Progress
+from pathtune.run_folder import RunFolder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How to train."""
+
+    epochs: int = option(100, "passes over the training data")
+    batch_size: int = option(8, "structures in a step")
+    lr: float = option(1e-2, "learning rate of deltas and thresholds (full fine-tuning wants about 1e-3)")
+    loss: str = option("huber", "shape of the loss", choices=("huber", "weighted"))
+    energy_weight: float = option(1.0, "weight of the energy per atom")
+    forces_weight: float = option(100.0, "weight of the forces")
+    stress_weight: float = option(1.0, "weight of the stress")
+    huber_delta: float = option(0.01, "where the huber loss turns linear, in eV/atom, eV/A and eV/A^3")
+    clip: float = option(10.0, "largest norm of the gradient")
+    patience: int = option(0, "stop after so many epochs without a better validation loss; 0: never")
+    refit_e0: bool = option(True, "refit the energy of each element to the training data first")
+    checkpoint_minutes: float = option(5.0, "longest time between checkpoints, which also end every epoch")
+    seed: int = option(0, "of the order of structures and the initial delta")
+
+    def __post_init__(self):
+        check_choices(self)
+        check_positive(self, "epochs", "batch_size", "lr", "huber_delta", "clip", "checkpoint_minutes")
+
+
+@dataclasses.dataclass
+class History:
+    """What happened: one entry per epoch, and what the E0 refit did."""
+
+    epochs: list[dict[str, Any]]
+    e0_fit: E0Fit | None
+    best_epoch: int
+
+
+def fit(
+    model: Potential,
+    train: str | pathlib.Path | Sequence[Structure],
+    valid: str | pathlib.Path | Sequence[Structure],
+    config: FitConfig | None = None,
+    keys: LabelKeys | None = None,
+    folder: RunFolder | None = None,
+    progress: Progress | None = None,
+) -> History:
+    """Train `model` in place on its arm's parameters; it ends with the weights of the best validation loss.
+
+    With a `folder` that holds a checkpoint the run continues there, to the bitwise same result. Raises
+    InputError for bad data (see read_structures), an element the model lacks, or a loss that is not finite.
+    """
+    config = config or FitConfig()
+    train = read_structures(train, keys) if isinstance(train, (str, pathlib.Path)) else list(train)
+    valid = read_structures(valid, keys) if isinstance(valid, (str, pathlib.Path)) else list(valid)
+    check_elements([*train, *valid], model.atomic_numbers)
+    if not model.trainable():
+        raise InputError("fit: the model has nothing to train, expected one from sparsify or unfreeze")
+    e0_fit = None
+    if config.refit_e0:
+        refitted, e0_fit = refit_e0(model, train)
+        model.e0.copy_(refitted.e0)
+    run = _Run(model, train, valid, config, folder, progress or Progress(config.epochs, quiet=True), e0_fit)
+    return run.run()
+
+
+def parameter_groups(model: Potential, config: FitConfig) -> list[dict[str, Any]]:
+    """Deltas and thresholds with their own weight decay (METHOD, section 2), or all weights without."""
+    if model.arm != "sparse" or model.config is None:
+        return [{"params": model.trainable(), "weight_decay": 0.0}]
+    deltas: list[Any] = model.adapted()
+    return [
+        {"params": [d.values for d in deltas], "weight_decay": model.config.delta_decay},
+        {"params": [d.threshold_score for d in deltas], "weight_decay": model.config.decay},
+    ]
+
+
+class _Run:
+    """State of one training run: everything that a checkpoint holds."""
+
+    def __init__(self, model, train, valid, config: FitConfig, folder, progress, e0_fit):
+        self.model, self.config, self.folder, self.progress = model, config, folder, progress
+        self.train: list[Structure] = train
+        self.e0_fit: E0Fit | None = e0_fit
+        self.parameters = model.trainable()
+        self.optimizer = schedulefree.AdamWScheduleFree(parameter_groups(model, config), lr=config.lr)
+        self.optimizer.train()
+        self.epoch, self.step, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
+        self.best_loss, self.best_epoch = math.inf, 0
+        self.best = [p.detach().clone() for p in self.parameters]
+        self.lines: list[dict[str, Any]] = []
+        size = config.batch_size
+        self.valid_batches = [self._collate(valid[i : i + size]) for i in range(0, len(valid), size)]
+        self.saved_at = time.monotonic()
+
+    def run(self) -> History:
+        """Train from the checkpoint, if any, to the end."""
+        self._load()
+        with self.progress:
+            while self.epoch < self.config.epochs and not self._is_stale():
+                self._train_epoch()
+                self._finish_epoch()
+        with torch.no_grad():
+            for parameter, best in zip(self.parameters, self.best):
+                parameter.copy_(best)
+        return History(self.lines, self.e0_fit, self.best_epoch)
+
+    def _collate(self, structures: Sequence[Structure]) -> Batch:
+        return collate(structures, self.model.atomic_numbers, self.model.backbone.r_max, self.model.backbone.dtype)
+
+    def _loss(self, prediction: Prediction, batch: Batch) -> torch.Tensor:
+        c = self.config
+        return loss(prediction, batch, c.loss, c.energy_weight, c.forces_weight, c.stress_weight, c.huber_delta)
+
+    def _train_epoch(self) -> None:
+        # The order follows from seed and epoch alone: a resumed run needs no random state.
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.train), generator=generator).tolist()
+        chunks = [order[i : i + self.config.batch_size] for i in range(0, len(order), self.config.batch_size)]
+        for chunk in chunks[self.step :]:
+            began = time.monotonic()
+            value = self._train_step(self._collate([self.train[i] for i in chunk]))
+            self.loss_sum += value * len(chunk)
+            self.step += 1
+            self.seconds += time.monotonic() - began
+            self.progress.step(self.epoch, self.step, len(chunks), value)
+            if time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes:
+                self._save()
+
+    def _train_step(self, batch: Batch) -> float:
+        prediction = self.model(batch, needs_stress=bool(batch.has_stress.any()), training=True)
+        value = self._loss(prediction, batch)
+        if not torch.isfinite(value):
+            raise InputError(
+                f"fit: the loss is {value.item()} in epoch {self.epoch + 1}, step {self.step + 1}, "
+                f"expected a finite number: try a learning rate below {self.config.lr:g}"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward(inputs=self.parameters)  # inputs: the engine skips what leads to frozen weights only
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        self.optimizer.step()
+        return float(value.detach())
+
+    def _finish_epoch(self) -> None:
+        began = time.monotonic()
+        with self._at_average():
+            valid_loss = mean_loss(self.model, self.valid_batches, self._loss)
+            counts = self.model.counts()
+            if valid_loss < self.best_loss:
+                self.best_loss, self.best_epoch = valid_loss, self.epoch + 1
+                self.best = [p.detach().clone() for p in self.parameters]
+        self.seconds += time.monotonic() - began
+        line = {
+            "epoch": self.epoch + 1,
+            "train_loss": self.loss_sum / len(self.train),
+            "valid_loss": valid_loss,
+            "active": counts["active"],
+            "active_share": counts["active"] / counts["reachable_weights"] if self.model.arm == "sparse" else 1.0,
+            "seconds": self.seconds,
+        }
+        self.lines.append(line)
+        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+        if self.folder:
+            self.folder.append_log(line)
+            self._save()
+        self.progress.epoch(line, self.best_epoch)
+
+    def _is_stale(self) -> bool:
+        return bool(self.config.patience) and self.epoch - self.best_epoch >= self.config.patience
+
+    @contextlib.contextmanager
+    def _at_average(self) -> Iterator[None]:
+        """Parameters at x, where models are judged and saved, and bitwise back at y afterwards.
+
+        optimizer.eval() and .train() alone round differently on the way back (METHOD, section 2).
+        """
+        raw = [p.detach().clone() for p in self.parameters]
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            self.optimizer.train()
+            with torch.no_grad():
+                for parameter, y in zip(self.parameters, raw):
+                    parameter.copy_(y)
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        self.saved_at = time.monotonic()
+        self.folder.save_checkpoint({
+            "parameters": [p.detach() for p in self.parameters],  # y, the raw sequence
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best, "best_loss": self.best_loss, "best_epoch": self.best_epoch,
+            "epoch": self.epoch, "step": self.step, "loss_sum": self.loss_sum, "seconds": self.seconds,
+            "n_log_lines": len(self.lines),
+        })  # fmt: skip
+
+    def _load(self) -> None:
+        state = self.folder.load_checkpoint() if self.folder else None
+        if self.folder is None or state is None:
+            if self.folder:
+                self.folder.truncate_log(0)
+            return
+        with torch.no_grad():
+            for parameter, y in zip(self.parameters, state["parameters"]):
+                parameter.copy_(y)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("best", "best_loss", "best_epoch", "epoch", "step", "loss_sum", "seconds"):
+            setattr(self, name, state[name])
+        self.lines = self.folder.truncate_log(state["n_log_lines"])
+
+

@@ -1,0 +1,176 @@
+"""MACE models of mace-torch 0.3.16."""
+
+from __future__ import annotations
+
+import copy
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from pathtune.backbones._packages import import_mace
+from pathtune.batch import Batch
+from pathtune.errors import InputError
+from pathtune.layers import Layer
+
+
+class MaceBackbone:
+    """A stock MACE or ScaleShiftMACE; `stock` is never changed, replaced weights are passed to each call."""
+
+    def __init__(self, stock: torch.nn.Module, backend: str = "auto"):
+        mace = import_mace()
+        known = (mace.modules.MACE, mace.modules.ScaleShiftMACE)
+        if type(stock) not in known:
+            raise InputError(f"model is a {type(stock).__name__}, expected a MACE or ScaleShiftMACE of mace-torch")
+        self.stock = stock.requires_grad_(False)
+        self.name = type(stock).__name__
+        self.backend = backend
+        self.layers = _layers(stock)
+        self.atomic_numbers = tuple(int(z) for z in stock.atomic_numbers)
+        self.heads = tuple(getattr(stock, "heads", None) or ("Default",))
+        self.r_max = float(stock.r_max)
+        self.dtype = next(stock.parameters()).dtype
+
+    def atomic_energies(self) -> torch.Tensor:
+        """E0 [n_heads, n_species], eV, float64."""
+        return torch.atleast_2d(self.stock.atomic_energies_fn.atomic_energies).detach().double()  # type: ignore
+
+    def predict(
+        self, weights: Mapping[str, torch.Tensor], batch: Batch, head: int, needs_stress: bool, training: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Interaction energies, forces and stress by the stock forward, `weights` in place of its own."""
+        # E0 is zeroed, so that a float32 model never adds it: the interaction energy keeps its digits.
+        zero_e0 = torch.zeros_like(self.stock.atomic_energies_fn.atomic_energies)  # type: ignore
+        replaced = {**weights, "atomic_energies_fn.atomic_energies": zero_e0}
+        options = {"training": training, "compute_force": True, "compute_stress": needs_stress}
+        data = self._stock_input(batch, head)
+        out = torch.func.functional_call(self.stock, replaced, (data,), options)
+        energy = out["interaction_energy"] if "interaction_energy" in out else out["energy"]
+        return energy, out["forces"], out["stress"] if needs_stress else None
+
+    def with_weights(
+        self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int
+    ) -> torch.nn.Module:
+        """A stock MACE with these parameters and atomic energies."""
+        stock = copy.deepcopy(self.stock)
+        stock.load_state_dict({name: w.detach() for name, w in weights.items()}, strict=False)
+        energies = stock.atomic_energies_fn.atomic_energies.double()  # float64: E0 needs the digits
+        if energies.dim() > 1:
+            energies[head] = e0
+        else:
+            energies = e0.clone()
+        stock.atomic_energies_fn.atomic_energies = energies
+        for parameter in stock.parameters():
+            parameter.requires_grad_(True)
+        return stock
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Shape of every parameter, the number of species as 0: what an adapter's base must share."""
+        result = {}
+        for name, parameter in self.stock.named_parameters():
+            blocks = self._blocks(name, parameter)
+            result[name] = [n for shape, axis in blocks for n in (shape[:axis] + (0,) + shape[axis + 1 :] if
+                            axis is not None else shape)]  # fmt: skip
+        return result
+
+    def fingerprint(self, elements: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Mean and rms [n_blocks, 2] of every parameter; species-indexed ones per element, float64.
+
+        Species linears are divided by sqrt(n_species), as e3nn's path weight does: so mace's reduction of
+        the species table, which rescales them, changes nothing.
+        """
+        species = [self.atomic_numbers.index(z) for z in elements]
+        result = {}
+        for name, parameter in self.stock.named_parameters():
+            flat, rows, offset = parameter.detach().double().flatten(), [], 0
+            for shape, axis in self._blocks(name, parameter):
+                n = torch.Size(shape).numel()
+                block = flat[offset : offset + n].reshape(shape)
+                offset += n
+                parts = [block] if axis is None else [block.select(axis, s) for s in species]
+                scale = len(self.atomic_numbers) ** -0.5 if axis is not None and "products." not in name else 1.0
+                rows += [torch.stack([p.mean(), p.pow(2).mean().sqrt()]) * scale for p in parts if p.numel()]
+            result[name] = torch.stack(rows) if rows else flat.new_zeros(0, 2)
+        return result
+
+    def _blocks(self, name: str, parameter: torch.Tensor) -> list[tuple[tuple[int, ...], int | None]]:
+        """Shapes of a parameter's blocks, one after the other, and which axis counts species."""
+        for layer in self.layers:
+            if layer.parameter == name:
+                return [(path.shape, path.species_axis) for path in layer.paths]
+        by_species = ".symmetric_contractions." in name and parameter.shape[0] == len(self.atomic_numbers)
+        return [(tuple(parameter.shape), 0 if by_species else None)]
+
+    def copy(self) -> MaceBackbone:
+        """An independent copy, parameters included."""
+        return type(self)(copy.deepcopy(self.stock), self.backend)
+
+    def _stock_input(self, batch: Batch, head: int) -> dict[str, torch.Tensor]:
+        one_hot = torch.nn.functional.one_hot(batch.species, len(self.atomic_numbers)).to(self.dtype)
+        ptr = torch.zeros(batch.n_graphs + 1, dtype=torch.int64)
+        ptr[1:] = batch.n_atoms.cumsum(0)
+        shifts = torch.einsum("ei,eij->ej", batch.unit_shifts, batch.cell[batch.node_graph[batch.sender]])
+        return {
+            "positions": batch.positions.detach().clone(),
+            "node_attrs": one_hot,
+            "edge_index": torch.stack([batch.sender, batch.receiver]),
+            "unit_shifts": batch.unit_shifts,
+            "shifts": shifts,
+            "cell": batch.cell.reshape(-1, 3),
+            "batch": batch.node_graph,
+            "ptr": ptr,
+            "head": torch.full((batch.n_graphs,), head, dtype=torch.int64),
+        }
+
+
+def _layers(stock: torch.nn.Module) -> tuple[Layer, ...]:
+    from pathtune.backbones._e3nn import layer_of
+
+    layers = []
+    for name, module in stock.named_modules():
+        # one-hot species: the embedding's only operand, and the second of every skip_tp that is a product
+        species_input = name == "node_embedding.linear" or (name.endswith(".skip_tp") and hasattr(module, "irreps_in2"))
+        layer = layer_of(name, module, species_input)
+        if layer is not None:
+            layers.append(layer)
+    return tuple(layers)
+
+
+def load_mace(
+    source: str | pathlib.Path | torch.nn.Module, dtype: torch.dtype | None = None, backend: str = "auto"
+) -> MaceBackbone:
+    """A MACE backbone from a `.model` file, a module, or a name that mace's own downloader knows.
+
+    A `.model` file is a pickle: loading it can run code, so it is loaded only because the user named it.
+    Raises InputError for a missing file, an unknown name, or a file that is not a MACE model.
+    """
+    import_mace()
+    if isinstance(source, torch.nn.Module):
+        stock = copy.deepcopy(source)
+    else:
+        stock = _load_file(_find(str(source)))
+    return MaceBackbone(stock.to(dtype) if dtype else stock, backend)
+
+
+def _find(source: str) -> pathlib.Path:
+    if pathlib.Path(source).is_file():
+        return pathlib.Path(source)
+    from mace.calculators import foundations_models
+
+    names = [n for n in foundations_models.mace_mp_names if n]
+    if source in names:
+        try:
+            return pathlib.Path(foundations_models.download_mace_mp_checkpoint(source))
+        except Exception as error:
+            raise InputError(f"{source}: mace's download failed ({error}); name a .model file instead") from error
+    raise InputError(f"{source}: no such file, and not a model that mace downloads ({', '.join(names)})")
+
+
+def _load_file(path: pathlib.Path) -> torch.nn.Module:
+    try:
+        stock = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise InputError(f"{path}: not a MACE model file ({type(error).__name__}: {error})") from error
+    if not isinstance(stock, torch.nn.Module):
+        raise InputError(f"{path}: holds a {type(stock).__name__}, expected a MACE model")
+    return stock

@@ -1,0 +1,36 @@
+"""The command line: `pathtune VERB`, one file per verb with add_arguments(parser) and run(args)."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from pathtune.errors import InputError
+
+VERBS = {
+    "paths": "list every adaptable weight of a model",
+    "fit": "fine-tune a model on labelled structures",
+    "evaluate": "errors of a model on labelled structures",
+    "merge": "fold an adapter into a plain model",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. A user's mistake prints one sentence and returns 2; Ctrl-C returns 130."""
+    parser = argparse.ArgumentParser(prog="pathtune", description="Sparse fine-tuning of equivariant potentials.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    modules = {name: importlib.import_module(f"pathtune.cli.{name}") for name in VERBS}
+    for name, module in modules.items():
+        module.add_arguments(verbs.add_parser(name, help=VERBS[name], description=module.__doc__))
+    args = parser.parse_args(argv)
+    try:
+        return modules[args.verb].run(args)
+    except (InputError, ImportError) as error:
+        print(f"pathtune {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        hint = " ; the same command with --resume continues it" if args.verb == "fit" else ""
+        print(f"pathtune {args.verb}: interrupted{hint}", file=sys.stderr)
+        return 130

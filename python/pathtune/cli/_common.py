@@ -1,0 +1,119 @@
+"""Flags that several verbs share, made from the options' dataclasses."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+import tomllib
+import typing
+from typing import Any
+
+from pathtune.adapter import load_adapter
+from pathtune.errors import InputError
+from pathtune.loading import load
+from pathtune.model import Potential
+from pathtune.options import from_mapping, option, to_mapping, value_type
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, and how it computes."""
+
+    model: str | None = option(None, "a .model file (a pickle: name only files you trust) or a known name")
+    head: str | None = option(None, "head of a multi-head model; its first by default")
+    dtype: str | None = option(None, "precision; the file's own by default", choices=("float32", "float64"))
+    device: str = option("cpu", "where to compute", choices=("cpu",))
+    backend: str = option("auto", "kernels to compute with", choices=("auto", "cpu", "reference"))
+
+
+def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
+    """One flag per field; unset flags stay None, so that a config file can set them."""
+    for cls in classes:
+        hints = typing.get_type_hints(cls)
+        group = parser.add_argument_group(cls.__name__)
+        for field in dataclasses.fields(cls):
+            kind = value_type(hints[field.name])
+            default = "" if field.default is None else f" (default {_shown(field.default)})"
+            kwargs: dict[str, Any] = {"help": field.metadata["help"] + default, "default": None}
+            if kind is bool:
+                kwargs["action"] = argparse.BooleanOptionalAction
+            else:
+                kwargs["type"] = str if kind is tuple else kind
+                kwargs["metavar"] = field.name.upper() if not field.metadata["choices"] else None
+                kwargs["choices"] = field.metadata["choices"]
+                kwargs["nargs"] = "+" if kind is tuple else None
+            group.add_argument(f"--{field.name.replace('_', '-')}", **kwargs)
+
+
+def _shown(value: Any) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def options_from(args: argparse.Namespace, **sections: type) -> dict[str, Any]:
+    """Instances of the dataclasses by section name: the flags over the config file over the defaults."""
+    file = getattr(args, "config", None)
+    tables = read_toml(file) if file else {}
+    unknown = set(tables) - set(sections)
+    if unknown:
+        raise InputError(f"{file}: unknown section {sorted(unknown)[0]!r}, expected one of {', '.join(sections)}")
+    result = {}
+    for name, cls in sections.items():
+        values = dict(tables.get(name, {}))
+        for field in dataclasses.fields(cls):
+            flag = getattr(args, field.name, None)
+            if flag is not None:
+                values[field.name] = tuple(flag) if isinstance(flag, list) else flag
+        result[name] = from_mapping(cls, values, f"{file}, [{name}]" if file else "options")
+    return result
+
+
+def read_toml(file: str | pathlib.Path) -> dict[str, Any]:
+    """A TOML file; InputError when it is missing or not TOML."""
+    try:
+        return tomllib.loads(pathlib.Path(file).read_text())
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: is not TOML ({error})") from error
+
+
+def to_toml(**sections: Any) -> str:
+    """The dataclasses as a config file that options_from reads back."""
+    lines = []
+    for name, config in sections.items():
+        lines.append(f"[{name}]")
+        # JSON's strings, numbers, booleans and lists of strings are TOML's too.
+        lines += [f"{key} = {json.dumps(value)}" for key, value in to_mapping(config).items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def load_model(options: ModelOptions, adapter: str | None = None) -> Potential:
+    """The model that the flags name, with its adapter if any."""
+    if options.model is None:
+        raise InputError("--model is missing, expected a .model file or a known name")
+    model = load(options.model, options.dtype, options.head, options.backend)
+    return load_adapter(model, adapter) if adapter else model
+
+
+def required(value: str | None, flag: str, what: str) -> str:
+    """The value of a flag that must be given."""
+    if value is None:
+        raise InputError(f"{flag} is missing, expected {what}")
+    return value
+
+
+def print_json(value: Any) -> None:
+    """For machines: one JSON document on standard output."""
+    json.dump(value, sys.stdout, indent=1)
+    print()
+
+
+def score_lines(scores: dict[str, Any]) -> list[str]:
+    """Errors for a person to read."""
+    labels = (("energy_mae_mev_atom", "energy MAE", "meV/atom"), ("forces_mae_mev_a", "force MAE", "meV/A"),
+              ("stress_mae_gpa", "stress MAE", "GPa"))  # fmt: skip
+    return [f"{label:12s} {scores[key]:10.3f} {unit}" for key, label, unit in labels if key in scores]

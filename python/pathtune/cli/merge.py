@@ -1,0 +1,29 @@
+"""Fold an adapter into its base: a plain model that needs no pathtune."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+from pathtune.cli._common import ModelOptions, add_options, load_model, options_from, required
+from pathtune.errors import InputError
+from pathtune.loading import save
+from pathtune.model import merge
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `pathtune merge`."""
+    parser.add_argument("--adapter", metavar="FILE", help="the adapter")
+    parser.add_argument("--out", metavar="FILE", help="the .model file to write; must not exist")
+    add_options(parser, ModelOptions)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the merged model."""
+    adapter = required(args.adapter, "--adapter", "an adapter file")
+    out = pathlib.Path(required(args.out, "--out", "a file to write"))
+    if out.exists():
+        raise InputError(f"{out}: exists already, expected a new file")
+    save(merge(load_model(options_from(args, model=ModelOptions)["model"], adapter)), out)
+    print(f"wrote {out}")
+    return 0

@@ -1,0 +1,48 @@
+"""List every adaptable weight of a model: module, path, multiplicities, counts, share and norm."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+import ase.data
+
+from pathtune.cli._common import ModelOptions, add_options, load_model, options_from, print_json
+from pathtune.data import elements_of, read_structures
+from pathtune.errors import InputError
+from pathtune.model import paths
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `pathtune paths`."""
+    add_options(parser, ModelOptions)
+    parser.add_argument("--data", metavar="FILE", help="structures whose elements decide what is reachable")
+    parser.add_argument("--elements", nargs="+", metavar="SYMBOL", help="these elements instead")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table."""
+    model = load_model(options_from(args, model=ModelOptions)["model"])
+    rows = paths(model, _elements(args))
+    if args.json:
+        print_json([dataclasses.asdict(row) for row in rows])
+        return 0
+    width = max(len(row.module) for row in rows)
+    print(f"{'module':{width}s}  {'path':16s} {'mul':>12s} {'weights':>9s} {'reachable':>9s} {'share':>7s} {'norm':>8s}")
+    for r in rows:
+        print(f"{r.module:{width}s}  {r.path:16s} {r.mul:>12s} {r.weights:9,d} {r.reachable:9,d} "
+              f"{100 * r.share:5.1f} % {r.norm:8.4f}")  # fmt: skip
+    counts = model.counts()
+    print(f"{'total':{width}s}  {'':16s} {'':12s} {sum(r.weights for r in rows):9,d} {sum(r.reachable for r in rows):9,d}"
+          f"  of {counts['all_weights']:,d} weights")  # fmt: skip
+    return 0
+
+
+def _elements(args: argparse.Namespace) -> tuple[int, ...] | None:
+    if args.elements:
+        unknown = [e for e in args.elements if e not in ase.data.atomic_numbers]
+        if unknown:
+            raise InputError(f"--elements: {unknown[0]!r} is no element, expected symbols such as H C O")
+        return tuple(ase.data.atomic_numbers[e] for e in args.elements)
+    return elements_of(read_structures(args.data, needs_labels=False)) if args.data else None

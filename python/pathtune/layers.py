@@ -1,0 +1,85 @@
+"""What can be adapted: layers, their paths, and which of their weights the data can reach."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Sequence
+
+import torch
+
+from pathtune.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Path:
+    """One instruction of a layer: a block of its flat weights."""
+
+    text: str  # "0e x 1o -> 1o"; "0e -> 0e" for a linear
+    offset: int  # in the layer's flat weights
+    shape: tuple[int, ...]  # [mul_in, mul_out], or [mul_in, n_species, mul_out], or the mode's own
+    species_axis: int | None = None  # which axis counts species, if any
+
+    @property
+    def numel(self) -> int:
+        """Number of weights."""
+        return int(torch.Size(self.shape).numel())
+
+    @property
+    def mul(self) -> str:
+        """Multiplicities, as `128x128`."""
+        return "x".join(str(n) for n in self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """An adaptable layer of a backbone; `name` is its module's name there."""
+
+    name: str
+    kind: str  # "path linear", "species linear" or "tensor product"
+    paths: tuple[Path, ...]
+    numel: int
+
+    @property
+    def parameter(self) -> str:
+        """Name of its flat weights among the backbone's parameters."""
+        return f"{self.name}.weight"
+
+    def reachable(self, species: Sequence[int]) -> torch.Tensor:
+        """Ascending flat indices of the weights that data with only these species indices can change."""
+        parts = []
+        for path in self.paths:
+            index = torch.arange(path.offset, path.offset + path.numel).reshape(path.shape)
+            if path.species_axis is not None:
+                index = index.index_select(path.species_axis, torch.as_tensor(list(species), dtype=torch.int64))
+            parts.append(index.reshape(-1))
+        return torch.cat(parts).sort().values if parts else torch.zeros(0, dtype=torch.int64)
+
+    def path_of_entries(self, indices: torch.Tensor) -> torch.Tensor:
+        """Index of the path that each flat index belongs to."""
+        starts = torch.tensor([path.offset for path in self.paths])
+        return torch.bucketize(indices, starts, right=True) - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PathRow:
+    """One row of `pathtune.paths`."""
+
+    module: str
+    kind: str
+    path: str
+    mul: str
+    weights: int
+    reachable: int  # with the given elements
+    share: float  # of all weights of the backbone
+    norm: float  # root mean square of the weights
+
+
+def select_layers(layers: Sequence[Layer], targets: Sequence[str]) -> list[Layer]:
+    """Layers whose name matches one of the glob patterns; InputError lists the names when none does."""
+    chosen = [layer for layer in layers if any(fnmatch.fnmatchcase(layer.name, t) for t in targets)]
+    for target in targets:
+        if not any(fnmatch.fnmatchcase(layer.name, target) for layer in layers):
+            names = ", ".join(layer.name for layer in layers)
+            raise InputError(f"targets: {target!r} matches no adaptable layer; the model has {names}")
+    return chosen

@@ -1,0 +1,201 @@
+"""A potential: a pretrained backbone, the deltas on its layers, and the atomic energies E0."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+
+from pathtune.batch import Batch
+from pathtune.delta import DeltaParameter, FixedDelta, SparseDelta
+from pathtune.errors import InputError
+from pathtune.layers import Layer, PathRow, select_layers
+
+
+@dataclasses.dataclass
+class Prediction:
+    """What a potential says of a batch."""
+
+    interaction_energy: torch.Tensor  # [n_graphs] eV, E - sum E0
+    e0_energy: torch.Tensor  # [n_graphs] eV, float64
+    forces: torch.Tensor  # [n_nodes, 3] eV/A
+    stress: torch.Tensor | None  # [n_graphs, 3, 3] eV/A^3, positive is tensile
+
+    @property
+    def energy(self) -> torch.Tensor:
+        """Total energies [n_graphs], eV, float64."""
+        return self.interaction_energy.double() + self.e0_energy
+
+
+class Backbone(Protocol):
+    """What a file in backbones/ provides; see docs/conventions.md."""
+
+    name: str  # class of the pretrained model, for the fingerprint
+    stock: torch.nn.Module  # the pretrained model itself; never changed
+    layers: tuple[Layer, ...]
+    atomic_numbers: tuple[int, ...]
+    heads: tuple[str, ...]
+    r_max: float  # A
+    dtype: torch.dtype
+
+    def atomic_energies(self) -> torch.Tensor:
+        """E0 [n_heads, n_species], eV, float64."""
+        ...
+
+    def predict(
+        self, weights: Mapping[str, torch.Tensor], batch: Batch, head: int, needs_stress: bool, training: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Interaction energies, forces and stress with some parameters replaced by `weights`."""
+        ...
+
+    def with_weights(
+        self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int
+    ) -> torch.nn.Module:
+        """A stock model with these parameters and atomic energies."""
+        ...
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Shape of every parameter, the number of species as 0."""
+        ...
+
+    def fingerprint(self, elements: Sequence[int]) -> dict[str, torch.Tensor]:
+        """A few numbers [n_blocks, 2] of every parameter, by which an adapter knows its base."""
+        ...
+
+    def copy(self) -> Backbone:
+        """An independent copy, parameters included."""
+        ...
+
+
+class Potential(torch.nn.Module):
+    """A backbone with deltas. `arm` names what is trainable: sparse, full, readout, or none."""
+
+    e0: torch.Tensor  # [n_species] float64 eV, of the chosen head
+
+    def __init__(self, backbone: Backbone, head: int = 0):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.arm = "none"
+        self.config: SparseDelta | None = None
+        self.elements: tuple[int, ...] = ()  # those of the training data, once it has been adapted
+        self.deltas = torch.nn.ModuleDict()
+        self.register_buffer("e0", backbone.atomic_energies()[head].clone())
+
+    @property
+    def atomic_numbers(self) -> tuple[int, ...]:
+        """Elements that the model knows, in the order of its species index."""
+        return self.backbone.atomic_numbers
+
+    def adapted(self) -> list[DeltaParameter | FixedDelta]:
+        """The deltas, in the order of the backbone's layers."""
+        return list(self.deltas.values())  # type: ignore
+
+    def effective_weights(self) -> dict[str, torch.Tensor]:
+        """W' of every adapted layer by parameter name; differentiable in the deltas."""
+        parameters = dict(self.backbone.stock.named_parameters())
+        return {d.layer.parameter: d.effective(parameters[d.layer.parameter]) for d in self.adapted()}
+
+    def forward(self, batch: Batch, needs_stress: bool = False, training: bool = False) -> Prediction:
+        """Energies, forces and, when asked, stress; `training` keeps the graph for a loss on them."""
+        weights = self.effective_weights()
+        energy, forces, stress = self.backbone.predict(weights, batch, self.head, needs_stress, training)
+        return Prediction(energy, self.e0_energy(batch), forces, stress)
+
+    def e0_energy(self, batch: Batch) -> torch.Tensor:
+        """Sum of E0 per structure [n_graphs], float64."""
+        total = self.e0.new_zeros(batch.n_graphs)
+        return total.index_add(0, batch.node_graph, self.e0[batch.species])
+
+    def trainable(self) -> list[torch.nn.Parameter]:
+        """Parameters that the arm trains."""
+        if self.arm == "sparse":
+            return list(self.deltas.parameters())
+        return [p for p in self.backbone.stock.parameters() if p.requires_grad] if self.arm != "none" else []
+
+    def counts(self) -> dict[str, int]:
+        """Active entries and the three denominators of METHOD section 2."""
+        species = [self.atomic_numbers.index(z) for z in self.elements or self.atomic_numbers]
+        layers = [d.layer for d in self.adapted()] or list(self.backbone.layers)
+        return {
+            "active": sum(d.n_active() for d in self.adapted()),
+            "all_weights": sum(p.numel() for p in self.backbone.stock.parameters()),
+            "adapted_weights": sum(layer.numel for layer in layers),
+            "reachable_weights": sum(layer.reachable(species).numel() for layer in layers),
+        }
+
+
+def sparsify(
+    base: Potential, config: SparseDelta | None = None, elements: Sequence[int] | None = None, seed: int = 0
+) -> Potential:
+    """A new Potential with a sparse delta on `base`, whose weights are frozen and shared, never changed.
+
+    `elements`: atomic numbers of the training data; weights of other species cannot be trained and get
+    no delta. Raises InputError for targets that match no layer or elements the model lacks.
+    """
+    config = config or SparseDelta()
+    if base.deltas:
+        raise InputError("sparsify: the model already carries an adapter, expected a plain one (merge it first)")
+    elements = tuple(sorted(elements or base.atomic_numbers))
+    species = _species_indices(base, elements)
+    model = _fresh(base)
+    model.arm, model.config, model.elements = "sparse", config, elements
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parameters = dict(base.backbone.stock.named_parameters())
+        for layer in select_layers(base.backbone.layers, config.targets):
+            like = parameters[layer.parameter]
+            model.deltas[layer.name.replace(".", "/")] = DeltaParameter(layer, layer.reachable(species), config, like)
+    return model
+
+
+def unfreeze(base: Potential, arm: str, elements: Sequence[int] | None = None) -> Potential:
+    """A new Potential, with its own copy of the weights, that trains all of them ("full") or the readouts."""
+    model = _fresh(base, base.backbone.copy())
+    model.arm, model.elements = arm, tuple(sorted(elements or base.atomic_numbers))
+    for name, parameter in model.backbone.stock.named_parameters():
+        parameter.requires_grad_(parameter.is_floating_point() and (arm == "full" or name.startswith("readouts.")))
+    if not model.trainable():
+        raise InputError(f"arm is {arm!r}, but the model has no such weights, expected sparse, full or readout")
+    return model
+
+
+def merge(model: Potential) -> torch.nn.Module:
+    """A stock model with the deltas folded in, W <- W + S(D, d), and the model's E0: needs no pathtune."""
+    weights = {name: w.detach() for name, w in model.effective_weights().items()}
+    return model.backbone.with_weights(weights, model.e0, model.head)
+
+
+def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathRow]:
+    """Every adaptable weight block: module, path l1 x l2 -> l3, mul, counts, share of all weights, norm."""
+    species = _species_indices(model, elements or model.atomic_numbers)
+    parameters = dict(model.backbone.stock.named_parameters())
+    total = sum(p.numel() for p in parameters.values())
+    rows = []
+    for layer in model.backbone.layers:
+        flat = parameters[layer.parameter].detach().double()
+        for path in layer.paths:
+            block = flat[path.offset : path.offset + path.numel]
+            n_reachable = path.numel
+            if path.species_axis is not None:
+                n_reachable = path.numel // path.shape[path.species_axis] * len(species)
+            rows.append(PathRow(layer.name, layer.kind, path.text, path.mul, path.numel, n_reachable,
+                                path.numel / total, float(block.pow(2).mean().sqrt())))  # fmt: skip
+    return rows
+
+
+def _fresh(base: Potential, backbone: Backbone | None = None) -> Potential:
+    model = Potential(backbone or base.backbone, base.head)
+    model.e0 = base.e0.clone()
+    return model
+
+
+def _species_indices(model: Potential, elements: Sequence[int]) -> list[int]:
+    missing = [z for z in elements if z not in model.atomic_numbers]
+    if missing:
+        raise InputError(f"elements {missing} are unknown to the model, which knows {list(model.atomic_numbers)}")
+    return sorted(model.atomic_numbers.index(z) for z in elements)
+
+

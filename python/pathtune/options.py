@@ -1,0 +1,67 @@
+"""Options live in frozen keyword-only dataclasses; a field's help is also the command line's."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from pathtune.errors import InputError
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A dataclass field with its help text and, for words, the allowed ones."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def check_choices(config: Any) -> None:
+    """Raise InputError for a field whose value is not among its choices."""
+    for field in dataclasses.fields(config):
+        choices, value = field.metadata.get("choices"), getattr(config, field.name)
+        if choices and value is not None and value not in choices:
+            raise InputError(f"{field.name} is {value!r}, expected one of {', '.join(choices)}")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raise InputError unless the named fields are numbers above zero."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise InputError(f"{name} is {getattr(config, name)}, expected a number above 0")
+
+
+def value_type(field_type: Any) -> type:
+    """The plain type of an annotation such as `float | None` or `tuple[str, ...]`."""
+    if typing.get_origin(field_type) in (typing.Union, types.UnionType):
+        return value_type(next(t for t in typing.get_args(field_type) if t is not type(None)))
+    return typing.get_origin(field_type) or field_type
+
+
+def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """An instance of the dataclass `cls` from a table of a TOML file; InputError names an unknown key."""
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]
+    arguments = {}
+    for key, value in values.items():
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key!r}, expected one of {', '.join(known)}")
+        expected = value_type(hints[key])
+        if expected is tuple and isinstance(value, list):
+            value = tuple(value)
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, expected):
+            raise InputError(f"{where}: {key} is {value!r}, expected {expected.__name__}")
+        arguments[key] = value
+    return cls(**arguments)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """The fields that are set, as TOML can hold them."""
+    result = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value is not None:
+            result[field.name] = list(value) if isinstance(value, tuple) else value
+    return result

@@ -1,0 +1,92 @@
+"""The folder that a run leaves: config.toml, log.jsonl, checkpoint/, results. Every write is atomic."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import torch
+
+from pathtune.errors import InputError
+
+FINISHED = "metrics.json"  # written last
+
+
+def write_atomically(file: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    Raises InputError when the folder cannot be written to.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(file: pathlib.Path, text: str) -> None:
+    """write_atomically for text."""
+    write_atomically(file, lambda stream: stream.write(text.encode()))
+
+
+class RunFolder:
+    """Paths and files of one run."""
+
+    def __init__(self, folder: str | pathlib.Path):
+        self.folder = pathlib.Path(folder)
+        self.config = self.folder / "config.toml"
+        self.log = self.folder / "log.jsonl"
+        self.checkpoint = self.folder / "checkpoint" / "last.pt"
+        self.adapter = self.folder / "adapter.safetensors"
+        self.merged = self.folder / "merged.model"
+        self.metrics = self.folder / FINISHED
+
+    def start(self, config_toml: str, resume: bool) -> None:
+        """Claim the folder. Raises InputError, and touches nothing, when it holds something else."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: is a file, expected a folder for the run")
+        if self.metrics.exists():
+            raise InputError(f"{self.folder}: holds a finished run, expected a new folder")
+        if self.config.exists():
+            if not resume:
+                raise InputError(f"{self.folder}: holds an unfinished run, expected a new folder, or --resume")
+            if self.config.read_text() != config_toml:
+                raise InputError(
+                    f"{self.folder}: --resume, but the options differ from {self.config}, expected the same command"
+                )
+            return
+        if self.folder.is_dir() and any(p for p in self.folder.iterdir() if not p.name.startswith(".")):
+            raise InputError(f"{self.folder}: is not empty, expected a new folder for the run")
+        write_text(self.config, config_toml)
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint."""
+        write_atomically(self.checkpoint, lambda stream: torch.save(state, stream))
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint, or None. Tensors and plain values only: nothing in it is executed."""
+        if not self.checkpoint.exists():
+            return None
+        return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+
+    def append_log(self, line: dict[str, Any]) -> None:
+        """One line of log.jsonl."""
+        with open(self.log, "a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def truncate_log(self, n_lines: int) -> list[dict[str, Any]]:
+        """Keep the first lines of log.jsonl, those that the checkpoint knows of, and return them."""
+        lines = self.log.read_text().splitlines()[:n_lines] if self.log.exists() else []
+        if self.log.exists():
+            write_text(self.log, "".join(line + "\n" for line in lines))
+        return [json.loads(line) for line in lines]
