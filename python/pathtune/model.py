@@ -153,12 +153,12 @@ def sparsify(
 
 def unfreeze(base: Potential, arm: str, elements: Sequence[int] | None = None) -> Potential:
     """A new Potential, with its own copy of the weights, that trains all of them ("full") or the readouts."""
+    if arm not in ("full", "readout"):
+        raise InputError(f"arm is {arm!r}, expected full or readout (sparsify makes a sparse one)")
     model = _fresh(base, base.backbone.copy())
     model.arm, model.elements = arm, tuple(sorted(elements or base.atomic_numbers))
     for name, parameter in model.backbone.stock.named_parameters():
         parameter.requires_grad_(parameter.is_floating_point() and (arm == "full" or name.startswith("readouts.")))
-    if not model.trainable():
-        raise InputError(f"arm is {arm!r}, but the model has no such weights, expected sparse, full or readout")
     return model
 
 

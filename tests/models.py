@@ -1,0 +1,65 @@
+"""Small models and structures for tests; imported after the fixture needs_mace."""
+
+import ase
+import numpy as np
+import torch
+
+from pathtune.backbones._packages import import_mace
+
+
+def tiny_mace(dtype=torch.float64, seed=0, **changes):
+    """A random MACE of three elements, two layers, with vector features."""
+    mace = import_mace()
+    from e3nn import o3
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    torch.manual_seed(seed)
+    options = {
+        "r_max": 3.5, "num_bessel": 4, "num_polynomial_cutoff": 5, "max_ell": 2,
+        "interaction_cls": mace.modules.RealAgnosticResidualInteractionBlock,
+        "interaction_cls_first": mace.modules.RealAgnosticInteractionBlock,
+        "num_interactions": 2, "num_elements": 3, "hidden_irreps": o3.Irreps("4x0e+4x1o"),
+        "MLP_irreps": o3.Irreps("4x0e"), "atomic_energies": np.array([-1.0, -2.0, -3.0]),
+        "avg_num_neighbors": 6.0, "atomic_numbers": [1, 6, 8], "correlation": 2,
+        "gate": torch.nn.functional.silu, "radial_MLP": [8, 8], "use_reduced_cg": False,
+        "atomic_inter_scale": 1.3, "atomic_inter_shift": 0.1, "radial_type": "bessel",
+    }  # fmt: skip
+    cls = changes.pop("cls", mace.modules.ScaleShiftMACE)
+    options.update(changes)
+    if cls is mace.modules.MACE:
+        options.pop("atomic_inter_scale"), options.pop("atomic_inter_shift")
+    try:
+        return cls(**options)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def molecule(seed=0, n=6):
+    """Random CHO cluster, no two atoms closer than 0.9 A."""
+    rng = np.random.default_rng(seed)
+    positions = [np.zeros(3)]
+    while len(positions) < n:
+        candidate = rng.uniform(-2, 2, 3)
+        if min(np.linalg.norm(candidate - p) for p in positions) > 0.9:
+            positions.append(candidate)
+    return ase.Atoms(numbers=rng.choice([1, 6, 8], n), positions=positions)
+
+
+def crystal(seed=0, n=5):
+    """The same in a skewed periodic cell small enough for self-images."""
+    atoms = molecule(seed, n)
+    atoms.set_cell([[3.2, 0.3, 0.0], [0.0, 3.6, 0.4], [0.5, 0.0, 4.1]])
+    atoms.pbc = True
+    return atoms
+
+
+def labelled(frames, seed=0, stress=False):
+    """The frames with random labels under the default keys."""
+    rng = np.random.default_rng(seed)
+    for atoms in frames:
+        atoms.info["REF_energy"] = float(-2.0 * len(atoms) + rng.normal())
+        atoms.arrays["REF_forces"] = rng.normal(size=(len(atoms), 3))
+        if stress:
+            atoms.info["REF_stress"] = rng.normal(size=6) * 0.01
+    return frames
