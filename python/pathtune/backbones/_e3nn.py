@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from e3nn import o3
 
+from pathtune._paths import EdgeConvTable, SpeciesLinearTable, blocks, edge_conv_table, species_linear_table
 from pathtune.layers import Layer, Path
 
 
@@ -40,3 +41,53 @@ def layer_of(name: str, module: torch.nn.Module, species_input: bool = False) ->
         kind = "species linear" if species_input else "tensor product"
         return Layer(name, kind, tuple(paths), module.weight_numel)
     return None
+
+
+class PathLinear:
+    """An o3.Linear in layout ir_mul: dense products through torch, one for each path."""
+
+    def __init__(self, module: o3.Linear):
+        if any(ins.i_in == -1 for ins in module.instructions):
+            raise ValueError("an o3.Linear with a bias is not covered")
+        blocks_in, blocks_out = blocks(module.irreps_in), blocks(module.irreps_out)
+        self.by_output: list[list[tuple[int, int, int, int, int, float]]] = [[] for _ in blocks_out]
+        self.out_shapes = [(n_components, mul) for _, mul, n_components in blocks_out]
+        offset = 0
+        for ins in module.instructions:
+            in_offset, mul_in, n_components = blocks_in[ins.i_in]
+            mul_out = blocks_out[ins.i_out][1]
+            path = (in_offset, n_components, mul_in, mul_out, offset, float(ins.path_weight))
+            self.by_output[ins.i_out].append(path)
+            offset += mul_in * mul_out
+
+    def __call__(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """y [n_nodes, dim_out] from x [n_nodes, dim_in] and the flat weights."""
+        outputs = []
+        for paths, (n_components, mul_out) in zip(self.by_output, self.out_shapes):
+            total = None
+            for in_offset, _, mul_in, _, w_offset, path_weight in paths:
+                block = x[:, in_offset : in_offset + n_components * mul_in].reshape(-1, mul_in)
+                w = weight[w_offset : w_offset + mul_in * mul_out].reshape(mul_in, mul_out) * path_weight
+                total = block @ w if total is None else torch.addmm(total, block, w)
+            if total is None:
+                total = x.new_zeros(x.shape[0] * n_components, mul_out)
+            outputs.append(total.reshape(x.shape[0], n_components * mul_out))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+def skip_table(module: o3.TensorProduct, n_species: int) -> SpeciesLinearTable:
+    """The species linear that a FullyConnectedTensorProduct with a one-hot second operand is."""
+    # 3j(l, 0, l) is the identity over sqrt(2l + 1)
+    instructions = [(ins.i_in1, ins.i_out, float(ins.path_weight) / module.irreps_out[ins.i_out].ir.dim ** 0.5)
+                    for ins in module.instructions]  # fmt: skip
+    return species_linear_table(module.irreps_in1, module.irreps_out, n_species, instructions)
+
+
+def conv_table(module: o3.TensorProduct) -> EdgeConvTable:
+    """The paths of a channel-wise ('uvu') tensor product, 3j in float64."""
+    instructions = []
+    for ins in module.instructions:
+        ls = (module.irreps_in1[ins.i_in1].ir.l, module.irreps_in2[ins.i_in2].ir.l, module.irreps_out[ins.i_out].ir.l)
+        c = o3.wigner_3j(*ls, dtype=torch.float64) * float(ins.path_weight)
+        instructions.append((ins.i_in1, ins.i_in2, ins.i_out, c))
+    return edge_conv_table(module.irreps_in1, module.irreps_in2, module.irreps_out, instructions)

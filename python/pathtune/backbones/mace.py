@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -24,7 +25,7 @@ class MaceBackbone:
             raise InputError(f"model is a {type(stock).__name__}, expected a MACE or ScaleShiftMACE of mace-torch")
         self.stock = stock.requires_grad_(False)
         self.name = type(stock).__name__
-        self.backend = backend
+        self.backend, self._forward = _choose(backend, stock)
         self.layers = _layers(stock)
         self.atomic_numbers = tuple(int(z) for z in stock.atomic_numbers)
         self.heads = tuple(getattr(stock, "heads", None) or ("Default",))
@@ -38,7 +39,9 @@ class MaceBackbone:
     def predict(
         self, weights: Mapping[str, torch.Tensor], batch: Batch, head: int, needs_stress: bool, training: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Interaction energies, forces and stress by the stock forward, `weights` in place of its own."""
+        """Interaction energies, forces and stress, with `weights` in place of the stock model's own."""
+        if self._forward is not None:
+            return self._forward.predict(weights, batch, head, needs_stress, training)
         # E0 is zeroed, so that a float32 model never adds it: the interaction energy keeps its digits.
         zero_e0 = torch.zeros_like(self.stock.atomic_energies_fn.atomic_energies)  # type: ignore
         replaced = {**weights, "atomic_energies_fn.atomic_energies": zero_e0}
@@ -121,6 +124,24 @@ class MaceBackbone:
             "ptr": ptr,
             "head": torch.full((batch.n_graphs,), head, dtype=torch.int64),
         }
+
+
+def _choose(backend: str, stock: torch.nn.Module):
+    """The backend in force and its forward: None for `reference`, the stock model's own."""
+    from pathtune.backbones.mace_forward import MaceForward, unsupported
+
+    if backend not in ("auto", "cpu", "reference"):
+        raise InputError(f"backend is {backend!r}, expected auto, cpu or reference")
+    if backend == "reference":
+        return backend, None
+    reason = unsupported(stock)
+    if reason is None:
+        return "cpu", MaceForward(stock)
+    message = f"the cpu backend does not cover {reason}"
+    if backend == "cpu":
+        raise InputError(f"backend is 'cpu', but {message}, expected 'auto' or 'reference'")
+    warnings.warn(f"pathtune: {message}: falling back to the stock forward", stacklevel=4)
+    return "reference", None
 
 
 def _layers(stock: torch.nn.Module) -> tuple[Layer, ...]:

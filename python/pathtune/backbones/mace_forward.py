@@ -1,0 +1,254 @@
+"""MACE's forward by our operators: layout ir_mul throughout, edges once per pair where that is exact.
+
+It reads the stock model's own parameters and sub-modules (radial embedding, radial MLP, activations), so
+that there is one set of weights; only the order of computation differs. Blocks and options that it does
+not cover are named by `unsupported`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from e3nn import o3
+
+from pathtune._monomials import ContractionTable, contraction_coefficients, contraction_table
+from pathtune._paths import EdgeConvTable, SpeciesLinearTable
+from pathtune.backbones._e3nn import PathLinear, conv_table, skip_table
+from pathtune.batch import Batch
+from pathtune.ops import (
+    ConvGraph,
+    SpeciesGroups,
+    conv_graph,
+    edge_conv,
+    group_by_species,
+    species_linear,
+    symmetric_contraction,
+)
+
+INTERACTIONS = (
+    "RealAgnosticInteractionBlock",
+    "RealAgnosticResidualInteractionBlock",
+    "RealAgnosticDensityInteractionBlock",
+    "RealAgnosticDensityResidualInteractionBlock",
+)
+READOUTS = ("LinearReadoutBlock", "NonLinearReadoutBlock")
+
+
+def unsupported(stock: torch.nn.Module) -> str | None:
+    """The first block or option of a stock MACE that this forward does not cover, in words; None if none."""
+    if hasattr(stock, "joint_embedding"):
+        return "additional embeddings (joint_embedding)"
+    for module in stock.modules():
+        for config in ("cueq_config", "oeq_config"):
+            if getattr(getattr(module, config, None), "enabled", False):
+                return f"a model converted for another accelerator ({config})"
+    for i, block in enumerate(stock.interactions):  # type: ignore
+        if type(block).__name__ not in INTERACTIONS:
+            return f"interaction block {type(block).__name__} (interactions.{i})"
+        if type(block.conv_tp_weights).__name__ != "FullyConnectedNet":
+            return f"radial network {type(block.conv_tp_weights).__name__} (interactions.{i})"
+        if any(ins.connection_mode != "uvu" or not ins.has_weight for ins in block.conv_tp.instructions):
+            return f"a convolution other than 'uvu' (interactions.{i})"
+    for i, product in enumerate(stock.products):  # type: ignore
+        if getattr(product, "use_agnostic_product", False):
+            return f"use_agnostic_product (products.{i})"
+    for i, readout in enumerate(stock.readouts):  # type: ignore
+        if type(readout).__name__ not in READOUTS:
+            return f"readout block {type(readout).__name__} (readouts.{i})"
+    return None
+
+
+def radial_is_symmetric(stock: torch.nn.Module) -> bool:
+    """Whether the radial embedding of an edge equals that of its reverse, tried on every pair of species."""
+    n = len(stock.atomic_numbers)  # type: ignore
+    pairs = torch.cartesian_prod(torch.arange(n), torch.arange(n)).T
+    dtype = next(stock.parameters()).dtype
+    lengths = torch.linspace(0.3, 0.9, pairs.shape[1], dtype=dtype).unsqueeze(1) * float(stock.r_max)  # type: ignore
+    attrs = torch.eye(n, dtype=dtype)
+    one, _ = stock.radial_embedding(lengths, attrs, pairs, stock.atomic_numbers)  # type: ignore
+    other, _ = stock.radial_embedding(lengths, attrs, pairs.flip(0), stock.atomic_numbers)  # type: ignore
+    return bool(torch.equal(one, other))
+
+
+@dataclasses.dataclass
+class _Edges:
+    """Geometry and indices of a batch."""
+
+    vectors: torch.Tensor  # [n_rows, 3] of the representative edge of each row
+    row_sender: torch.Tensor  # [n_rows]
+    row_receiver: torch.Tensor  # [n_rows]
+    row: torch.Tensor  # [n_edges]
+    sign: torch.Tensor  # [n_edges] +1 on representatives, -1 on their reverses
+    graph: ConvGraph
+
+
+class MaceForward:
+    """Tables of one stock model; holds no weights."""
+
+    def __init__(self, stock: torch.nn.Module):
+        self.stock = stock
+        self.by_pair = radial_is_symmetric(stock)
+        self.n_species = len(stock.atomic_numbers)  # type: ignore
+        sh = stock.spherical_harmonics.irreps_out  # type: ignore
+        # reversing an edge turns the sign of the odd spherical harmonics
+        self.parity = torch.cat([torch.full((ir.dim,), float((-1) ** ir.l)) for _, ir in sh])
+        self.embedding_weight = stock.node_embedding.linear.instructions[0].path_weight  # type: ignore
+        self.layers = [
+            _Layer(i, block, product, sh, self.n_species)
+            for i, (block, product) in enumerate(zip(stock.interactions, stock.products))  # type: ignore
+        ]
+        self.readouts = [_Readout(i, readout) for i, readout in enumerate(stock.readouts)]  # type: ignore
+
+    def predict(
+        self, weights: Mapping[str, torch.Tensor], batch: Batch, head: int, needs_stress: bool, training: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Interaction energies [n_graphs], forces [n_nodes, 3] and stress [n_graphs, 3, 3]."""
+        parameters = {**dict(self.stock.named_parameters()), **weights}
+        with torch.enable_grad():
+            edges = self._edges(batch)
+            node_energy = self._node_energies(parameters, batch, edges, head)
+            energy = node_energy.new_zeros(batch.n_graphs).index_add(0, batch.node_graph, node_energy)
+            (slope,) = torch.autograd.grad(energy.sum(), edges.vectors, create_graph=training, allow_unused=True)
+        if slope is None:  # no edges at all
+            slope = torch.zeros_like(edges.vectors)
+        forces = torch.zeros_like(batch.positions)
+        forces = forces.index_add(0, edges.row_sender, slope).index_add(0, edges.row_receiver, -slope)
+        stress = _stress(batch, edges, slope) if needs_stress else None
+        if not training:
+            energy = energy.detach()
+        return energy, forces, stress
+
+    def _edges(self, batch: Batch) -> _Edges:
+        n_edges = batch.sender.numel()
+        if self.by_pair:
+            row = batch.pair
+            # the first edge of each pair: edges are numbered so that pairs appear in ascending order
+            is_first = torch.ones(n_edges, dtype=torch.bool)
+            order = torch.argsort(row, stable=True)
+            is_first[order[1::2]] = False
+            first = order[0::2]
+        else:
+            row, is_first, first = torch.arange(n_edges), torch.ones(n_edges, dtype=torch.bool), torch.arange(n_edges)
+        sender, receiver = batch.sender[first], batch.receiver[first]
+        shift = torch.einsum("ei,eij->ej", batch.unit_shifts[first], batch.cell[batch.node_graph[sender]])
+        vectors = (batch.positions[receiver] - batch.positions[sender] + shift).detach().requires_grad_()
+        sign = torch.where(is_first, 1.0, -1.0).to(vectors.dtype)
+        graph = conv_graph(batch.sender, batch.receiver, batch.n_nodes, row)
+        return _Edges(vectors, sender, receiver, row, sign, graph)
+
+    def _node_energies(
+        self, parameters: Mapping[str, torch.Tensor], batch: Batch, edges: _Edges, head: int
+    ) -> torch.Tensor:  # [n_nodes]
+        stock, heads = self.stock, torch.full_like(batch.species, head)
+        attrs = torch.nn.functional.one_hot(batch.species, self.n_species).to(edges.vectors.dtype)
+        lengths = edges.vectors.norm(dim=1, keepdim=True)
+        y = self._spherical_harmonics(edges)
+        row_index = torch.stack([edges.row_sender, edges.row_receiver])
+        radial, cutoff = stock.radial_embedding(lengths, attrs, row_index, stock.atomic_numbers)  # type: ignore
+        groups = group_by_species(batch.species, self.n_species)
+        embedding = parameters["node_embedding.linear.weight"].reshape(self.n_species, -1)
+        x = torch.nn.functional.embedding(batch.species, embedding) * self.embedding_weight
+        total = x.new_zeros(batch.n_nodes)
+        if hasattr(stock, "pair_repulsion"):
+            index = torch.stack([batch.sender, batch.receiver])
+            total = total + stock.pair_repulsion_fn(lengths[edges.row], attrs, index, stock.atomic_numbers)  # type: ignore
+        features = []
+        for layer in self.layers:
+            x = layer(parameters, x, y, radial, cutoff, edges, groups)
+            features.append(x)
+        for i, readout in enumerate(self.readouts):
+            total = total + readout(parameters, features[-1 if len(self.readouts) == 1 else i], head)
+        return stock.scale_shift(total, heads) if hasattr(stock, "scale_shift") else total  # type: ignore
+
+    def _spherical_harmonics(self, edges: _Edges) -> torch.Tensor:  # [n_edges, dim_y]
+        y = self.stock.spherical_harmonics(edges.vectors)  # type: ignore
+        if not self.by_pair:
+            return y
+        parity = self.parity.to(y)
+        signs = torch.where(edges.sign.unsqueeze(1) > 0, torch.ones_like(parity), parity)
+        return y.index_select(0, edges.row) * signs
+
+
+class _Layer:
+    """One interaction and the product that follows it."""
+
+    def __init__(self, i: int, block: torch.nn.Module, product: torch.nn.Module, sh: o3.Irreps, n_species: int):
+        self.block, self.name, self.product_name = block, f"interactions.{i}", f"products.{i}"
+        self.is_residual = "Residual" in type(block).__name__
+        self.has_density = hasattr(block, "density_fn")
+        self.linear_up = PathLinear(block.linear_up)  # type: ignore
+        self.conv: EdgeConvTable = conv_table(block.conv_tp)  # type: ignore
+        self.linear = PathLinear(block.linear)  # type: ignore
+        self.skip: SpeciesLinearTable = skip_table(block.skip_tp, n_species)  # type: ignore
+        self.contraction, self.contraction_weights = _contraction(product, self.product_name)
+        self.product_linear = PathLinear(product.linear)  # type: ignore
+        self.uses_skip = bool(product.use_sc)
+
+    def __call__(self, parameters, x, y, radial, cutoff, edges: _Edges, groups: SpeciesGroups) -> torch.Tensor:
+        block, weight = self.block, lambda name: parameters[f"{self.name}.{name}.weight"]
+        skip = species_linear(x, weight("skip_tp"), groups, self.skip) if self.is_residual else None
+        x = self.linear_up(x, weight("linear_up"))
+        w = block.conv_tp_weights(radial)  # type: ignore
+        w = w if cutoff is None else w * cutoff
+        message = self.linear(edge_conv(x, y, w, edges.graph, self.conv), weight("linear"))
+        message = message / self._normalisation(radial, cutoff, edges, x)
+        if not self.is_residual:
+            message = species_linear(message, weight("skip_tp"), groups, self.skip)
+        a = message.reshape(message.shape[0], self.contraction.n_ell, -1)
+        weights = [parameters[name] for name in self.contraction_weights]
+        coefficients = contraction_coefficients(weights, groups.present, self.contraction)
+        b = symmetric_contraction(a, coefficients, groups, self.contraction).flatten(1)
+        out = self.product_linear(b, parameters[f"{self.product_name}.linear.weight"])
+        return out + skip if skip is not None and self.uses_skip else out
+
+    def _normalisation(self, radial, cutoff, edges: _Edges, x: torch.Tensor) -> torch.Tensor | float:
+        if not self.has_density:
+            return self.block.avg_num_neighbors  # type: ignore
+        density = torch.tanh(self.block.density_fn(radial) ** 2)  # type: ignore
+        density = density if cutoff is None else density * cutoff
+        total = x.new_zeros(x.shape[0], 1).index_add(0, edges.graph.receiver, density[edges.row])
+        return total + 1
+
+
+class _Readout:
+    """A linear or one-hidden-layer readout of the scalars."""
+
+    def __init__(self, i: int, block: torch.nn.Module):
+        self.block, self.name = block, f"readouts.{i}"
+        self.is_linear = type(block).__name__ == "LinearReadoutBlock"
+        first = block.linear if self.is_linear else block.linear_1
+        self.first = PathLinear(first)  # type: ignore
+        self.second = None if self.is_linear else PathLinear(block.linear_2)  # type: ignore
+
+    def __call__(self, parameters, x: torch.Tensor, head: int) -> torch.Tensor:  # [n_nodes]
+        if self.second is None:
+            return self.first(x, parameters[f"{self.name}.linear.weight"])[:, head]
+        hidden = self.block.non_linearity(self.first(x, parameters[f"{self.name}.linear_1.weight"]))  # type: ignore
+        n_heads = getattr(self.block, "num_heads", 1)
+        if n_heads > 1:  # hidden scalars are grouped by head
+            is_mine = torch.arange(hidden.shape[1]) // (hidden.shape[1] // n_heads) == head
+            hidden = hidden * is_mine.to(hidden)
+        return self.second(hidden, parameters[f"{self.name}.linear_2.weight"])[:, head]
+
+
+def _contraction(product: torch.nn.Module, name: str) -> tuple[ContractionTable, list[str]]:
+    """The table of a product block, and the names of its weights in the table's order."""
+    outputs, names = [], []
+    for j, contraction in enumerate(product.symmetric_contractions.contractions):  # type: ignore
+        nu, prefix = contraction.correlation, f"{name}.symmetric_contractions.contractions.{j}"
+        us = [contraction.U_tensors(degree) for degree in range(1, nu + 1)]
+        outputs.append([u if u.ndim == degree + 2 else u.unsqueeze(0) for degree, u in enumerate(us, start=1)])
+        # mace keeps the highest degree in weights_max and the others in falling order
+        names += [f"{prefix}.weights.{nu - 1 - degree}" for degree in range(1, nu)] + [f"{prefix}.weights_max"]
+    return contraction_table(outputs), names
+
+
+def _stress(batch: Batch, edges: _Edges, slope: torch.Tensor) -> torch.Tensor:
+    """(1/V) dE/d(strain) [n_graphs, 3, 3]; zero where there is no volume."""
+    outer = edges.vectors.unsqueeze(2) * slope.unsqueeze(1)
+    virial = outer.new_zeros(batch.n_graphs, 3, 3).index_add(0, batch.node_graph[edges.row_sender], outer)
+    volume = torch.linalg.det(batch.cell).abs().reshape(-1, 1, 1)
+    stress = 0.5 * (virial + virial.mT) / volume.clamp(min=1e-6)
+    return torch.where(volume > 1e-6, stress, torch.zeros_like(stress))
