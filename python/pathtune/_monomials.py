@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import torch
 
+Monomial = tuple[int, ...]  # sorted indices of its factors
 # (output component, monomial, coefficients [n_params]) of the terms of one output irrep and degree
-Block = list[tuple[int, tuple[int, ...], torch.Tensor]]
+Block = list[tuple[int, Monomial, torch.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def contraction_table(outputs: Sequence[Sequence[torch.Tensor]]) -> ContractionT
                                  f"{tuple(u.shape)}, expected {expected} and n_params")  # fmt: skip
             blocks.append((_terms(u, offset), u.shape[-1]))
         offset += n_components
-    monomials, branches = _tree({m for terms, _ in blocks for _, m, _ in terms})
+    monomials, last, branches = _tree({m for terms, _ in blocks for _, m, _ in terms})
     index = {m: i for i, m in enumerate(monomials)}
     runs, begin = [], 0
     for terms, _ in blocks:
@@ -79,7 +81,7 @@ def contraction_table(outputs: Sequence[Sequence[torch.Tensor]]) -> ContractionT
     int32 = lambda rows: torch.tensor(rows, dtype=torch.int32)  # noqa: E731
     return ContractionTable(
         branches=int32(branches).reshape(-1, 3),
-        last=int32([m[-1] if m else 0 for m in monomials]),
+        last=int32(last),
         runs=int32(runs).reshape(-1, 3),
         term_monomial=int32([index[m] for terms, _ in blocks for _, m, _ in terms]),
         projections=tuple(_projection(terms, n_params) for terms, n_params in blocks),
@@ -108,17 +110,44 @@ def _projection(terms: Block, n_params: int) -> torch.Tensor:
     return torch.stack(rows) if rows else torch.zeros(0, n_params, dtype=torch.float64)
 
 
-def _tree(needed: set[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[tuple[int, int, int]]]:
-    """All prefixes of the monomials, by degree and then in order, so that children follow each other."""
-    prefixes = {m[:n] for m in needed for n in range(len(m) + 1)} | {()}
-    monomials = sorted(prefixes, key=lambda m: (len(m), m))
-    index = {m: i for i, m in enumerate(monomials)}
-    branches, begin = [], 1
-    for parent, children in itertools.groupby(monomials[1:], key=lambda m: m[:-1]):
-        end = begin + len(list(children))
-        branches.append((index[parent], begin, end))
-        begin = end
-    return monomials, branches
+def _one_less(m: Monomial) -> list[Monomial]:
+    """The monomials that m is one factor more than."""
+    return list(dict.fromkeys(m[:k] + m[k + 1 :] for k in range(len(m))))
+
+
+def _parents(needed: set[Monomial]) -> dict[Monomial, Monomial]:
+    """A parent for each monomial, with few that are parents only: each of those is work for no output.
+
+    From the highest degree down; where nothing wanted can be the parent, what suits most orphans is added.
+    """
+    parents, wanted = {}, set(needed)
+    for degree in range(max(map(len, needed), default=0), 0, -1):
+        orphans = sorted(m for m in wanted if len(m) == degree)
+        candidates = {m for m in wanted if len(m) == degree - 1}
+        while orphans:
+            for m in orphans:
+                if found := [p for p in _one_less(m) if p in candidates]:
+                    parents[m] = found[0]
+            orphans = [m for m in orphans if m not in parents]
+            if orphans:
+                candidates.add(Counter(p for m in orphans for p in _one_less(m)).most_common(1)[0][0])
+        wanted |= candidates
+    return parents
+
+
+def _tree(needed: set[Monomial]) -> tuple[list[Monomial], list[int], list[tuple[int, int, int]]]:
+    """Monomials, parents first and siblings together; the index that each adds to its parent; branches."""
+    children = defaultdict(list)
+    for m, parent in _parents(needed).items():
+        (last,) = (Counter(m) - Counter(parent)).keys()
+        children[parent].append((last, m))
+    monomials, last, branches = [()], [0], []
+    for i, parent in enumerate(monomials):  # grows: breadth first
+        if parent in children:
+            branches.append((i, len(monomials), len(monomials) + len(children[parent])))
+            last += [index for index, _ in sorted(children[parent])]
+            monomials += [m for _, m in sorted(children[parent])]
+    return monomials, last, branches
 
 
 def contraction_coefficients(
