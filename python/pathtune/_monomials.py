@@ -167,5 +167,5 @@ def contraction_coefficients(
         if w.shape[1] != projection.shape[1]:
             raise ValueError(f"contraction_coefficients: weights {i} have {w.shape[1]} parameters, "
                              f"expected {projection.shape[1]}")  # fmt: skip
-        parts.append(projection.to(w) @ w[present])
+        parts.append(projection.to(w) @ w.index_select(0, present))
     return torch.cat(parts, dim=1)
