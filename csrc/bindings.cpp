@@ -1,12 +1,15 @@
 // The only file that includes pybind11. Tensors arrive as addresses (data_ptr()), so that one build
 // serves every torch version; python/pathtune/ops has checked dtype, shape and contiguity before.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 
 #include "cuda.hpp"
 #include "isa.hpp"
 #include "species_linear/species_linear.hpp"
+#include "symmetric_contraction/symmetric_contraction.hpp"
 
 namespace py = pybind11;
 using namespace pathtune;
@@ -41,6 +44,8 @@ void bind_species_linear(py::tuple sizes, int n_threads, uintptr_t order, uintpt
     PATHTUNE_CALL(species_linear_grad_weights<T>, shape, groups, p, c, at<const T>(a), at<const T>(b), at<T>(out));
 }
 
+#include "symmetric_contraction/binding.inl"
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -56,4 +61,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("species_linear_grad_x_f64", &bind_species_linear<double, 1>);
   m.def("species_linear_grad_weights_f32", &bind_species_linear<float, 2>);
   m.def("species_linear_grad_weights_f64", &bind_species_linear<double, 2>);
+
+  bind_symmetric_contraction(m);
 }

@@ -14,13 +14,14 @@ def needed_gradients(ctx) -> list[bool]:
     that reaches only weights, and in the loss's pass every gradient that reaches only positions or
     frozen weights; nothing has to be declared, so nothing can be declared wrongly
     (docs/decisions/0001-ask-the-engine.md).
+
+    The engine knows tensor arguments only, so every operator takes its tensors first.
     """
     needs = list(ctx.needs_input_grad)
     if torch.compiler.is_compiling():
         return needs
     functions = [function for function, _ in ctx.next_functions]
-    if len(functions) != len(needs):
-        return needs
+    functions += [None] * (len(needs) - len(functions))  # arguments that are no tensors
     return [need and _will_execute(function) for need, function in zip(needs, functions)]
 
 

@@ -1,0 +1,171 @@
+"""A symmetric contraction becomes a polynomial: U and weights -> monomials and their coefficients.
+
+mace writes out = sum over ordered index tuples of U[k, i1, .., id, p] W[s, p, u] a[i1, u] .. a[id, u]. The
+product does not depend on the order of the indices, so U is summed over the tuples of equal multiset:
+4,096 entries of degree 3 become 816 monomials at most, of which symmetry leaves a few hundred.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import torch
+
+Monomial = tuple[int, ...]  # sorted indices of its factors
+# (output component, monomial, coefficients [n_params]) of the terms of one output irrep and degree
+Block = list[tuple[int, Monomial, torch.Tensor]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContractionTable:
+    """Tree of monomials and list of terms; their contract is symmetric_contraction.hpp.
+
+    `projections` and the weights that go with them have one order: output irrep by output irrep, and
+    within each by rising degree 1, 2, ..
+    """
+
+    branches: torch.Tensor  # [n_branches, 3] int32: parent, first child, one past the last child
+    last: torch.Tensor  # [n_monomials] int32: the index that a monomial has more than its parent
+    runs: torch.Tensor  # [n_runs, 3] int32: output component, first term, one past the last term
+    term_monomial: torch.Tensor  # [n_terms] int32
+    projections: tuple[torch.Tensor, ...]  # of each (irrep, degree): [n_terms of it, n_params] float64
+    n_ell: int
+    n_out: int
+    n_inner: int  # monomials n_inner .. n_monomials - 1 have no children
+
+    @property
+    def n_monomials(self) -> int:
+        """Number of monomials, the empty one and parents that feed no output included."""
+        return self.last.numel()
+
+    @property
+    def n_terms(self) -> int:
+        """Number of (monomial, output component) pairs, each with one coefficient per species and channel."""
+        return self.term_monomial.numel()
+
+    def sizes(self) -> list[int]:
+        """The sizes that the kernels want, in the order of the fields of the C++ struct."""
+        return [self.n_ell, self.n_out, self.n_monomials, self.n_inner, self.n_terms,
+                self.branches.shape[0], self.runs.shape[0]]  # fmt: skip
+
+
+def contraction_table(outputs: Sequence[Sequence[torch.Tensor]]) -> ContractionTable:
+    """Table for `outputs[irrep][degree - 1]` = U of shape [2l+1, n_ell, .. (degree times), n_params].
+
+    Sums below the rounding of U's dtype are taken as zero. Raises ValueError when a shape disagrees.
+    """
+    if not outputs or not outputs[0]:
+        raise ValueError("contraction_table: no U tensor, expected one per output irrep and degree")
+    n_ell = outputs[0][0].shape[1]
+    blocks, offset = [], 0
+    for i, by_degree in enumerate(outputs):
+        n_components = by_degree[0].shape[0]
+        for degree, u in enumerate(by_degree, start=1):
+            expected = (n_components, *[n_ell] * degree)
+            if tuple(u.shape[:-1]) != expected:
+                raise ValueError(f"contraction_table: U of output {i}, degree {degree} has shape "
+                                 f"{tuple(u.shape)}, expected {expected} and n_params")  # fmt: skip
+            blocks.append((_terms(u, offset), u.shape[-1]))
+        offset += n_components
+    monomials, last, branches = _tree({m for terms, _ in blocks for _, m, _ in terms})
+    index = {m: i for i, m in enumerate(monomials)}
+    runs, begin = [], 0
+    for terms, _ in blocks:
+        for output, run in itertools.groupby(terms, key=lambda term: term[0]):
+            end = begin + len(list(run))
+            runs.append((output, begin, end))
+            begin = end
+    int32 = lambda rows: torch.tensor(rows, dtype=torch.int32)  # noqa: E731
+    return ContractionTable(
+        branches=int32(branches).reshape(-1, 3),
+        last=int32(last),
+        runs=int32(runs).reshape(-1, 3),
+        term_monomial=int32([index[m] for terms, _ in blocks for _, m, _ in terms]),
+        projections=tuple(_projection(terms, n_params) for terms, n_params in blocks),
+        n_ell=n_ell,
+        n_out=offset,
+        n_inner=1 + max((parent for parent, _, _ in branches), default=0),
+    )
+
+
+def _terms(u: torch.Tensor, offset: int) -> Block:
+    """Terms of one U, sorted by (component, monomial); components count from `offset`."""
+    n_ell, degree = u.shape[1], u.ndim - 2
+    tuples = torch.cartesian_prod(*[torch.arange(n_ell)] * degree).reshape(-1, degree)
+    multisets, which = torch.unique(tuples.sort(dim=1).values, dim=0, return_inverse=True)
+    values = u.detach().double().cpu().reshape(u.shape[0], -1, u.shape[-1])
+    sums = values.new_zeros(u.shape[0], multisets.shape[0], u.shape[-1]).index_add(1, which, values)
+    # U built in float32 leaves sums of 1e-8 where the symmetry says zero: they would double the work.
+    cutoff = 16 * torch.finfo(u.dtype).eps * (values.abs().max() if values.numel() else 0)
+    rows = multisets.tolist()
+    return [(offset + k, tuple(rows[m]), sums[k, m])
+            for k, m in (sums.abs() > cutoff).any(-1).nonzero().tolist()]  # fmt: skip
+
+
+def _projection(terms: Block, n_params: int) -> torch.Tensor:
+    rows = [row for _, _, row in terms]
+    return torch.stack(rows) if rows else torch.zeros(0, n_params, dtype=torch.float64)
+
+
+def _one_less(m: Monomial) -> list[Monomial]:
+    """The monomials that m is one factor more than."""
+    return list(dict.fromkeys(m[:k] + m[k + 1 :] for k in range(len(m))))
+
+
+def _parents(needed: set[Monomial]) -> dict[Monomial, Monomial]:
+    """A parent for each monomial, with few that are parents only: each of those is work for no output.
+
+    From the highest degree down; where nothing wanted can be the parent, what suits most orphans is added.
+    """
+    parents, wanted = {}, set(needed)
+    for degree in range(max(map(len, needed), default=0), 0, -1):
+        orphans = sorted(m for m in wanted if len(m) == degree)
+        candidates = {m for m in wanted if len(m) == degree - 1}
+        while orphans:
+            for m in orphans:
+                if found := [p for p in _one_less(m) if p in candidates]:
+                    parents[m] = found[0]
+            orphans = [m for m in orphans if m not in parents]
+            if orphans:
+                candidates.add(Counter(p for m in orphans for p in _one_less(m)).most_common(1)[0][0])
+        wanted |= candidates
+    return parents
+
+
+def _tree(needed: set[Monomial]) -> tuple[list[Monomial], list[int], list[tuple[int, int, int]]]:
+    """Monomials, parents first and siblings together; the index that each adds to its parent; branches."""
+    children = defaultdict(list)
+    for m, parent in _parents(needed).items():
+        (last,) = (Counter(m) - Counter(parent)).keys()
+        children[parent].append((last, m))
+    monomials, last, branches = [()], [0], []
+    for i, parent in enumerate(monomials):  # grows: breadth first
+        if parent in children:
+            branches.append((i, len(monomials), len(monomials) + len(children[parent])))
+            last += [index for index, _ in sorted(children[parent])]
+            monomials += [m for _, m in sorted(children[parent])]
+    return monomials, last, branches
+
+
+def contraction_coefficients(
+    weights: Sequence[torch.Tensor],  # of each (irrep, degree), as in the table: [n_species, n_params, mul]
+    present: torch.Tensor,  # [n_present] species indices
+    table: ContractionTable,
+) -> torch.Tensor:  # [n_present, n_terms, mul]
+    """c[s, q, u] = sum_k projection[q, k] weights[present[s], k, u], differentiable in the weights.
+
+    Raises ValueError when the weights do not match the table.
+    """
+    if len(weights) != len(table.projections):
+        raise ValueError(f"contraction_coefficients: {len(weights)} weight tensors, "
+                         f"expected {len(table.projections)}")  # fmt: skip
+    parts = []
+    for i, (w, projection) in enumerate(zip(weights, table.projections)):
+        if w.shape[1] != projection.shape[1]:
+            raise ValueError(f"contraction_coefficients: weights {i} have {w.shape[1]} parameters, "
+                             f"expected {projection.shape[1]}")  # fmt: skip
+        parts.append(projection.to(w) @ w.index_select(0, present))
+    return torch.cat(parts, dim=1)
