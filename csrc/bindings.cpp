@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda.hpp"
+#include "edge_conv/edge_conv.hpp"
 #include "isa.hpp"
 #include "species_linear/species_linear.hpp"
 
@@ -41,6 +42,8 @@ void bind_species_linear(py::tuple sizes, int n_threads, uintptr_t order, uintpt
     PATHTUNE_CALL(species_linear_grad_weights<T>, shape, groups, p, c, at<const T>(a), at<const T>(b), at<T>(out));
 }
 
+#include "edge_conv/binding.inl"
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -56,4 +59,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("species_linear_grad_x_f64", &bind_species_linear<double, 1>);
   m.def("species_linear_grad_weights_f32", &bind_species_linear<float, 2>);
   m.def("species_linear_grad_weights_f64", &bind_species_linear<double, 2>);
+
+  define_edge_conv(m);
 }
