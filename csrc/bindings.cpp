@@ -39,7 +39,8 @@ void bind_species_linear(py::tuple sizes, int n_threads, uintptr_t order, uintpt
   else if constexpr (mode == 1)
     PATHTUNE_CALL(species_linear_grad_x<T>, shape, groups, p, c, at<const T>(a), at<const T>(b), at<T>(out));
   else
-    PATHTUNE_CALL(species_linear_grad_weights<T>, shape, groups, p, c, at<const T>(a), at<const T>(b), at<T>(out));
+    PATHTUNE_CALL(species_linear_grad_weights<T>, shape, groups, p, c, at<const T>(a), at<const T>(b),
+                  at<T>(out));
 }
 
 #include "edge_conv/binding.inl"

@@ -13,7 +13,8 @@ void edge_conv(const EdgeConvShape& shape, const EdgeConvGraph& graph, const Edg
 
 template <class T>
 void edge_conv_backward(const EdgeConvShape& shape, const EdgeConvGraph& graph, const EdgeConvPath* paths,
-                        const double* coefficients, const EdgeConvInputs<T>& in, const EdgeConvOutputs<T>& to) {
+                        const double* coefficients, const EdgeConvInputs<T>& in,
+                        const EdgeConvOutputs<T>& to) {
   Pass<T> pass{shape, graph, in, {}, to, make_plan<T>(paths, shape.n_paths, coefficients), {}, {}, 1, {}};
   if (to.gy && (to.gx || to.gw))
     pass.stages.push_back(make_stage<T, Mode::gradient_and_moments>(pass.plan));

@@ -4,10 +4,12 @@
 namespace pathtune::PATHTUNE_ISA {
 
 template <class T>
-void edge_conv_double_backward(const EdgeConvShape& shape, const EdgeConvGraph& graph, const EdgeConvPath* paths,
-                               const double* coefficients, const EdgeConvInputs<T>& in,
-                               const EdgeConvAdjoints<T>& adjoints, const EdgeConvOutputs<T>& to) {
-  Pass<T> pass{shape, graph, in, adjoints, to, make_plan<T>(paths, shape.n_paths, coefficients), {}, {}, 1, {}};
+void edge_conv_double_backward(const EdgeConvShape& shape, const EdgeConvGraph& graph,
+                               const EdgeConvPath* paths, const double* coefficients,
+                               const EdgeConvInputs<T>& in, const EdgeConvAdjoints<T>& adjoints,
+                               const EdgeConvOutputs<T>& to) {
+  Pass<T> pass{shape, graph, in, adjoints, to, make_plan<T>(paths, shape.n_paths, coefficients),
+               {},    {},    1,  {}};
   if (to.gg && (to.gx || to.gw))
     pass.stages.push_back(make_stage<T, Mode::adjoint_value_and_gradient>(pass.plan));
   else if (to.gg)
@@ -19,11 +21,10 @@ void edge_conv_double_backward(const EdgeConvShape& shape, const EdgeConvGraph& 
   run_pass(pass);
 }
 
-#define PATHTUNE_INSTANTIATE(T)                                                               \
-  template void edge_conv_double_backward<T>(const EdgeConvShape&, const EdgeConvGraph&,      \
-                                             const EdgeConvPath*, const double*,              \
-                                             const EdgeConvInputs<T>&, const EdgeConvAdjoints<T>&, \
-                                             const EdgeConvOutputs<T>&);
+#define PATHTUNE_INSTANTIATE(T)                                                                            \
+  template void edge_conv_double_backward<T>(const EdgeConvShape&, const EdgeConvGraph&,                   \
+                                             const EdgeConvPath*, const double*, const EdgeConvInputs<T>&, \
+                                             const EdgeConvAdjoints<T>&, const EdgeConvOutputs<T>&);
 PATHTUNE_INSTANTIATE(float)
 PATHTUNE_INSTANTIATE(double)
 

@@ -1,6 +1,7 @@
 // edge_conv: gather, channel-wise ('uvu') tensor product and scatter in one pass over the edges.
 //
-//   F(x, y, w, g) = sum_{e, p, i, j, k, u} C_p[i,j,k] x[sender_e, i, u] y[e, j] w[row_e, p, u] g[receiver_e, k, u]
+//   F(x, y, w, g) = sum_{e, p, i, j, k, u} C_p[i,j,k] x[sender_e, i, u] y[e, j] w[row_e, p, u] g[receiver_e,
+//   k, u]
 //
 // The operator is dF/dg. F is linear in each slot, so that its backward is (dF/dx, dF/dy, dF/dw), and its
 // double backward the gradient of ax dF/dx + ay dF/dy + aw dF/dw with respect to (g, x, y, w). Layout
@@ -27,10 +28,10 @@ struct EdgeConvPath {
 struct EdgeConvShape {
   int64_t n_nodes;
   int64_t n_edges;
-  int64_t n_rows;   // of w; fewer than n_edges where edges share a row
-  int64_t dim_in;   // row length of x
-  int64_t dim_y;    // row length of y
-  int64_t dim_out;  // row length of out
+  int64_t n_rows;        // of w; fewer than n_edges where edges share a row
+  int64_t dim_in;        // row length of x
+  int64_t dim_y;         // row length of y
+  int64_t dim_out;       // row length of out
   int64_t weight_numel;  // row length of w
   int64_t n_paths;
   int n_threads;
@@ -74,18 +75,18 @@ struct EdgeConvOutputs {
 
 PATHTUNE_DECLARE_PER_ISA(
     // outputs.gg = dF/dg
-    template <class T> void edge_conv(
-        const EdgeConvShape&, const EdgeConvGraph&,
-        const EdgeConvPath* paths,   // [n_paths]
-        const double* coefficients,  // each path's C, one after the other
-        const EdgeConvInputs<T>&, const EdgeConvOutputs<T>&);
+    template <class T> void edge_conv(const EdgeConvShape&, const EdgeConvGraph&,
+                                      const EdgeConvPath* paths,   // [n_paths]
+                                      const double* coefficients,  // each path's C, one after the other
+                                      const EdgeConvInputs<T>&, const EdgeConvOutputs<T>&);
     // outputs.gx, gy, gw = dF/dx, dF/dy, dF/dw
-    template <class T> void edge_conv_backward(
-        const EdgeConvShape&, const EdgeConvGraph&, const EdgeConvPath* paths, const double* coefficients,
-        const EdgeConvInputs<T>&, const EdgeConvOutputs<T>&);
+    template <class T>
+    void edge_conv_backward(const EdgeConvShape&, const EdgeConvGraph&, const EdgeConvPath* paths,
+                            const double* coefficients, const EdgeConvInputs<T>&, const EdgeConvOutputs<T>&);
     // outputs = gradient of (ax dF/dx + ay dF/dy + aw dF/dw)
-    template <class T> void edge_conv_double_backward(
-        const EdgeConvShape&, const EdgeConvGraph&, const EdgeConvPath* paths, const double* coefficients,
-        const EdgeConvInputs<T>&, const EdgeConvAdjoints<T>&, const EdgeConvOutputs<T>&);)
+    template <class T>
+    void edge_conv_double_backward(const EdgeConvShape&, const EdgeConvGraph&, const EdgeConvPath* paths,
+                                   const double* coefficients, const EdgeConvInputs<T>&,
+                                   const EdgeConvAdjoints<T>&, const EdgeConvOutputs<T>&);)
 
 }  // namespace pathtune

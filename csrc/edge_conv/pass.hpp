@@ -58,7 +58,7 @@ struct Workspace {
 
 template <class T>
 void find_rounds(Pass<T>& pass) {
-  if (!pass.to.gw || pass.shape.n_rows == pass.shape.n_edges) return;  // every edge has its own row
+  if (!pass.to.gw) return;  // rows of w are read in any order
   pass.round.resize(pass.shape.n_edges);
   for (int64_t row = 0; row < pass.shape.n_rows; ++row)
     for (int64_t q = pass.graph.row_ptr[row]; q < pass.graph.row_ptr[row + 1]; ++q) {

@@ -195,10 +195,12 @@ struct AnyPath {
 
 // Channels `begin` to the last.
 template <class T>
-inline void any_path(Mode mode, const EdgeConvPath& path, int64_t m_offset, const Tile<T>& tile, int64_t begin) {
+inline void any_path(Mode mode, const EdgeConvPath& path, int64_t m_offset, const Tile<T>& tile,
+                     int64_t begin) {
   const AnyPath<T> any{mode, path, tile};
   for (int64_t c = begin; c < path.mul; c += n_lanes<T>)
-    for (int e = 0; e < tile.n_edges; ++e) any.edge(e, m_offset, c, int(std::min<int64_t>(n_lanes<T>, path.mul - c)));
+    for (int e = 0; e < tile.n_edges; ++e)
+      any.edge(e, m_offset, c, int(std::min<int64_t>(n_lanes<T>, path.mul - c)));
 }
 
 template <class T, Mode mode, int D1, int D3>
@@ -212,11 +214,14 @@ constexpr PathKernel<T> kernel_of() {
 // The specialised kernel; null where there is none.
 template <class T, Mode mode>
 inline PathKernel<T> choose_kernel(const EdgeConvPath& path) {
-  static constexpr PathKernel<T> table[4][4] = {
-      {kernel_of<T, mode, 1, 1>(), kernel_of<T, mode, 1, 3>(), kernel_of<T, mode, 1, 5>(), kernel_of<T, mode, 1, 7>()},
-      {kernel_of<T, mode, 3, 1>(), kernel_of<T, mode, 3, 3>(), kernel_of<T, mode, 3, 5>(), kernel_of<T, mode, 3, 7>()},
-      {kernel_of<T, mode, 5, 1>(), kernel_of<T, mode, 5, 3>(), kernel_of<T, mode, 5, 5>(), kernel_of<T, mode, 5, 7>()},
-      {kernel_of<T, mode, 7, 1>(), kernel_of<T, mode, 7, 3>(), kernel_of<T, mode, 7, 5>(), kernel_of<T, mode, 7, 7>()}};
+  static constexpr PathKernel<T> table[4][4] = {{kernel_of<T, mode, 1, 1>(), kernel_of<T, mode, 1, 3>(),
+                                                 kernel_of<T, mode, 1, 5>(), kernel_of<T, mode, 1, 7>()},
+                                                {kernel_of<T, mode, 3, 1>(), kernel_of<T, mode, 3, 3>(),
+                                                 kernel_of<T, mode, 3, 5>(), kernel_of<T, mode, 3, 7>()},
+                                                {kernel_of<T, mode, 5, 1>(), kernel_of<T, mode, 5, 3>(),
+                                                 kernel_of<T, mode, 5, 5>(), kernel_of<T, mode, 5, 7>()},
+                                                {kernel_of<T, mode, 7, 1>(), kernel_of<T, mode, 7, 3>(),
+                                                 kernel_of<T, mode, 7, 5>(), kernel_of<T, mode, 7, 7>()}};
   const bool is_odd = path.dim1 % 2 == 1 && path.dim3 % 2 == 1;
   return is_odd && path.dim1 <= 7 && path.dim3 <= 7 ? table[path.dim1 / 2][path.dim3 / 2] : nullptr;
 }

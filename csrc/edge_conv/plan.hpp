@@ -1,7 +1,7 @@
 // What the passes over the edges (cpu.cpp) and the kernels of one path (path_kernels.hpp) share.
 //
-// For each edge and path the harmonics are contracted once with the coefficients, M[i,k] = sum_j C[i,j,k] y[j],
-// and everything else is a product over channels:
+// For each edge and path the harmonics are contracted once with the coefficients, M[i,k] = sum_j C[i,j,k]
+// y[j], and everything else is a product over channels:
 //   with t_i = w x_i and h_i = sum_k M_ik g_k (per channel),
 //   out_k += sum_i M_ik t_i    gx_i = w h_i    gw = sum_i h_i x_i    gM_ik = sum_u t_i g_k    gy = C gM
 // and for adjoints (ax, aM = C ay, aw), with s_i = w ax_i + aw x_i and a_i = sum_k aM_ik g_k,
@@ -21,12 +21,12 @@ constexpr int tile_edges = 8;  // edges of one receiver that are walked together
 
 // What one walk over a tile computes. `adjoint_*`: of the double backward.
 enum class Mode {
-  value,                  // out
-  gradient,               // gx and / or gw
-  moments,                // gM
-  gradient_and_moments,   //
-  adjoint_value,          // gg
-  adjoint_gradient,       // gx and / or gw
+  value,                 // out
+  gradient,              // gx and / or gw
+  moments,               // gM
+  gradient_and_moments,  //
+  adjoint_value,         // gg
+  adjoint_gradient,      // gx and / or gw
   adjoint_value_and_gradient,
   adjoint_moments,  // gM
 };
@@ -75,17 +75,17 @@ struct Nonzero {
 template <class T>
 struct PlannedPath {
   EdgeConvPath path;
-  int64_t m_offset;                     // of M [dim1, dim3] in an edge's row of M
-  int64_t m_size;                       // dim1 * dim3, rounded up to whole vectors
-  std::vector<T> by_j;                  // [dim2, m_size]: M = sum_j y_j by_j[j]
-  std::vector<Nonzero<T>> nonzeros;     // of C, sorted by j: gy_j = sum c gM[ik]
-  std::vector<int64_t> nonzeros_ptr;    // [dim2 + 1]
+  int64_t m_offset;                   // of M [dim1, dim3] in an edge's row of M
+  int64_t m_size;                     // dim1 * dim3, rounded up to whole vectors
+  std::vector<T> by_j;                // [dim2, m_size]: M = sum_j y_j by_j[j]
+  std::vector<Nonzero<T>> nonzeros;   // of C, sorted by j: gy_j = sum c gM[ik]
+  std::vector<int64_t> nonzeros_ptr;  // [dim2 + 1]
 };
 
 template <class T>
 struct Plan {
   std::vector<PlannedPath<T>> paths;
-  int64_t m_stride = 0;     // row length of M
+  int64_t m_stride = 0;  // row length of M
   int64_t max_m_size = 0;
   int64_t max_dim1 = 0;
 };
@@ -123,7 +123,8 @@ inline void contract_harmonics(const Plan<T>& plan,
   for (const PlannedPath<T>& p : plan.paths)
     for (int64_t v = 0; v < p.m_size; v += n_lanes<T>) {
       Vector<T> sum{};
-      for (int64_t j = 0; j < p.path.dim2; ++j) sum += y[p.path.y_offset + j] * load(&p.by_j[j * p.m_size + v]);
+      for (int64_t j = 0; j < p.path.dim2; ++j)
+        sum += y[p.path.y_offset + j] * load(&p.by_j[j * p.m_size + v]);
       store(m + p.m_offset + v, sum);
     }
 }
