@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cuda.hpp"
+#include "edge_conv/edge_conv.hpp"
 #include "isa.hpp"
 #include "species_linear/species_linear.hpp"
 #include "symmetric_contraction/symmetric_contraction.hpp"
@@ -41,9 +42,11 @@ void bind_species_linear(py::tuple sizes, int n_threads, uintptr_t order, uintpt
   else if constexpr (mode == 1)
     PATHTUNE_CALL(species_linear_grad_x<T>, shape, groups, p, c, at<const T>(a), at<const T>(b), at<T>(out));
   else
-    PATHTUNE_CALL(species_linear_grad_weights<T>, shape, groups, p, c, at<const T>(a), at<const T>(b), at<T>(out));
+    PATHTUNE_CALL(species_linear_grad_weights<T>, shape, groups, p, c, at<const T>(a), at<const T>(b),
+                  at<T>(out));
 }
 
+#include "edge_conv/binding.inl"
 #include "symmetric_contraction/binding.inl"
 
 }  // namespace
@@ -62,5 +65,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("species_linear_grad_weights_f32", &bind_species_linear<float, 2>);
   m.def("species_linear_grad_weights_f64", &bind_species_linear<double, 2>);
 
+  define_edge_conv(m);
   bind_symmetric_contraction(m);
 }

@@ -76,3 +76,51 @@ def species_linear_table(
         n_species=n_species,
         weight_numel=weight_offset,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EdgeConvTable:
+    """Paths of an edge_conv, as csrc/edge_conv/edge_conv.hpp wants them."""
+
+    # [n_paths, 9] int64: in_offset, y_offset, out_offset, weight_offset, coefficient_offset, mul, 2l+1 three times
+    paths: torch.Tensor
+    coefficients: torch.Tensor  # float64: each path's C [2l1+1, 2l2+1, 2l3+1], one after the other
+    dim_in: int
+    dim_y: int
+    dim_out: int
+    weight_numel: int
+
+
+def edge_conv_table(
+    irreps_in1: Sequence,
+    irreps_in2: Sequence,
+    irreps_out: Sequence,
+    instructions: Sequence[tuple[int, int, int, torch.Tensor]],
+) -> EdgeConvTable:
+    """Table of the paths `(i_in1, i_in2, i_out, C)`, weights `[mul]` each in turn.
+
+    C [2l1+1, 2l2+1, 2l3+1] is the 3j symbol times e3nn's path_weight. Raises ValueError when its shape
+    or a multiplicity disagrees with the irreps: 'uvu' needs equal ones of x and out, and one of y.
+    """
+    in1, in2, out = blocks(irreps_in1), blocks(irreps_in2), blocks(irreps_out)
+    rows, coefficients, weight_offset, coefficient_offset = [], [], 0, 0
+    for path, (i_in1, i_in2, i_out, c) in enumerate(instructions):
+        (offset1, mul, dim1), (offset2, mul2, dim2), (offset3, mul3, dim3) = in1[i_in1], in2[i_in2], out[i_out]
+        if mul2 != 1:
+            raise ValueError(f"path {path}: multiplicity of y's irrep is {mul2}, expected 1")
+        if mul3 != mul:
+            raise ValueError(f"path {path}: multiplicity of the output is {mul3}, expected {mul} as of the input")
+        if tuple(c.shape) != (dim1, dim2, dim3):
+            raise ValueError(f"path {path}: C has shape {tuple(c.shape)}, expected {(dim1, dim2, dim3)}")
+        rows.append((offset1, offset2, offset3, weight_offset, coefficient_offset, mul, dim1, dim2, dim3))
+        coefficients.append(c.detach().to("cpu", torch.float64).reshape(-1))
+        weight_offset += mul
+        coefficient_offset += c.numel()
+    return EdgeConvTable(
+        paths=torch.tensor(rows, dtype=torch.int64).reshape(-1, 9),
+        coefficients=torch.cat(coefficients) if coefficients else torch.zeros(0, dtype=torch.float64),
+        dim_in=dim(irreps_in1),
+        dim_y=dim(irreps_in2),
+        dim_out=dim(irreps_out),
+        weight_numel=weight_offset,
+    )

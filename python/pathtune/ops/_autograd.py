@@ -20,14 +20,13 @@ def needed_gradients(ctx) -> list[bool]:
     needs = list(ctx.needs_input_grad)
     if torch.compiler.is_compiling():
         return needs
-    functions = [function for function, _ in ctx.next_functions]
-    functions += [None] * (len(needs) - len(functions))  # arguments that are no tensors
-    return [need and _will_execute(function) for need, function in zip(needs, functions)]
+    # next_functions has an entry for each tensor, needs_input_grad one for each argument: what they share is
+    # the order of the arguments that require a gradient.
+    functions = iter([function for function, _ in ctx.next_functions if function is not None])
+    return [need and _will_execute(next(functions, None)) for need in needs]
 
 
 def _will_execute(function) -> bool:
-    if function is None:
-        return False
     try:
         return torch._C._will_engine_execute_node(function)
     except RuntimeError:
