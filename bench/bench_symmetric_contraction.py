@@ -71,7 +71,8 @@ class Batch:
 
     def stock_frozen(self) -> tuple[torch.Tensor, ...]:
         """The same from mace's module, in its layout."""
-        return torch.autograd.grad(self.module(self.a_mul_ir, self.one_hot), self.a_mul_ir, self.grad_out_mul_ir)
+        out = self.module(self.a_mul_ir, self.one_hot)
+        return torch.autograd.grad(out, self.a_mul_ir, self.grad_out_mul_ir)
 
     def ours(self) -> tuple[torch.Tensor, ...]:
         """Value, gradient of A, gradients of the weights."""

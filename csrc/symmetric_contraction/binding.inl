@@ -7,14 +7,15 @@ struct ContractionArguments {
 };
 
 // sizes: n_nodes, mul, n_present, then the sizes of the table in the order of its fields
-// index: order, ptr, present, then branches, last, runs, term_monomial
+// index: order, ptr, present, then branches, last, runs, term_monomial, first_use, uses
 ContractionArguments contraction_arguments(py::handle sizes, int n_threads, py::handle index) {
   const auto n = sizes.cast<std::array<int64_t, 10>>();
-  const auto p = index.cast<std::array<uintptr_t, 7>>();
+  const auto p = index.cast<std::array<uintptr_t, 9>>();
   return {{n[0], n[1], n[2], n_threads},
           {at<const int64_t>(p[0]), at<const int64_t>(p[1]), at<const int64_t>(p[2])},
           {at<const ContractionBranch>(p[3]), at<const int32_t>(p[4]), at<const ContractionRun>(p[5]),
-           at<const int32_t>(p[6]), n[3], n[4], n[5], n[6], n[7], n[8], n[9]}};
+           at<const int32_t>(p[6]), at<const int32_t>(p[7]), at<const ContractionUse>(p[8]), n[3], n[4], n[5],
+           n[6], n[7], n[8], n[9]}};
 }
 
 template <class T>

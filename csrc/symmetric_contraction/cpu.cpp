@@ -136,14 +136,13 @@ struct Backward {
     auto* mono = scratch.template monomials<Tile>(0);
     channels.read_nodes(x.a, t.n_ell, nodes, a);
     channels.read_nodes(x.grad_out, t.n_out, nodes, g);
-    // Only grad_coefficients reads the monomials without children.
+    // Only grad_coefficients reads monomials without children.
     evaluate(t, x.grad_coefficients ? t.n_monomials : t.n_inner, a, mono);
     if (x.grad_coefficients) accumulate_terms(t, g, mono, scratch.terms(2));
     if (x.grad_a) {
       auto* gmono = scratch.template monomials<Tile>(1);
       auto* ga = zeroed(scratch.template components<Tile>(2), t.n_ell);
-      spread_terms(t, scratch.terms(0), g, gmono);
-      reverse(t, a, mono, gmono, ga);
+      reverse(t, scratch.terms(0), g, a, mono, gmono, ga);
       channels.write_nodes(x.grad_a, t.n_ell, nodes, ga);
     }
   }
@@ -174,13 +173,9 @@ struct DoubleBackward {
     if (x.grad_a) {
       auto* gmono = scratch.template monomials<Tile>(2);
       auto* gdmono = scratch.template monomials<Tile>(3);
-      spread_terms(t, scratch.terms(0), g, gdmono);
-      if (x.adjoint_coefficients)
-        spread_terms(t, scratch.terms(1), g, gmono);
-      else
-        zeroed(gmono, t.n_monomials);
       zeroed(result, t.n_ell);
-      reverse_dual(t, a, da, mono, dmono, gmono, gdmono, result);
+      reverse_dual(t, scratch.terms(0), x.adjoint_coefficients ? scratch.terms(1) : nullptr, g, a, da, mono,
+                   dmono, gmono, gdmono, result);
       channels.write_nodes(x.grad_a, t.n_ell, nodes, result);
     }
   }

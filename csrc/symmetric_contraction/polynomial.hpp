@@ -67,16 +67,13 @@ inline void sum_terms(const ContractionTable& t, const Vector<T>* c, const Tiled
   }
 }
 
-// gmono[m] = sum_{q: m_q = m} g[o_q] c[q]: the transpose of sum_terms
+// to += sum_{q: m_q = m} g[o_q] c[q] for one monomial: the transpose of sum_terms
 template <class T, int Tile>
-inline void spread_terms(const ContractionTable& t, const Vector<T>* c, const Tiled<T, Tile>* g,
-                         Tiled<T, Tile>* gmono) {
-  for (int64_t m = 0; m < t.n_monomials; ++m) gmono[m] = {};
-  for (int64_t r = 0; r < t.n_runs; ++r) {
-    const ContractionRun run = t.runs[r];
-    const Tiled<T, Tile> g_o = g[run.output];
-    for (int32_t q = run.begin; q < run.end; ++q)
-      for (int n = 0; n < Tile; ++n) gmono[t.term_monomial[q]].v[n] += g_o.v[n] * c[q];
+inline void add_own_share(const ContractionTable& t, const Vector<T>* c, const Tiled<T, Tile>* g, int32_t m,
+                          Tiled<T, Tile>& to) {
+  for (int32_t k = t.first_use[m]; k < t.first_use[m + 1]; ++k) {
+    const ContractionUse use = t.uses[k];
+    for (int n = 0; n < Tile; ++n) to.v[n] += g[use.output].v[n] * c[use.term];
   }
 }
 
@@ -95,45 +92,59 @@ inline void accumulate_terms(const ContractionTable& t, const Tiled<T, Tile>* g,
   }
 }
 
-// The reverse of evaluate. gmono (consumed) holds each monomial's own share; ga is added to.
-//   gmono[parent] += gmono[m] a[last];  ga[last] += gmono[m] mono[parent]
+// The reverse of evaluate: ga[i] += d/da[i] sum_q g[o_q] c[q] mono[m_q]. gmono is d/dmono.
+//   gmono[m] = own_share(m) + sum over children k of gmono[k] a[last[k]]
+//   ga[last[m]] += gmono[m] mono[parent]
+// Only monomials that may have children keep gmono in memory, and it holds their children's part.
 template <class T, int Tile>
-inline void reverse(const ContractionTable& t, const Tiled<T, Tile>* a, const Tiled<T, Tile>* mono,
-                    Tiled<T, Tile>* gmono, Tiled<T, Tile>* ga) {
+inline void reverse(const ContractionTable& t, const Vector<T>* c, const Tiled<T, Tile>* g,
+                    const Tiled<T, Tile>* a, const Tiled<T, Tile>* mono, Tiled<T, Tile>* gmono,
+                    Tiled<T, Tile>* ga) {
+  for (int64_t m = 0; m < t.n_inner; ++m) gmono[m] = {};
   for (int64_t b = t.n_branches - 1; b >= 0; --b) {
     const ContractionBranch branch = t.branches[b];
     const Tiled<T, Tile> parent = mono[branch.parent];
-    Tiled<T, Tile> gparent = gmono[branch.parent];
+    Tiled<T, Tile> gparent = {};
     for (int32_t m = branch.begin; m < branch.end; ++m) {
       const int32_t i = t.last[m];
+      Tiled<T, Tile> gm = {};
+      if (m < t.n_inner) gm = gmono[m];
+      add_own_share(t, c, g, m, gm);
       for (int n = 0; n < Tile; ++n) {
-        const Vector<T> gm = gmono[m].v[n];
-        gparent.v[n] += gm * a[i].v[n];
-        ga[i].v[n] += gm * parent.v[n];
+        gparent.v[n] += gm.v[n] * a[i].v[n];
+        ga[i].v[n] += gm.v[n] * parent.v[n];
       }
     }
     gmono[branch.parent] = gparent;
   }
 }
 
-// The reverse of evaluate_dual. gdmono and gmono (both consumed) hold each monomial's own share.
+// The reverse of evaluate_dual, of sum_q g[o_q] (c[q] dmono[m_q] + ac[q] mono[m_q]); ac may be nullptr.
 //   gdmono[parent] += gdmono[m] a[last];  gmono[parent] += gmono[m] a[last] + gdmono[m] da[last]
 //   ga[last] += gmono[m] mono[parent] + gdmono[m] dmono[parent]
 template <class T, int Tile>
-inline void reverse_dual(const ContractionTable& t, const Tiled<T, Tile>* a, const Tiled<T, Tile>* da,
+inline void reverse_dual(const ContractionTable& t, const Vector<T>* c, const Vector<T>* ac,
+                         const Tiled<T, Tile>* g, const Tiled<T, Tile>* a, const Tiled<T, Tile>* da,
                          const Tiled<T, Tile>* mono, const Tiled<T, Tile>* dmono, Tiled<T, Tile>* gmono,
                          Tiled<T, Tile>* gdmono, Tiled<T, Tile>* ga) {
+  for (int64_t m = 0; m < t.n_inner; ++m) gmono[m] = gdmono[m] = {};
   for (int64_t b = t.n_branches - 1; b >= 0; --b) {
     const ContractionBranch branch = t.branches[b];
     const Tiled<T, Tile> parent = mono[branch.parent], dparent = dmono[branch.parent];
-    Tiled<T, Tile> gparent = gmono[branch.parent], gdparent = gdmono[branch.parent];
+    Tiled<T, Tile> gparent = {}, gdparent = {};
     for (int32_t m = branch.begin; m < branch.end; ++m) {
       const int32_t i = t.last[m];
+      Tiled<T, Tile> gm = {}, gdm = {};
+      if (m < t.n_inner) {
+        gm = gmono[m];
+        gdm = gdmono[m];
+      }
+      add_own_share(t, c, g, m, gdm);
+      if (ac) add_own_share(t, ac, g, m, gm);
       for (int n = 0; n < Tile; ++n) {
-        const Vector<T> gm = gmono[m].v[n], gdm = gdmono[m].v[n];
-        gdparent.v[n] += gdm * a[i].v[n];
-        gparent.v[n] += gm * a[i].v[n] + gdm * da[i].v[n];
-        ga[i].v[n] += gm * parent.v[n] + gdm * dparent.v[n];
+        gdparent.v[n] += gdm.v[n] * a[i].v[n];
+        gparent.v[n] += gm.v[n] * a[i].v[n] + gdm.v[n] * da[i].v[n];
+        ga[i].v[n] += gm.v[n] * parent.v[n] + gdm.v[n] * dparent.v[n];
       }
     }
     gmono[branch.parent] = gparent;

@@ -32,11 +32,19 @@ struct ContractionRun {
   int32_t end;
 };
 
+struct ContractionUse {
+  int32_t term;
+  int32_t output;
+};
+
+// The terms twice: by output component for the forward, by monomial for the reverse.
 struct ContractionTable {
   const ContractionBranch* branches;  // [n_branches]
   const int32_t* last;                // [n_monomials]
   const ContractionRun* runs;         // [n_runs]
   const int32_t* term_monomial;       // [n_terms]
+  const int32_t* first_use;           // [n_monomials + 1]: uses first_use[m] .. first_use[m + 1] - 1 are of m
+  const ContractionUse* uses;         // [n_terms]
   int64_t n_ell;                      // components of a
   int64_t n_out;                      // components of out
   int64_t n_monomials;                // the empty one, mono[0], included

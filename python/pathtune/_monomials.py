@@ -7,6 +7,7 @@ product does not depend on the order of the indices, so U is summed over the tup
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
 from collections import Counter, defaultdict
@@ -31,6 +32,8 @@ class ContractionTable:
     last: torch.Tensor  # [n_monomials] int32: the index that a monomial has more than its parent
     runs: torch.Tensor  # [n_runs, 3] int32: output component, first term, one past the last term
     term_monomial: torch.Tensor  # [n_terms] int32
+    first_use: torch.Tensor  # [n_monomials + 1] int32: where the uses of each monomial begin
+    uses: torch.Tensor  # [n_terms, 2] int32: term, output component; the terms sorted by monomial
     projections: tuple[torch.Tensor, ...]  # of each (irrep, degree): [n_terms of it, n_params] float64
     n_ell: int
     n_out: int
@@ -45,6 +48,10 @@ class ContractionTable:
     def n_terms(self) -> int:
         """Number of (monomial, output component) pairs, each with one coefficient per species and channel."""
         return self.term_monomial.numel()
+
+    def index(self) -> tuple[torch.Tensor, ...]:
+        """The tables that the kernels want, in the order of the fields of the C++ struct."""
+        return self.branches, self.last, self.runs, self.term_monomial, self.first_use, self.uses
 
     def sizes(self) -> list[int]:
         """The sizes that the kernels want, in the order of the fields of the C++ struct."""
@@ -78,12 +85,19 @@ def contraction_table(outputs: Sequence[Sequence[torch.Tensor]]) -> ContractionT
             end = begin + len(list(run))
             runs.append((output, begin, end))
             begin = end
+    term_monomial = [index[m] for terms, _ in blocks for _, m, _ in terms]
+    term_output = [output for terms, _ in blocks for output, _, _ in terms]
+    order = sorted(range(len(term_monomial)), key=term_monomial.__getitem__)
+    first_use = [bisect.bisect_left(order, m, key=term_monomial.__getitem__)
+                 for m in range(len(monomials) + 1)]  # fmt: skip
     int32 = lambda rows: torch.tensor(rows, dtype=torch.int32)  # noqa: E731
     return ContractionTable(
         branches=int32(branches).reshape(-1, 3),
         last=int32(last),
         runs=int32(runs).reshape(-1, 3),
-        term_monomial=int32([index[m] for terms, _ in blocks for _, m, _ in terms]),
+        term_monomial=int32(term_monomial),
+        first_use=int32(first_use),
+        uses=int32([(q, term_output[q]) for q in order]).reshape(-1, 2),
         projections=tuple(_projection(terms, n_params) for terms, n_params in blocks),
         n_ell=n_ell,
         n_out=offset,

@@ -116,8 +116,7 @@ def test_gradcheck_and_gradgradcheck(case):
 
 def test_opcheck():
     a, coefficients, groups, table = direct("ragged tails", "several")
-    index = (groups.order, groups.ptr, groups.present,
-             table.branches, table.last, table.runs, table.term_monomial)  # fmt: skip
+    index = (groups.order, groups.ptr, groups.present, *table.index())
     g = torch.randn(a.shape[0], table.n_out, a.shape[2], dtype=a.dtype, requires_grad=True)
     op, sizes = torch.ops.pathtune, table.sizes()
     torch.library.opcheck(op.symmetric_contraction, (a, coefficients, *index, sizes))

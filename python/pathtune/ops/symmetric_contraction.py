@@ -41,8 +41,7 @@ def symmetric_contraction(
 
 
 def _index(groups: SpeciesGroups, table: ContractionTable) -> tuple[torch.Tensor, ...]:
-    return (groups.order, groups.ptr, groups.present,
-            table.branches, table.last, table.runs, table.term_monomial)  # fmt: skip
+    return groups.order, groups.ptr, groups.present, *table.index()
 
 
 def _call(name: str, a: torch.Tensor, index, sizes, inputs, outputs) -> None:
@@ -68,10 +67,10 @@ def _like(x: torch.Tensor, needed: bool) -> torch.Tensor:
 def _forward(
     a: torch.Tensor, coefficients: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor,
     present: torch.Tensor, branches: torch.Tensor, last: torch.Tensor, runs: torch.Tensor,
-    term_monomial: torch.Tensor, sizes: list[int],
+    term_monomial: torch.Tensor, first_use: torch.Tensor, uses: torch.Tensor, sizes: list[int],
 ) -> torch.Tensor:  # fmt: skip
     out = _out_like(a, sizes)
-    index = (order, ptr, present, branches, last, runs, term_monomial)
+    index = (order, ptr, present, branches, last, runs, term_monomial, first_use, uses)
     _call("", a, index, sizes, (a, coefficients), (out,))
     return out
 
@@ -80,10 +79,11 @@ def _forward(
 def _backward(
     grad_out: torch.Tensor, a: torch.Tensor, coefficients: torch.Tensor, order: torch.Tensor,
     ptr: torch.Tensor, present: torch.Tensor, branches: torch.Tensor, last: torch.Tensor,
-    runs: torch.Tensor, term_monomial: torch.Tensor, sizes: list[int], needs: list[bool],
+    runs: torch.Tensor, term_monomial: torch.Tensor, first_use: torch.Tensor, uses: torch.Tensor,
+    sizes: list[int], needs: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     grad_a, grad_coefficients = _like(a, needs[0]), _like(coefficients, needs[1])
-    index = (order, ptr, present, branches, last, runs, term_monomial)
+    index = (order, ptr, present, branches, last, runs, term_monomial, first_use, uses)
     _call("_backward", a, index, sizes, (grad_out, a, coefficients), (grad_a, grad_coefficients))
     return grad_a, grad_coefficients
 
@@ -92,11 +92,12 @@ def _backward(
 def _double_backward(
     adjoint_a: torch.Tensor, grad_out: torch.Tensor, a: torch.Tensor, coefficients: torch.Tensor,
     order: torch.Tensor, ptr: torch.Tensor, present: torch.Tensor, branches: torch.Tensor, last: torch.Tensor,
-    runs: torch.Tensor, term_monomial: torch.Tensor, adjoint_coefficients: torch.Tensor | None,
+    runs: torch.Tensor, term_monomial: torch.Tensor, first_use: torch.Tensor, uses: torch.Tensor,
+    adjoint_coefficients: torch.Tensor | None,
     sizes: list[int], needs: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     outputs = _like(grad_out, needs[0]), _like(a, needs[1]), _like(coefficients, needs[2])
-    index = (order, ptr, present, branches, last, runs, term_monomial)
+    index = (order, ptr, present, branches, last, runs, term_monomial, first_use, uses)
     inputs = (adjoint_a, adjoint_coefficients, grad_out, a, coefficients)
     _call("_double_backward", a, index, sizes, inputs, outputs)
     return outputs
@@ -124,7 +125,7 @@ def _forward_autograd(ctx, grad_out):
     a, coefficients, *index = ctx.saved_tensors
     needs = needed_gradients(ctx)[:2]
     gradients = _backward(grad_out, a, coefficients, *index, ctx.sizes, needs)
-    return (*_where(needs, gradients), *[None] * 8)
+    return (*_where(needs, gradients), *[None] * 10)
 
 
 def _backward_autograd(ctx, *adjoints):
@@ -145,7 +146,7 @@ def _backward_autograd(ctx, *adjoints):
         gradients = grad_grad_out, grad_a, None
     else:
         needs, gradients = [False] * 3, (None, None, None)
-    return (*_where(needs, gradients), *[None] * 9)
+    return (*_where(needs, gradients), *[None] * 11)
 
 
 def _where(needs, gradients):
