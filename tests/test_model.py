@@ -10,7 +10,7 @@ from pathtune.data import from_atoms
 from scipy.spatial.transform import Rotation
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
-BACKENDS = ["reference"]
+BACKENDS = ["reference", "cpu"]
 
 
 @pytest.fixture(params=BACKENDS)
