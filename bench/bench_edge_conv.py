@@ -13,6 +13,7 @@ import time
 
 import pytest
 import torch
+
 from cases import CONV_CASES, ConvCase, neighbour_graph
 from pathtune._paths import edge_conv_table
 from pathtune.backbones._packages import import_mace

@@ -3,6 +3,7 @@
 import pytest
 import safetensors.torch
 import torch
+
 from models import crystal, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, load_adapter, merge, save_adapter, sparsify
 from pathtune.adapter import from_canonical, read_adapter, to_canonical

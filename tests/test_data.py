@@ -7,6 +7,7 @@ import ase.neighborlist
 import numpy as np
 import pytest
 import torch
+
 from models import crystal, labelled, molecule
 from pathtune import InputError, LabelKeys, read_structures
 from pathtune.batch import collate

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from pathtune.delta import DeltaParameter, SparseDelta, soft_threshold
 from pathtune.errors import InputError
 from pathtune.layers import Layer, Path
@@ -85,6 +86,7 @@ def test_wrong_options_are_named(options):
 @pytest.mark.parametrize("mode", ["uvu", "uvw", "uuu"])
 def test_a_delta_on_an_e3nn_tensor_product_with_internal_weights(mode):
     from e3nn import o3
+
     from pathtune.backbones._e3nn import layer_of
 
     product = o3.TensorProduct("3x0e+3x1o", "3x0e+3x1o", "3x0e+3x1o", [(0, 1, 1, mode, True), (1, 1, 0, mode, True)],

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from models import crystal, labelled, molecule, tiny_mace
 from pathtune import FitConfig, InputError, SparseDelta, evaluate, fit, load, refit_e0, sparsify, unfreeze
 from pathtune.batch import collate
@@ -198,7 +199,7 @@ def test_evaluate_gives_means_per_element_and_type(base):
     errors = []
     for s in frames:
         batch = collate([s], base.atomic_numbers, base.backbone.r_max, base.backbone.dtype)
-        errors.append((base(batch).forces.detach().numpy() - s.forces))
+        errors.append(base(batch).forces.detach().numpy() - s.forces)
     assert scores["forces_mae_mev_a"] == pytest.approx(1000 * np.abs(np.concatenate(errors)).mean(), rel=1e-9)
     carbon = np.concatenate([e[s.atomic_numbers == 6] for e, s in zip(errors, frames)])
     assert scores["per_element"]["C"]["forces_mae_mev_a"] == pytest.approx(1000 * np.abs(carbon).mean(), rel=1e-9)

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
+
 from models import crystal, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, merge, paths, sparsify, unfreeze
 from pathtune.batch import collate
 from pathtune.data import from_atoms
-from scipy.spatial.transform import Rotation
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 BACKENDS = ["reference", "cpu"]

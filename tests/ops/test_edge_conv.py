@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+
 from pathtune import reference
 from pathtune._paths import edge_conv_table, layout_permutation
 from pathtune.ops import conv_graph, edge_conv
@@ -29,7 +30,7 @@ def irreps(text):
 CASES = {
     "scalars": ("4x0e", "1x0e", "4x0e", [(0, 0, 0)]),
     "layer 2 of mace": (
-        "48x0e+48x1o", "1x0e+1x1o+1x2e+1x3o", "+".join(f"48x{ir}" for ir in "0e 0e 1o 1o 1o 2e 2e 2e 3o 3o".split()),
+        "48x0e+48x1o", "1x0e+1x1o+1x2e+1x3o", "+".join(f"48x{ir}" for ir in ["0e", "0e", "1o", "1o", "1o", "2e", "2e", "2e", "3o", "3o"]),
         [(0, 0, 0), (1, 1, 1), (0, 1, 2), (1, 0, 3), (1, 2, 4), (0, 2, 5), (1, 1, 6), (1, 3, 7), (0, 3, 8), (1, 2, 9)],
     ),
     "sevennet": ("32x0e+16x1e+8x2e", "1x0e+1x1e+1x2e", "32x0e+32x1e+16x0e+16x1e+16x2e+8x1e+8x2e+8x2e",

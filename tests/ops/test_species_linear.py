@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from pathtune import reference
 from pathtune._paths import layout_permutation, species_linear_table
 from pathtune.ops import group_by_species, species_linear

@@ -6,8 +6,17 @@ import contextlib
 import io
 import os
 import warnings
+from collections.abc import Iterator
 
 import torch
+
+
+@contextlib.contextmanager
+def quiet_torchscript() -> Iterator[None]:
+    """Without the warnings of torch.jit, which e3nn 0.4.4 uses whenever a module is made, loaded or copied."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def import_mace():
@@ -23,8 +32,7 @@ def import_mace():
     allow = getattr(torch.serialization, "safe_globals", None)  # absent before torch 2.5, where it is not needed
     try:
         # mace prints a line about cuequivariance, e3nn and mace use torch.jit, which warns: not the user's affair.
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(io.StringIO()), quiet_torchscript():
             with allow([slice]) if allow else contextlib.nullcontext():
                 import e3nn  # noqa: F401
                 import mace.modules

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from pathtune.backbones._packages import import_mace
+from pathtune.backbones._packages import import_mace, quiet_torchscript
 from pathtune.batch import Batch
 from pathtune.errors import InputError
 from pathtune.layers import Layer
@@ -55,7 +55,8 @@ class MaceBackbone:
         self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int
     ) -> torch.nn.Module:
         """A stock MACE with these parameters and atomic energies."""
-        stock = copy.deepcopy(self.stock)
+        with quiet_torchscript():
+            stock = copy.deepcopy(self.stock)
         stock.load_state_dict({name: w.detach() for name, w in weights.items()}, strict=False)
         energies = stock.atomic_energies_fn.atomic_energies.double()  # float64: E0 needs the digits
         if energies.dim() > 1:
@@ -106,7 +107,8 @@ class MaceBackbone:
 
     def copy(self) -> MaceBackbone:
         """An independent copy, parameters included."""
-        return type(self)(copy.deepcopy(self.stock), self.backend)
+        with quiet_torchscript():
+            return type(self)(copy.deepcopy(self.stock), self.backend)
 
     def _stock_input(self, batch: Batch, head: int) -> dict[str, torch.Tensor]:
         one_hot = torch.nn.functional.one_hot(batch.species, len(self.atomic_numbers)).to(self.dtype)
@@ -189,7 +191,8 @@ def _find(source: str) -> pathlib.Path:
 
 def _load_file(path: pathlib.Path) -> torch.nn.Module:
     try:
-        stock = torch.load(path, map_location="cpu", weights_only=False)
+        with quiet_torchscript():
+            stock = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:
         raise InputError(f"{path}: not a MACE model file ({type(error).__name__}: {error})") from error
     if not isinstance(stock, torch.nn.Module):

@@ -30,7 +30,7 @@ def group_by_species(species: torch.Tensor, n_species: int) -> SpeciesGroups:
 
     Raises ValueError when an index lies outside [0, n_species).
     """
-    if species.numel() and not (0 <= int(species.min()) and int(species.max()) < n_species):
+    if species.numel() and not (int(species.min()) >= 0 and int(species.max()) < n_species):
         raise ValueError(f"species indices span {int(species.min())} to {int(species.max())}, "
                          f"expected 0 to {n_species - 1}")  # fmt: skip
     order = torch.argsort(species, stable=True)

@@ -1,0 +1,193 @@
+"""The command line end to end on a small model; a user's mistake is one sentence and exit status 2."""
+
+import json
+import subprocess
+import sys
+
+import ase.io
+import pytest
+import torch
+from models import crystal, labelled, molecule, tiny_mace
+from pathtune.cli import main
+
+pytestmark = pytest.mark.usefixtures("needs_mace")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A model file and data files."""
+    folder = tmp_path_factory.mktemp("world")
+    torch.save(tiny_mace(torch.float32), folder / "tiny.model")
+    for name, seed in (("train", 0), ("valid", 100), ("test", 200)):
+        ase.io.write(folder / f"{name}.xyz", labelled([molecule(seed + i, n=4) for i in range(6)]), format="extxyz")
+    ase.io.write(folder / "stress.xyz", labelled([crystal(0), crystal(1)], stress=True), format="extxyz")
+    return folder
+
+
+def fit_arguments(world, out, *more):
+    return ["fit", "--model", str(world / "tiny.model"), "--train", str(world / "train.xyz"),
+            "--valid", str(world / "valid.xyz"), "--epochs", "2", "--batch-size", "3", "--out", str(out), *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """The folder of a finished run."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main(fit_arguments(world, out, "--schedule", "L")) == 0
+    return out
+
+
+def test_a_run_leaves_one_folder(finished):
+    names = sorted(p.name for p in finished.iterdir())
+    assert names == ["adapter.safetensors", "checkpoint", "config.toml", "log.jsonl", "merged.model", "metrics.json"]
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["epochs"] == 2
+    assert metrics["counts"]["active"] > 0
+    assert len((finished / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_evaluate_of_adapter_and_of_merged_model_agree(world, finished, capsys):
+    data = ["--data", str(world / "test.xyz"), "--json"]
+    assert main(["evaluate", "--model", str(world / "tiny.model"),
+                 "--adapter", str(finished / "adapter.safetensors"), *data]) == 0  # fmt: skip
+    adapted = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", "--model", str(finished / "merged.model"), *data]) == 0
+    merged = json.loads(capsys.readouterr().out)
+    for key in ("energy_mae_mev_atom", "forces_mae_mev_a"):
+        assert adapted[key] == pytest.approx(merged[key], rel=1e-5)
+
+
+def test_merge_writes_what_fit_merged(world, finished, tmp_path, capsys):
+    out = tmp_path / "merged.model"
+    arguments = ["merge", "--model", str(world / "tiny.model"), "--adapter", str(finished / "adapter.safetensors"),
+                 "--out", str(out)]  # fmt: skip
+    assert main(arguments) == 0
+    a, b = (torch.load(f, weights_only=False).state_dict() for f in (out, finished / "merged.model"))
+    assert all(torch.equal(a[k], b[k]) for k in b)
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_config_file_mirrors_the_flags(world, finished, tmp_path, capsys):
+    config = (finished / "config.toml").read_text().replace(str(finished), str(tmp_path / "again"))
+    (tmp_path / "config.toml").write_text(config)
+    assert main(["fit", "--config", str(tmp_path / "config.toml"), "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    first = json.loads((finished / "metrics.json").read_text())
+    assert metrics["valid"] == first["valid"]
+    assert (tmp_path / "again" / "adapter.safetensors").read_bytes().__len__() > 0
+
+
+def test_stress_labels_are_fitted_and_reported(world, tmp_path, capsys):
+    arguments = fit_arguments(world, tmp_path / "run", "--json")
+    arguments[4] = arguments[6] = str(world / "stress.xyz")
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["valid"]["stress_mae_gpa"] > 0
+
+
+def test_paths_lists_every_layer(world, capsys):
+    assert main(["paths", "--model", str(world / "tiny.model"), "--elements", "H", "O"]) == 0
+    out = capsys.readouterr().out
+    for name in ("node_embedding.linear", "interactions.0.linear_up", "interactions.1.skip_tp", "readouts.0.linear"):
+        assert name in out
+    assert main(["paths", "--model", str(world / "tiny.model"), "--data", str(world / "test.xyz"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert sum(row["share"] for row in rows) < 1
+
+
+def test_an_interrupted_run_resumes_only_when_asked(world, tmp_path, monkeypatch, capsys):
+    from pathtune import _fit
+
+    out, original = tmp_path / "run", _fit._Run._finish_epoch
+
+    def interrupt(self):
+        original(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_fit._Run, "_finish_epoch", interrupt)
+    assert main(fit_arguments(world, out)) == 130
+    assert "--resume" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(fit_arguments(world, out)) == 2
+    assert "unfinished run" in capsys.readouterr().err
+    assert main(fit_arguments(world, out, "--resume", "--lr", "0.5")) == 2
+    assert "options differ" in capsys.readouterr().err
+    assert main(fit_arguments(world, out, "--resume")) == 0
+
+
+def replace(arguments, flag, value):
+    arguments = list(arguments)
+    arguments[arguments.index(flag) + 1] = value
+    return arguments
+
+
+MISTAKES = {
+    "missing train file": (lambda w, a: replace(a, "--train", str(w / "none.xyz")), "none.xyz: no such file"),
+    "missing model": (lambda w, a: replace(a, "--model", str(w / "none.model")), "none.model: no such file"),
+    "model is no model": (lambda w, a: replace(a, "--model", str(w / "train.xyz")), "train.xyz: not a MACE model"),
+    "unknown key": (lambda w, a: [*a, "--energy-key", "dft"], "'dft'"),
+    "unknown target": (lambda w, a: [*a, "--targets", "nothing"], "'nothing' matches no adaptable layer"),
+    "no out": (lambda w, a: a[:-2], "--out is missing"),
+    "zero epochs": (lambda w, a: replace(a, "--epochs", "0"), "epochs is 0"),
+    "missing config": (lambda w, a: [*a, "--config", "none.toml"], "none.toml: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_sentence_and_exit_status_2(case, world, tmp_path, capsys):
+    change, words = MISTAKES[case]
+    assert main(change(world, fit_arguments(world, tmp_path / "run"))) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.err.strip().count("\n") == 0
+    assert captured.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_overwritten(world, finished, tmp_path, capsys):
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    assert main(fit_arguments(world, finished)) == 2
+    assert "holds a finished run" in capsys.readouterr().err
+    assert before == {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("precious")
+    assert main(fit_arguments(world, tmp_path / "notes")) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "notes").iterdir()] == ["mine.txt"]
+    assert main(fit_arguments(world, world / "train.xyz")) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_an_unknown_config_key_is_named(world, tmp_path, capsys):
+    for text, words in (("[fit]\nepoch = 3\n", "unknown key 'epoch'"), ("[fits]\n", "unknown section 'fits'"),
+                        ("[fit]\nlr = 'many'\n", "expected float"), ("fit", "is not TOML")):  # fmt: skip
+        (tmp_path / "c.toml").write_text(text)
+        assert main(fit_arguments(world, tmp_path / "run", "--config", str(tmp_path / "c.toml"))) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_an_adapter_of_another_model_and_a_truncated_one_are_named(world, finished, tmp_path, capsys):
+    torch.save(tiny_mace(torch.float32, seed=5), tmp_path / "other.model")
+    adapter = finished / "adapter.safetensors"
+    data = ["--data", str(world / "test.xyz")]
+    assert main(["evaluate", "--model", str(tmp_path / "other.model"), "--adapter", str(adapter), *data]) == 2
+    assert "was made for another model" in capsys.readouterr().err
+    (tmp_path / "cut.safetensors").write_bytes(adapter.read_bytes()[:-10])
+    arguments = ["--adapter", str(tmp_path / "cut.safetensors"), *data]
+    assert main(["evaluate", "--model", str(world / "tiny.model"), *arguments]) == 2
+    assert "cut.safetensors: not a readable adapter" in capsys.readouterr().err
+
+
+def test_importing_the_package_imports_no_backbone():
+    code = "import sys, pathtune; print([m for m in ('mace', 'e3nn', 'sevenn', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_loading_a_model_is_silent_and_leaves_torch_load_safe(world):
+    code = ("import os, sys, pathtune; pathtune.load(sys.argv[1]); "
+            "assert 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, str(world / "tiny.model")], capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,103 @@
+"""The house rules that a machine can hold (docs/design.md)."""
+
+import ast
+import pathlib
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "python" / "pathtune"
+SOURCES = sorted(
+    p
+    for folder in ("python", "csrc", "tests", "bench", "demo")
+    for p in (ROOT / folder).rglob("*")
+    if p.suffix in {".py", ".pyi", ".cpp", ".hpp", ".inl", ".cu"}
+)
+# Layers, each importing only from itself and those before it; see docs/design.md.
+LAYERS = [
+    {"errors", "options"},
+    {"_core", "_paths", "_monomials", "reference", "data", "run_folder", "progress"},
+    {"ops", "batch", "layers"},
+    {"delta"},
+    {"model", "losses"},
+    {"backbones", "adapter", "atomic_energies", "evaluation", "calculator", "loading"},
+    {"_fit"},
+    {"cli", "benchmark"},
+]
+PACKAGES_OF_BACKBONES = {"mace", "e3nn", "sevenn", "nequip"}
+
+
+def imports(path):
+    """Modules that a file imports anywhere, dotted."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module == "pathtune":
+                yield from (f"pathtune.{alias.name}" for alias in node.names)
+
+
+def layer_of(part):
+    return next((i for i, names in enumerate(LAYERS) if part in names), None)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down_the_layers(path):
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if part == "__init__":
+        return
+    mine = layer_of(part)
+    assert mine is not None, f"{part} stands in no layer: add it to LAYERS and to docs/design.md"
+    for module in imports(path):
+        top, *rest = module.split(".")
+        if top in PACKAGES_OF_BACKBONES:
+            assert part == "backbones", f"{path} imports {module}: only backbones may"
+        if top == "pathtune" and rest and rest[0] != "__version__":
+            theirs = layer_of(rest[0])
+            if module == "pathtune._core":
+                assert part == "ops", f"{path} imports _core: only ops may"
+            lazy = part == "loading" and rest[0] == "backbones"
+            assert theirs is not None, f"{module} stands in no layer"
+            assert theirs <= mine or lazy, f"{path} (layer {mine}) imports {module} (layer {theirs})"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_stay_under_400_lines_and_functions_under_60(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    if path.suffix == ".py":
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert node.end_lineno - node.lineno + 1 <= 60, f"{node.name} is too long"
+
+
+def test_only_bindings_include_pybind11_and_nothing_includes_torch():
+    for path in (ROOT / "csrc").rglob("*"):
+        if path.suffix in {".cpp", ".hpp", ".inl", ".cu"}:
+            included = [line for line in path.read_text().splitlines() if line.startswith("#include")]
+            assert not any("torch" in line for line in included), path
+            if any("pybind11" in line for line in included):
+                assert path.name == "bindings.cpp", path
+
+
+def test_importing_any_module_does_no_work():
+    """Top-level statements are definitions, imports, constants and registrations: no loops, files or threads."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Expr,
+                       ast.If)  # fmt: skip
+            assert isinstance(node, allowed), f"{path}:{node.lineno}"
+            assert not isinstance(node, ast.If) or path.name == "__main__.py", f"{path}:{node.lineno}"
+
+
+def test_no_unfinished_work_is_marked():
+    words = ["TO" + "DO", "FIX" + "ME", "XX" + "X"]
+    for path in SOURCES:
+        assert not any(word in path.read_text() for word in words), path
+
+
+def test_the_tree_is_clean_of_generated_files():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert not [f for f in files if f.endswith((".so", ".pyc", ".o", ".model"))]
