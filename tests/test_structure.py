@@ -22,8 +22,8 @@ LAYERS = [
     {"delta"},
     {"model", "losses"},
     {"backbones", "adapter", "atomic_energies", "evaluation", "calculator", "loading"},
-    {"_fit"},
-    {"cli", "benchmark"},
+    {"_fit", "benchmark"},
+    {"cli"},
 ]
 PACKAGES_OF_BACKBONES = {"mace", "e3nn", "sevenn", "nequip"}
 

@@ -60,6 +60,10 @@ class PathLinear:
             self.by_output[ins.i_out].append(path)
             offset += mul_in * mul_out
 
+    def flops_per_node(self) -> int:
+        """FLOPs of one forward for one node."""
+        return sum(2 * n * mul_in * mul_out for paths in self.by_output for _, n, mul_in, mul_out, _, _ in paths)
+
     def __call__(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """y [n_nodes, dim_out] from x [n_nodes, dim_in] and the flat weights."""
         outputs = []

@@ -175,6 +175,25 @@ def load_mace(
     return MaceBackbone(stock.to(dtype) if dtype else stock, backend)
 
 
+def stock_mace(**options) -> torch.nn.Module:
+    """A stock ScaleShiftMACE in float32 with random weights; irreps and interaction classes as text."""
+    mace = import_mace()
+    from e3nn import o3
+
+    for name in ("interaction_cls", "interaction_cls_first"):
+        options[name] = getattr(mace.modules, options[name])
+    for name in ("hidden_irreps", "MLP_irreps"):
+        options[name] = o3.Irreps(options[name])
+    options.setdefault("gate", torch.nn.functional.silu)
+    options.setdefault("num_elements", len(options["atomic_numbers"]))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        return mace.modules.ScaleShiftMACE(atomic_inter_scale=1.0, atomic_inter_shift=0.0, use_reduced_cg=False, **options)
+    finally:
+        torch.set_default_dtype(before)
+
+
 def _find(source: str) -> pathlib.Path:
     if pathlib.Path(source).is_file():
         return pathlib.Path(source)

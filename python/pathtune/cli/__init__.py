@@ -14,6 +14,7 @@ VERBS = {
     "fit": "fine-tune a model on labelled structures",
     "evaluate": "errors of a model on labelled structures",
     "merge": "fold an adapter into a plain model",
+    "bench": "time training steps against the stock package",
 }
 
 

@@ -1,0 +1,1 @@
+"""Whole-step benchmarks behind `pathtune bench`; the operators' benches stand in bench/."""

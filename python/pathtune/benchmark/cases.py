@@ -1,0 +1,91 @@
+"""Models with the shapes of published ones and random weights, and structures of a given size."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import warnings
+
+import ase.build
+import numpy as np
+import torch
+
+from pathtune.data import Structure, from_atoms, read_structures
+from pathtune.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """Hyper-parameters of a MACE and the kind of structures it is timed on."""
+
+    hidden_irreps: str
+    r_max: float  # A
+    n_species: int
+    interactions: str  # middle of the class names
+    num_bessel: int
+    distance_transform: str
+    pair_repulsion: bool
+    structures: str  # "metal" or "aspirin"
+    correlation: int = 3
+    max_ell: int = 3
+
+
+CASES = {
+    # of MACE-MP-0b3 medium, 9,063,204 weights (METHOD, section 7)
+    "mp-0b3-medium": Case(
+        hidden_irreps="128x0e+128x1o", r_max=6.0, n_species=89, interactions="Density", num_bessel=10,
+        distance_transform="Agnesi", pair_repulsion=True, structures="metal"),
+    # of MACE-OFF23 medium, 1,428,368 weights
+    "off23-medium": Case(
+        hidden_irreps="128x0e+128x1o", r_max=5.0, n_species=10, interactions="", num_bessel=8,
+        distance_transform="None", pair_repulsion=False, structures="aspirin"),
+    # two layers small enough for a laptop's first minutes
+    "demo": Case(
+        hidden_irreps="32x0e+32x1o", r_max=5.0, n_species=4, interactions="", num_bessel=8,
+        distance_transform="None", pair_repulsion=False, structures="aspirin", max_ell=2),
+}  # fmt: skip
+OFF23_ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)
+
+
+def atomic_numbers(case: Case) -> list[int]:
+    """Elements of the case's model."""
+    if case.n_species == 4:
+        return [1, 6, 7, 8]
+    return list(OFF23_ELEMENTS) if case.n_species == 10 else list(range(1, case.n_species + 1))
+
+
+def build(name: str, seed: int = 0) -> torch.nn.Module:
+    """A stock ScaleShiftMACE in float32 with the case's shapes and random weights."""
+    from pathtune.backbones.mace import stock_mace
+
+    if name not in CASES:
+        raise InputError(f"--model is {name!r}, expected one of {', '.join(CASES)}")
+    case = CASES[name]
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit's, from e3nn
+        return stock_mace(
+            r_max=case.r_max, num_bessel=case.num_bessel, num_polynomial_cutoff=5, max_ell=case.max_ell,
+            interaction_cls=f"RealAgnostic{case.interactions}ResidualInteractionBlock",
+            interaction_cls_first=f"RealAgnostic{case.interactions}InteractionBlock",
+            num_interactions=2, hidden_irreps=case.hidden_irreps, MLP_irreps="16x0e",
+            atomic_energies=np.zeros(case.n_species), avg_num_neighbors=50.0, atomic_numbers=atomic_numbers(case),
+            correlation=case.correlation, radial_MLP=[64, 64, 64], pair_repulsion=case.pair_repulsion,
+            distance_transform=case.distance_transform,
+        )  # fmt: skip
+
+
+def structures(name: str, n_atoms: int) -> list[Structure]:
+    """Structures of about n_atoms atoms together: a three-element fcc crystal, or aspirin molecules."""
+    if CASES[name].structures == "metal":
+        atoms = ase.build.bulk("Cu", "fcc", a=3.61, cubic=True).repeat((2, 2, max(1, round(n_atoms / 16))))
+        atoms.rattle(0.05, seed=0)
+        atoms.numbers[::3] = 26
+        atoms.numbers[1::5] = 8
+        return [from_atoms(atoms, where="benchmark crystal")]
+    folder = pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data"))
+    file = folder / "rmd17" / "aspirin" / "train.extxyz.xz"
+    if not file.exists():
+        raise InputError(f"{file}: no such file; aspirin is benched on real structures, set PATHTUNE_DATA")
+    return read_structures(file, max_frames=max(1, round(n_atoms / 21)))
