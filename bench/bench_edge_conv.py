@@ -1,4 +1,4 @@
-"""edge_conv against e3nn: python -m pytest bench/bench_edge_conv.py (or run the file: ratios of one process).
+"""edge_conv against e3nn: `pytest bench/bench_edge_conv.py -o addopts=`, or run the file: ratios of one process.
 
 Passes as in a training step: forward; backward to (x, y, w) in the force pass; the loss's double backward to
 (g, x) with all adjoints present. e3nn: gather, o3.TensorProduct 'uvu', index_add, and torch's autograd.
@@ -71,7 +71,7 @@ def passes(function, inputs):
 @pytest.mark.parametrize("name", CONV_CASES)
 @pytest.mark.parametrize("which", ["pathtune", "e3nn"])
 @pytest.mark.parametrize("measured", PASSES)
-def bench_edge_conv(benchmark, name, which, measured):
+def test_edge_conv(benchmark, name, which, measured):
     functions, inputs = build(CONV_CASES[name])
     steps = passes(functions[which], inputs)
 

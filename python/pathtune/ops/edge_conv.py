@@ -150,12 +150,11 @@ def _forward(
 def _first_backward(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, g: torch.Tensor, sender: torch.Tensor,
     receiver_ptr: torch.Tensor, sender_order: torch.Tensor, sender_ptr: torch.Tensor,
-    weight_row: torch.Tensor, row_ptr: torch.Tensor, row_edges: torch.Tensor, paths: torch.Tensor, coefficients: torch.Tensor,
-    needs: list[bool],
+    weight_row: torch.Tensor, row_ptr: torch.Tensor, row_edges: torch.Tensor, paths: torch.Tensor,
+    coefficients: torch.Tensor, needs: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     graph = (sender, receiver_ptr, sender_order, sender_ptr, weight_row, row_ptr, row_edges)
     gx, gy, gw = _outputs(needs, x, y, w)
-    outputs = (None, *_only(needs, (gx, gy, gw)))
     outputs = (None, *_only(needs, (gx, gy, gw)))
     _call("edge_conv_backward", (*graph, paths, coefficients), (x, y, w, g), (None,) * 3, outputs)
     return gx, gy, gw
