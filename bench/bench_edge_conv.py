@@ -1,4 +1,5 @@
-"""edge_conv against e3nn: `pytest bench/bench_edge_conv.py -o addopts=`, or run the file: ratios of one process.
+"""edge_conv against e3nn: `pytest bench/bench_edge_conv.py -o addopts=`; run as a script: ratios.
+
 
 Passes as in a training step: forward; backward to (x, y, w) in the force pass; the loss's double backward to
 (g, x) with all adjoints present. e3nn: gather, o3.TensorProduct 'uvu', index_add, and torch's autograd.
