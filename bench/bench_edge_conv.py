@@ -1,4 +1,5 @@
-"""edge_conv against e3nn: python -m pytest bench/bench_edge_conv.py (or run the file: ratios of one process).
+"""edge_conv against e3nn: `pytest bench/bench_edge_conv.py -o addopts=`; run as a script: ratios.
+
 
 Passes as in a training step: forward; backward to (x, y, w) in the force pass; the loss's double backward to
 (g, x) with all adjoints present. e3nn: gather, o3.TensorProduct 'uvu', index_add, and torch's autograd.
@@ -31,13 +32,15 @@ def build(case: ConvCase, *, shared_rows: bool = False):
     out = o3.Irreps([(in1[a].mul, ir) for a, _, ir in case.paths])
     instructions = [(a, b, i, "uvu", True) for i, (a, b, _) in enumerate(case.paths)]
     product = o3.TensorProduct(in1, in2, out, instructions, shared_weights=False, internal_weights=False)
-    c = [o3.wigner_3j(in1[i.i_in1].ir.l, in2[i.i_in2].ir.l, out[i.i_out].ir.l, dtype=torch.float64) * i.path_weight
-         for i in product.instructions]  # fmt: skip
-    paths = [(i.i_in1, i.i_in2, i.i_out, c_p) for i, c_p in zip(product.instructions, c)]
+    paths = []
+    for i in product.instructions:
+        ls = in1[i.i_in1].ir.l, in2[i.i_in2].ir.l, out[i.i_out].ir.l
+        paths.append((i.i_in1, i.i_in2, i.i_out, o3.wigner_3j(*ls, dtype=torch.float64) * i.path_weight))
     table = edge_conv_table(in1, in2, out, paths)
     sender, receiver, row = neighbour_graph(case.n_nodes, case.n_neighbours)
     graph = conv_graph(sender, receiver, case.n_nodes, row if shared_rows else None)
-    shapes = (case.n_nodes, in1.dim), (sender.numel(), in2.dim), (graph.row_ptr.numel() - 1, product.weight_numel)
+    n_rows = graph.row_ptr.numel() - 1
+    shapes = (case.n_nodes, in1.dim), (sender.numel(), in2.dim), (n_rows, product.weight_numel)
     inputs = [torch.randn(*shape, requires_grad=True) for shape in shapes]
 
     def stock(x, y, w):
@@ -69,12 +72,16 @@ def passes(function, inputs):
 @pytest.mark.parametrize("name", CONV_CASES)
 @pytest.mark.parametrize("which", ["pathtune", "e3nn"])
 @pytest.mark.parametrize("measured", PASSES)
-def bench_edge_conv(benchmark, name, which, measured):
+def test_edge_conv(benchmark, name, which, measured):
     functions, inputs = build(CONV_CASES[name])
     steps = passes(functions[which], inputs)
-    before = [steps[p] for p in PASSES[: PASSES.index(measured)]]
+
+    def run_those_before():
+        for earlier in PASSES[: PASSES.index(measured)]:
+            steps[earlier]()
+
     benchmark.group = f"{name}: {measured}"
-    benchmark.pedantic(steps[measured], setup=lambda: [step() for step in before] and None, rounds=20, warmup_rounds=2)
+    benchmark.pedantic(steps[measured], setup=run_those_before, rounds=20, warmup_rounds=2)
 
 
 def compare(name: str, *, rounds: int, shared_rows: bool) -> dict:
@@ -89,13 +96,15 @@ def compare(name: str, *, rounds: int, shared_rows: bool) -> dict:
                     start = time.perf_counter()
                     steps[which][p]()
                     times[which][p].append(1e3 * (time.perf_counter() - start))
-    medians = {which: {p: statistics.median(t) for p, t in by_pass.items()} for which, by_pass in times.items()}
-    ratios = {p: medians["e3nn"][p] / medians["pathtune"][p] for p in PASSES}
-    return {"case": name, "shared_rows": shared_rows, "n_threads": torch.get_num_threads(), "ms": medians, "ratio": ratios}
+    ms = {which: {p: round(statistics.median(times[which][p]), 3) for p in PASSES} for which in steps}
+    ratio = {p: round(ms["e3nn"][p] / ms["pathtune"][p], 1) for p in PASSES}
+    n_threads = torch.get_num_threads()
+    return {"case": name, "shared_rows": shared_rows, "n_threads": n_threads, "ms": ms, "ratio": ratio}
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     for name in CONV_CASES:
         for shared_rows in (False, True):
-            print(json.dumps(compare(name, rounds=int(sys.argv[1]) if len(sys.argv) > 1 else 5, shared_rows=shared_rows)))
+            print(json.dumps(compare(name, rounds=rounds, shared_rows=shared_rows)))

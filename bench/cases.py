@@ -41,8 +41,8 @@ CONV_CASES = {
     "mp-0b3-medium, layer 2": ConvCase(
         irreps_in1="128x0e+128x1o",
         irreps_in2=_MACE_Y,
-        paths=_mace((0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 2, 1), (0, 2, 2), (1, 1, 2), (1, 3, 2), (0, 3, 3),
-                    (1, 2, 3)),
+        paths=_mace((0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 2, 1), (0, 2, 2), (1, 1, 2), (1, 3, 2),
+                    (0, 3, 3), (1, 2, 3)),
     ),
     "sevennet-0": ConvCase(
         irreps_in1="128x0e+64x1e+32x2e", irreps_in2="1x0e+1x1e+1x2e", paths=_all_paths(3, 3, 2)

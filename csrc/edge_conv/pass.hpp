@@ -47,7 +47,7 @@ template <class T>
 struct Workspace {
   std::vector<T> m, am;                // [tile_edges, m_stride]
   std::vector<Vector<T>> moments, gy;  // [tile_edges, max_m_size], [tile_edges, dim_y]
-  int64_t edges[tile_edges];
+  std::vector<int64_t> edges;          // of one receiver and round
 
   explicit Workspace(const Pass<T>& pass)
       : m(tile_edges * pass.plan.m_stride),
@@ -72,26 +72,43 @@ void run_stage(const Pass<T>& pass, const Stage<T>& stage, const Tile<T>& tile, 
   for (size_t p = 0; p < pass.plan.paths.size(); ++p) {
     const PlannedPath<T>& planned = pass.plan.paths[p];
     const EdgeConvPath& path = planned.path;
-    if (has_moments(stage.mode)) std::fill(work.moments.begin(), work.moments.end(), Vector<T>{});
-    if (stage.kernels[p]) stage.kernels[p](path, planned.m_offset, tile);
-    any_path<T>(stage.mode, path, planned.m_offset, tile,
-                stage.kernels[p] ? path.mul / n_lanes<T> * n_lanes<T> : 0);
+    const int64_t whole = stage.kernels[p] ? path.mul / n_lanes<T> * n_lanes<T> : 0;
+    if (whole > 0)
+      stage.kernels[p](path, planned.m_offset, tile);
+    else if (has_moments(stage.mode))
+      std::fill(work.moments.begin(), work.moments.end(), Vector<T>{});
+    any_path<T>(stage.mode, path, planned.m_offset, tile, whole);
     if (has_moments(stage.mode))
       for (int e = 0; e < tile.n_edges; ++e)
         contract_moments(planned, tile.moments + e * tile.moments_stride, &work.gy[e * pass.shape.dim_y]);
   }
 }
 
-// Edges work.edges[0 .. n_edges - 1] of one receiver; `parts` holds gx of edges from `first_edge` on.
+// The edge that will stand in the place of edges[q] in the next tile; past the last one, those that follow
+// it.
 template <class T>
-void run_tile(const Pass<T>& pass, Tile<T>& tile, Workspace<T>& work, T* parts, int64_t first_edge) {
+int64_t edge_after(const Pass<T>& pass, const std::vector<int64_t>& edges, size_t q) {
+  const size_t next = q + tile_edges;
+  if (next < edges.size()) return edges[next];
+  return std::min(edges.back() + 1 + int64_t(next - edges.size()), pass.shape.n_edges - 1);
+}
+
+// Edges work.edges[begin .. begin + n_edges - 1] of one receiver; `parts` holds gx of edges from `first_edge`
+// on.
+template <class T>
+void run_tile(const Pass<T>& pass, Tile<T>& tile, Workspace<T>& work, int64_t begin, T* parts,
+              int64_t first_edge) {
   const EdgeConvShape& shape = pass.shape;
   for (int e = 0; e < tile.n_edges; ++e) {
-    const int64_t edge = work.edges[e], sender = pass.graph.sender[edge], row = pass.graph.weight_row[edge];
+    const int64_t edge = work.edges[begin + e], sender = pass.graph.sender[edge],
+                  row = pass.graph.weight_row[edge];
     tile.x[e] = pass.in.x + sender * shape.dim_in;
     tile.w[e] = pass.in.w + row * shape.weight_numel;
     tile.ax[e] = pass.adjoints.ax ? pass.adjoints.ax + sender * shape.dim_in : pass.zeros.data();
     tile.aw[e] = pass.adjoints.aw ? pass.adjoints.aw + row * shape.weight_numel : pass.zeros.data();
+    const int64_t next_row = pass.graph.weight_row[edge_after(pass, work.edges, begin + e)];
+    tile.next_w[e] = pass.in.w + next_row * shape.weight_numel;
+    tile.next_aw[e] = pass.adjoints.aw ? pass.adjoints.aw + next_row * shape.weight_numel : pass.zeros.data();
     tile.gx[e] = parts ? parts + (edge - first_edge) * shape.dim_in : nullptr;
     tile.gw[e] = pass.to.gw ? pass.to.gw + row * shape.weight_numel : nullptr;
     if (parts) std::fill_n(tile.gx[e], shape.dim_in, T(0));
@@ -104,7 +121,7 @@ void run_tile(const Pass<T>& pass, Tile<T>& tile, Workspace<T>& work, T* parts, 
   if (pass.to.gy)
     for (int e = 0; e < tile.n_edges; ++e)
       for (int64_t j = 0; j < shape.dim_y; ++j)
-        pass.to.gy[work.edges[e] * shape.dim_y + j] = sum_lanes<T>(work.gy[e * shape.dim_y + j]);
+        pass.to.gy[work.edges[begin + e] * shape.dim_y + j] = sum_lanes<T>(work.gy[e * shape.dim_y + j]);
 }
 
 template <class T>
@@ -121,14 +138,14 @@ void run_receiver(const Pass<T>& pass, int64_t node, int64_t round, Workspace<T>
   tile.out = pass.to.gg ? pass.to.gg + node * shape.dim_out : nullptr;
   tile.adds_gw = round > 0;
   if (tile.out && round == 0) std::fill_n(tile.out, shape.dim_out, T(0));
-  for (int64_t edge = pass.graph.receiver_ptr[node]; edge < pass.graph.receiver_ptr[node + 1]; ++edge) {
-    if (pass.n_rounds > 1 && pass.round[edge] != round) continue;
-    work.edges[tile.n_edges++] = edge;
-    if (tile.n_edges < tile_edges) continue;
-    run_tile(pass, tile, work, parts, first_edge);
-    tile.n_edges = 0;
+  work.edges.clear();
+  for (int64_t edge = pass.graph.receiver_ptr[node]; edge < pass.graph.receiver_ptr[node + 1]; ++edge)
+    if (pass.n_rounds == 1 || pass.round[edge] == round) work.edges.push_back(edge);
+  const int64_t n_edges = int64_t(work.edges.size());
+  for (int64_t begin = 0; begin < n_edges; begin += tile_edges) {
+    tile.n_edges = int(std::min<int64_t>(tile_edges, n_edges - begin));
+    run_tile(pass, tile, work, begin, parts, first_edge);
   }
-  if (tile.n_edges) run_tile(pass, tile, work, parts, first_edge);
 }
 
 // gx[node] += the parts of its edges in [first_edge, end_edge); `cursor` is where the last chunk stopped.

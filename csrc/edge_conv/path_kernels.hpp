@@ -37,6 +37,9 @@ inline void walk_channels(const EdgeConvPath& path, int64_t m_offset, const Tile
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       w[v] = load(tile.w[e] + path.weight_offset + c + v * lanes);
+      __builtin_prefetch(tile.next_w[e] + path.weight_offset + c + v * lanes);
+      if constexpr (is_adjoint(mode))
+        __builtin_prefetch(tile.next_aw[e] + path.weight_offset + c + v * lanes);
       if constexpr (is_adjoint(mode)) aw[v] = load(tile.aw[e] + path.weight_offset + c + v * lanes);
       gw[v] = Vector<T>{};
     }
@@ -63,7 +66,7 @@ inline void walk_channels(const EdgeConvPath& path, int64_t m_offset, const Tile
           }
         }
         if constexpr (has_gradient(mode)) {
-          gw[v] += is_adjoint(mode) ? h * ax + a * x : h * x;
+          if (tile.gw[e]) gw[v] += is_adjoint(mode) ? h * ax + a * x : h * x;
           if (tile.gx[e])
             add_to(tile.gx[e] + path.in_offset + i * mul + c + v * lanes,
                    is_adjoint(mode) ? w[v] * a + aw[v] * h : w[v] * h);
@@ -87,8 +90,9 @@ inline void walk_channels(const EdgeConvPath& path, int64_t m_offset, const Tile
 
 template <class T, Mode mode, int D1, int D3>
 void walk_path(const EdgeConvPath& path, int64_t m_offset, const Tile<T>& tile) {
-  constexpr int per_vector = D3 * (int(has_value(mode)) + int(has_gradient(mode))) + 2;
-  constexpr int V = vector_bytes == 64 && 2 * per_vector <= 24 ? 2 : 1;
+  // Registers for two vectors of channels at once: a scalar of M is then read once for both.
+  constexpr int n_registers = 2 * (D3 * (int(has_value(mode)) + int(has_gradient(mode))) + 2);
+  constexpr int V = vector_bytes == 64 && n_registers <= (is_adjoint(mode) ? 12 : 24) ? 2 : 1;
   int64_t c = 0;
   for (; c + V * n_lanes<T> <= path.mul; c += V * n_lanes<T>)
     walk_channels<T, mode, D1, D3, V>(path, m_offset, tile, c);
@@ -107,6 +111,8 @@ void moments_path(const EdgeConvPath& path, int64_t m_offset, const Tile<T>& til
     for (int64_t c = 0; c + lanes <= mul; c += lanes) {
       const T* x_at = tile.x[e] + path.in_offset + c;
       const Vector<T> w = load(tile.w[e] + path.weight_offset + c);
+      __builtin_prefetch(tile.next_w[e] + path.weight_offset + c);
+
       Vector<T> s[D1], h[D1] = {};
 #pragma GCC unroll 16
       for (int i = 0; i < D1; ++i) {

@@ -17,7 +17,9 @@
 
 namespace pathtune::PATHTUNE_ISA {
 
-constexpr int tile_edges = 8;  // edges of one receiver that are walked together: their rows stay in L1
+// Edges of one receiver that are walked together: fewer reload its row too often, more do not stay in the
+// cache.
+constexpr int tile_edges = 8;
 
 // What one walk over a tile computes. `adjoint_*`: of the double backward.
 enum class Mode {
@@ -49,12 +51,14 @@ struct Tile {
   const T* x[tile_edges];   // row of the sender
   const T* ax[tile_edges];  // or zeros
   const T* w[tile_edges];
-  const T* aw[tile_edges];  // or zeros
-  T* gx[tile_edges];        // this edge's part of gx [dim_in]; null: not wanted
-  T* gw[tile_edges];        // null: not wanted
-  bool adds_gw;             // an earlier edge has written this row of gw
-  const T* m;               // [n_edges, m_stride]
-  const T* am;              // likewise, from ay
+  const T* aw[tile_edges];       // or zeros
+  const T* next_w[tile_edges];   // rows of the tile after this one: prefetched, because the paths' slices of
+  const T* next_aw[tile_edges];  // a row come in an order that the hardware does not foresee
+  T* gx[tile_edges];             // this edge's part of gx [dim_in]; null: not wanted
+  T* gw[tile_edges];             // null: not wanted
+  bool adds_gw;                  // an earlier edge has written this row of gw
+  const T* m;                    // [n_edges, m_stride]
+  const T* am;                   // likewise, from ay
   int64_t m_stride;
   Vector<T>* moments;  // [n_edges, moments_stride]: gM of one path, lanes not yet summed
   int64_t moments_stride;
@@ -87,7 +91,6 @@ struct Plan {
   std::vector<PlannedPath<T>> paths;
   int64_t m_stride = 0;  // row length of M
   int64_t max_m_size = 0;
-  int64_t max_dim1 = 0;
 };
 
 template <class T>
@@ -109,7 +112,6 @@ inline Plan<T> make_plan(const EdgeConvPath* paths, int64_t n_paths, const doubl
     }
     plan.m_stride += size;
     plan.max_m_size = std::max(plan.max_m_size, size);
-    plan.max_dim1 = std::max(plan.max_dim1, path.dim1);
     plan.paths.push_back(std::move(planned));
   }
   return plan;

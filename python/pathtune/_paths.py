@@ -82,8 +82,8 @@ def species_linear_table(
 class EdgeConvTable:
     """Paths of an edge_conv, as csrc/edge_conv/edge_conv.hpp wants them."""
 
-    # [n_paths, 9] int64: in_offset, y_offset, out_offset, weight_offset, coefficient_offset, mul, 2l+1 three times
-    paths: torch.Tensor
+    # int64: in_offset, y_offset, out_offset, weight_offset, coefficient_offset, mul, 2l+1 of x, y and out
+    paths: torch.Tensor  # [n_paths, 9]
     coefficients: torch.Tensor  # float64: each path's C [2l1+1, 2l2+1, 2l3+1], one after the other
     dim_in: int
     dim_y: int
@@ -105,11 +105,13 @@ def edge_conv_table(
     in1, in2, out = blocks(irreps_in1), blocks(irreps_in2), blocks(irreps_out)
     rows, coefficients, weight_offset, coefficient_offset = [], [], 0, 0
     for path, (i_in1, i_in2, i_out, c) in enumerate(instructions):
-        (offset1, mul, dim1), (offset2, mul2, dim2), (offset3, mul3, dim3) = in1[i_in1], in2[i_in2], out[i_out]
+        offset1, mul, dim1 = in1[i_in1]
+        offset2, mul2, dim2 = in2[i_in2]
+        offset3, mul3, dim3 = out[i_out]
         if mul2 != 1:
             raise ValueError(f"path {path}: multiplicity of y's irrep is {mul2}, expected 1")
         if mul3 != mul:
-            raise ValueError(f"path {path}: multiplicity of the output is {mul3}, expected {mul} as of the input")
+            raise ValueError(f"path {path}: multiplicity of the output is {mul3}, expected {mul}")
         if tuple(c.shape) != (dim1, dim2, dim3):
             raise ValueError(f"path {path}: C has shape {tuple(c.shape)}, expected {(dim1, dim2, dim3)}")
         rows.append((offset1, offset2, offset3, weight_offset, coefficient_offset, mul, dim1, dim2, dim3))

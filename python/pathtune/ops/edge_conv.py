@@ -22,7 +22,7 @@ class ConvGraph:
 
     sender: torch.Tensor  # [n_edges]
     receiver: torch.Tensor  # [n_edges] ascending
-    receiver_ptr: torch.Tensor  # [n_nodes + 1]: node n receives edges receiver_ptr[n] .. receiver_ptr[n + 1] - 1
+    receiver_ptr: torch.Tensor  # [n_nodes + 1] node n receives edges [receiver_ptr[n], receiver_ptr[n + 1])
     sender_order: torch.Tensor  # [n_edges] edges sorted by sender, stable
     sender_ptr: torch.Tensor  # [n_nodes + 1] into sender_order
     weight_row: torch.Tensor  # [n_edges] the row of w that an edge reads
@@ -47,7 +47,7 @@ def conv_graph(
     n_edges = receiver.numel()
     check_size("conv_graph", "number of senders", sender.numel(), n_edges)
     own_rows = weight_row is None
-    weight_row = torch.arange(n_edges, device=receiver.device) if weight_row is None else weight_row.contiguous()
+    weight_row = torch.arange(n_edges, device=receiver.device) if own_rows else weight_row.contiguous()
     check_size("conv_graph", "number of weight rows", weight_row.numel(), n_edges)
     for name, index in (("sender", sender), ("receiver", receiver), ("weight_row", weight_row)):
         if index.dtype != torch.int64:
@@ -57,8 +57,9 @@ def conv_graph(
                              f"with {n_nodes} nodes")  # fmt: skip
     if bool((receiver[1:] < receiver[:-1]).any()):
         at = int((receiver[1:] < receiver[:-1]).nonzero()[0])
-        raise ValueError(f"conv_graph: edges must be sorted by receiver, but edge {at} goes to node "
-                         f"{int(receiver[at])} and edge {at + 1} to node {int(receiver[at + 1])}")  # fmt: skip
+        first, second = receiver[at : at + 2].tolist()
+        raise ValueError(f"conv_graph: edges must be sorted by receiver, but edge {at} goes to node {first} "
+                         f"and edge {at + 1} to node {second}")  # fmt: skip
     n_rows = int(weight_row.max()) + 1 if n_edges else 0
     row_edges = weight_row if own_rows else torch.argsort(weight_row, stable=True)
     return ConvGraph(
@@ -100,8 +101,8 @@ def edge_conv(
 
 def _index(graph: ConvGraph, table: EdgeConvTable) -> tuple[torch.Tensor, ...]:
     return (
-        graph.sender, graph.receiver_ptr, graph.sender_order, graph.sender_ptr, graph.weight_row, graph.row_ptr,
-        graph.row_edges, table.paths, table.coefficients,
+        graph.sender, graph.receiver_ptr, graph.sender_order, graph.sender_ptr, graph.weight_row,
+        graph.row_ptr, graph.row_edges, table.paths, table.coefficients,
     )  # fmt: skip
 
 
@@ -110,12 +111,14 @@ def _call(name: str, index, inputs, adjoints, outputs) -> None:
     inputs = [None if t is None else t.contiguous() for t in inputs]
     adjoints = [None if t is None else t.contiguous() for t in adjoints]
     x, y, w, g = inputs
-    dim_out = (outputs[0] if g is None else g).shape[1]
-    sizes = (x.shape[0], y.shape[0], w.shape[0], x.shape[1], y.shape[1], dim_out, w.shape[1], index[-2].shape[0])
-    addresses = lambda tensors: tuple(0 if t is None else t.data_ptr() for t in tensors)  # noqa: E731
+    out = outputs[0] if g is None else g
+    n_paths = index[-2].shape[0]
     getattr(_core, f"{name}_{KERNEL_DTYPES[x.dtype]}")(
-        sizes, torch.get_num_threads(), addresses(index), addresses(inputs), addresses(adjoints), addresses(outputs)
-    )
+        (x.shape[0], y.shape[0], w.shape[0], x.shape[1], y.shape[1], out.shape[1], w.shape[1], n_paths),
+        torch.get_num_threads(),
+        *(tuple(0 if t is None else t.data_ptr() for t in group)
+          for group in (index, inputs, adjoints, outputs)),
+    )  # fmt: skip
 
 
 def _outputs(needs: list[bool], *like: torch.Tensor) -> list[torch.Tensor]:
@@ -137,22 +140,23 @@ def _forward(
     sender_order: torch.Tensor, sender_ptr: torch.Tensor, weight_row: torch.Tensor, row_ptr: torch.Tensor,
     row_edges: torch.Tensor, paths: torch.Tensor, coefficients: torch.Tensor, dim_out: int,
 ) -> torch.Tensor:  # fmt: skip
-    index = (sender, receiver_ptr, sender_order, sender_ptr, weight_row, row_ptr, row_edges, paths, coefficients)
+    graph = (sender, receiver_ptr, sender_order, sender_ptr, weight_row, row_ptr, row_edges)
     out = x.new_empty(x.shape[0], dim_out)
-    _call("edge_conv", index, (x, y, w, None), (None,) * 3, (out, None, None, None))
+    _call("edge_conv", (*graph, paths, coefficients), (x, y, w, None), (None,) * 3, (out, None, None, None))
     return out
 
 
 @torch.library.custom_op("pathtune::edge_conv_backward", mutates_args=(), device_types="cpu")
 def _first_backward(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, g: torch.Tensor, sender: torch.Tensor,
-    receiver_ptr: torch.Tensor, sender_order: torch.Tensor, sender_ptr: torch.Tensor, weight_row: torch.Tensor,
-    row_ptr: torch.Tensor, row_edges: torch.Tensor, paths: torch.Tensor, coefficients: torch.Tensor,
-    needs: list[bool],
+    receiver_ptr: torch.Tensor, sender_order: torch.Tensor, sender_ptr: torch.Tensor,
+    weight_row: torch.Tensor, row_ptr: torch.Tensor, row_edges: torch.Tensor, paths: torch.Tensor,
+    coefficients: torch.Tensor, needs: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    index = (sender, receiver_ptr, sender_order, sender_ptr, weight_row, row_ptr, row_edges, paths, coefficients)
+    graph = (sender, receiver_ptr, sender_order, sender_ptr, weight_row, row_ptr, row_edges)
     gx, gy, gw = _outputs(needs, x, y, w)
-    _call("edge_conv_backward", index, (x, y, w, g), (None,) * 3, (None, *_only(needs, (gx, gy, gw))))
+    outputs = (None, *_only(needs, (gx, gy, gw)))
+    _call("edge_conv_backward", (*graph, paths, coefficients), (x, y, w, g), (None,) * 3, outputs)
     return gx, gy, gw
 
 
@@ -163,9 +167,10 @@ def _second_backward(
     sender_order: torch.Tensor, sender_ptr: torch.Tensor, weight_row: torch.Tensor, row_ptr: torch.Tensor,
     row_edges: torch.Tensor, paths: torch.Tensor, coefficients: torch.Tensor, needs: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    index = (sender, receiver_ptr, sender_order, sender_ptr, weight_row, row_ptr, row_edges, paths, coefficients)
+    graph = (sender, receiver_ptr, sender_order, sender_ptr, weight_row, row_ptr, row_edges)
     gg, gx, gy, gw = _outputs(needs, g, x, y, w)
-    _call("edge_conv_double_backward", index, (x, y, w, g), (ax, ay, aw), _only(needs, (gg, gx, gy, gw)))
+    outputs = _only(needs, (gg, gx, gy, gw))
+    _call("edge_conv_double_backward", (*graph, paths, coefficients), (x, y, w, g), (ax, ay, aw), outputs)
     return gg, gx, gy, gw
 
 
@@ -203,7 +208,7 @@ def _backward_of_first_backward(ctx, *adjoints):
 
 
 def _backward_of_second_backward(ctx, *_):
-    raise NotImplementedError("edge_conv: third derivatives are not implemented, it can be differentiated twice")
+    raise NotImplementedError("edge_conv: third derivatives are not implemented")
 
 
 _forward.register_autograd(_backward_of_forward, setup_context=_save_forward)
