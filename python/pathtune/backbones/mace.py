@@ -49,7 +49,8 @@ class MaceBackbone:
         data = self._stock_input(batch, head)
         out = torch.func.functional_call(self.stock, replaced, (data,), options)
         energy = out["interaction_energy"] if "interaction_energy" in out else out["energy"]
-        return energy, out["forces"], out["stress"] if needs_stress else None
+        stress = torch.where(flat_cells(batch), 0.0, out["stress"]) if needs_stress else None
+        return energy, out["forces"], stress
 
     def with_weights(
         self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int
@@ -115,17 +116,24 @@ class MaceBackbone:
         ptr = torch.zeros(batch.n_graphs + 1, dtype=torch.int64)
         ptr[1:] = batch.n_atoms.cumsum(0)
         shifts = torch.einsum("ei,eij->ej", batch.unit_shifts, batch.cell[batch.node_graph[batch.sender]])
+        # A molecule gets a unit cell: stock divides by the volume, and zero would give NaN gradients of a stress.
+        cell = torch.where(flat_cells(batch), torch.eye(3).to(batch.cell), batch.cell)
         return {
             "positions": batch.positions.detach().clone(),
             "node_attrs": one_hot,
             "edge_index": torch.stack([batch.sender, batch.receiver]),
             "unit_shifts": batch.unit_shifts,
             "shifts": shifts,
-            "cell": batch.cell.reshape(-1, 3),
+            "cell": cell.reshape(-1, 3),
             "batch": batch.node_graph,
             "ptr": ptr,
             "head": torch.full((batch.n_graphs,), head, dtype=torch.int64),
         }
+
+
+def flat_cells(batch: Batch) -> torch.Tensor:
+    """Which structures have no volume, and so no stress [n_graphs, 1, 1]."""
+    return torch.linalg.det(batch.cell).abs().reshape(-1, 1, 1) < 1e-6
 
 
 def _choose(backend: str, stock: torch.nn.Module):
@@ -169,7 +177,8 @@ def load_mace(
     """
     import_mace()
     if isinstance(source, torch.nn.Module):
-        stock = copy.deepcopy(source)
+        with quiet_torchscript():
+            stock = copy.deepcopy(source)
     else:
         stock = _load_file(_find(str(source)))
     return MaceBackbone(stock.to(dtype) if dtype else stock, backend)

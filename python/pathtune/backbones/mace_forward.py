@@ -196,7 +196,8 @@ class _Layer:
         message = message / self._normalisation(radial, cutoff, edges, x)
         if not self.is_residual:
             message = species_linear(message, weight("skip_tp"), groups, self.skip)
-        a = message.reshape(message.shape[0], self.contraction.n_ell, -1)
+        n_nodes, n_ell = message.shape[0], self.contraction.n_ell
+        a = message.reshape(n_nodes, n_ell, message.shape[1] // n_ell)
         weights = [parameters[name] for name in self.contraction_weights]
         coefficients = contraction_coefficients(weights, groups.present, self.contraction)
         b = symmetric_contraction(a, coefficients, groups, self.contraction).flatten(1)
