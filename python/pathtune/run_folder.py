@@ -64,6 +64,8 @@ class RunFolder:
                 raise InputError(
                     f"{self.folder}: --resume, but the options differ from {self.config}, expected the same command"
                 )
+            for leftover in self.folder.rglob(".*.tmp"):  # of a write that a kill cut short
+                leftover.unlink()
             return
         if self.folder.is_dir() and any(p for p in self.folder.iterdir() if not p.name.startswith(".")):
             raise InputError(f"{self.folder}: is not empty, expected a new folder for the run")
