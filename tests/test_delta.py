@@ -51,7 +51,7 @@ def test_all_active_without_threshold_is_the_plain_sum():
 
 
 def test_gradcheck_away_from_the_kink():
-    base, delta = make()
+    _, delta = make()
     values = delta.values.detach().requires_grad_()
     function = lambda v, d: soft_threshold(v, d)  # noqa: E731
     assert torch.autograd.gradcheck(function, (values, torch.tensor([0.0033], dtype=torch.float64)), eps=1e-7)

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+
 from pathtune.adapter import read_adapter
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("needs_mace")]

@@ -20,8 +20,8 @@ class Progress:
         self.bar: Bar | None = None
         if not quiet and console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn())
-            self.bar = Bar(*columns, console=console)
-            self.task = self.bar.add_task("epoch 0", total=n_epochs)
+            bar = Bar(*columns, console=console)
+            self.bar, self.task = bar, bar.add_task("epoch 0", total=n_epochs)
 
     def __enter__(self) -> Progress:
         if self.bar:

@@ -8,6 +8,7 @@ import ase.build
 import numpy as np
 import pytest
 import torch
+
 from models import crystal, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, sparsify, unfreeze
 from pathtune.batch import collate

@@ -7,6 +7,7 @@ import sys
 import ase.io
 import pytest
 import torch
+
 from models import crystal, labelled, molecule, tiny_mace
 from pathtune.cli import main
 
@@ -26,7 +27,8 @@ def world(tmp_path_factory):
 
 def fit_arguments(world, out, *more):
     return ["fit", "--model", str(world / "tiny.model"), "--train", str(world / "train.xyz"),
-            "--valid", str(world / "valid.xyz"), "--epochs", "2", "--batch-size", "3", "--out", str(out), *more]  # fmt: skip
+            "--valid", str(world / "valid.xyz"), "--epochs", "2", "--batch-size", "3",
+            "--out", str(out), *more]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

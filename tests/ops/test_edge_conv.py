@@ -11,7 +11,7 @@ from pathtune.ops import conv_graph, edge_conv
 
 
 class Ir:
-    def __init__(self, l, p):  # noqa: E741
+    def __init__(self, l, p):
         self.l, self.p = l, p
 
 

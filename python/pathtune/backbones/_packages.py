@@ -32,10 +32,10 @@ def import_mace():
     allow = getattr(torch.serialization, "safe_globals", None)  # absent before torch 2.5, where it is not needed
     try:
         # mace prints a line about cuequivariance, e3nn and mace use torch.jit, which warns: not the user's affair.
-        with contextlib.redirect_stdout(io.StringIO()), quiet_torchscript():
-            with allow([slice]) if allow else contextlib.nullcontext():
-                import e3nn  # noqa: F401
-                import mace.modules
+        allowed = allow([slice]) if allow else contextlib.nullcontext()
+        with contextlib.redirect_stdout(io.StringIO()), quiet_torchscript(), allowed:
+            import e3nn  # noqa: F401
+            import mace.modules
     except ImportError as error:
         raise ImportError(f'MACE models need mace-torch: pip install "pathtune[mace]" ({error})') from error
     finally:

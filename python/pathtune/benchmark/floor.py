@@ -10,6 +10,7 @@ that are linear in their input.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 
@@ -33,7 +34,7 @@ def floor_flops(forward, batch: Batch) -> dict[str, float]:
         for _, _, _, n_components, mul_in, mul_out in layer.skip.paths.tolist():
             total["skip_tp"] += LINEAR_STEP * n_nodes * 2 * n_components * mul_in * mul_out
         sizes = layer.block.conv_tp_weights.hs
-        total["radial"] += LINEAR_STEP * n_rows * sum(2 * a * b for a, b in zip(sizes, sizes[1:]))
+        total["radial"] += LINEAR_STEP * n_rows * sum(2 * a * b for a, b in itertools.pairwise(sizes))
         for linear in (layer.linear_up, layer.linear, layer.product_linear):
             total["linear"] += LINEAR_STEP * n_nodes * linear.flops_per_node()
     return total

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import schedulefree
@@ -19,14 +19,16 @@ from pathtune.benchmark import cases
 from pathtune.benchmark.floor import floor_flops, gemm_rate
 from pathtune.data import elements_of
 from pathtune.delta import SparseDelta
-from pathtune.losses import loss
 from pathtune.loading import load
+from pathtune.losses import loss
 from pathtune.model import Potential, sparsify, unfreeze
 
 Step = Callable[[], None]
 
 
-def make_model(stock: torch.nn.Module, backend: str, arm: str, active_share: float, elements, seed: int = 0) -> Potential:
+def make_model(
+    stock: torch.nn.Module, backend: str, arm: str, active_share: float, elements: Sequence[int], seed: int = 0
+) -> Potential:
     """The arm's model; `sparse` has a fixed random set of candidates, `active_share` of the reachable weights."""
     base = load(stock, backend=backend)
     if arm == "full":

@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the errors."""
     options = options_from(args, model=ModelOptions, data=LabelKeys)
-    structures = read_structures(required(args.data, "--data", "a file of structures"), options["data"], args.max_frames)
+    data = required(args.data, "--data", "a file of structures")
+    structures = read_structures(data, options["data"], args.max_frames)
     model = load_model(options["model"], args.adapter)
     if args.e0_from:
         reference = read_structures(args.e0_from, options["data"])

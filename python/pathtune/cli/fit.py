@@ -47,6 +47,9 @@ SECTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
+DENOMINATORS = (("reachable_weights", "reachable"), ("adapted_weights", "adapted"), ("all_weights", "all"))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `pathtune fit`."""
     parser.add_argument("--config", metavar="FILE", help="TOML with sections run, model, data, delta, fit; flags win")
@@ -118,7 +121,7 @@ def _print(metrics: dict[str, Any], folder: RunFolder) -> None:
         active = counts["active"]
         shares = ", ".join(
             f"{100 * active / counts[name]:.2f} % of {counts[name]:,d} {label}"
-            for name, label in (("reachable_weights", "reachable"), ("adapted_weights", "adapted"), ("all_weights", "all"))
+            for name, label in DENOMINATORS
         )
         print(f"changed {active:,d} weights: {shares}")
         print(f"adapter {folder.adapter} ({metrics['adapter_bytes'] / 1000:.0f} kB)")
