@@ -28,7 +28,7 @@ class MaceBackbone:
         self.backend, self._forward = _choose(backend, stock)
         self.layers = _layers(stock)
         self.atomic_numbers = tuple(int(z) for z in stock.atomic_numbers)
-        self.heads = tuple(getattr(stock, "heads", None) or ("Default",))
+        self.heads: tuple[str, ...] = tuple(getattr(stock, "heads", None) or ("Default",))
         self.r_max = float(stock.r_max)
         self.dtype = next(stock.parameters()).dtype
 
@@ -178,7 +178,7 @@ def load_mace(
     import_mace()
     if isinstance(source, torch.nn.Module):
         with quiet_torchscript():
-            stock = copy.deepcopy(source)
+            stock: torch.nn.Module = copy.deepcopy(source)
     else:
         stock = _load_file(_find(str(source)))
     return MaceBackbone(stock.to(dtype) if dtype else stock, backend)

@@ -108,8 +108,8 @@ def shares(step: Step) -> dict[str, float]:
     """Share of the step's time in each family of operators (torch.profiler, self time)."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
-    families = dict.fromkeys(("edge_conv", "symmetric_contraction", "species_linear", "sampled_gradient"), 0.0)
-    families.update({"matrix products": 0.0, "other": 0.0})
+    operators = ("edge_conv", "symmetric_contraction", "species_linear", "sampled_gradient")
+    families: dict[str, float] = {name: 0.0 for name in (*operators, "matrix products", "other")}
     total = 0.0
     for event in profile.key_averages():
         time_us = event.self_cpu_time_total
