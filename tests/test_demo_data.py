@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+
 from pathtune import read_structures
 
 FOLDER = pathlib.Path(__file__).parent.parent / "demo" / "data"

@@ -109,7 +109,7 @@ def shares(step: Step) -> dict[str, float]:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
     operators = ("edge_conv", "symmetric_contraction", "species_linear", "sampled_gradient")
-    families: dict[str, float] = {name: 0.0 for name in (*operators, "matrix products", "other")}
+    families: dict[str, float] = dict.fromkeys((*operators, "matrix products", "other"), 0.0)
     total = 0.0
     for event in profile.key_averages():
         time_us = event.self_cpu_time_total

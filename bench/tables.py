@@ -1,0 +1,86 @@
+"""Write the tables of README.md and docs/results.md from the JSON files in bench/results.
+
+    python bench/tables.py            # rewrite what stands between the markers
+    python bench/tables.py --check    # exit status 1 when a table is not what the JSON says
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+STEPS = ("step_mp-0b3-medium", "step_off23-medium", "step_demo")
+
+
+def rows(header: list[str], body: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])
+
+
+def load(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def step_table() -> str:
+    body = []
+    for name in STEPS:
+        r = load(name)
+        ms = {key: f"{1000 * value:.0f} ms" for key, value in r["median_seconds"].items()}
+        body.append([
+            f"{r['model']}, {r['n_atoms']} atoms, {r['n_edges']} edges", ms["stock full"],
+            f"{ms['pathtune full']} ({r['ratio']['full step']:.1f} x)",
+            f"{ms['pathtune sparse']} ({r['ratio']['step']:.1f} x)",
+            f"{ms['stock inference']} -> {ms['pathtune inference']} ({r['ratio']['inference']:.1f} x)",
+            f"{r['peak_bytes']['ratio']:.1f} x less", f"{r['floor']['distance']:.1f} x",
+        ])  # fmt: skip
+    header = ["shape", "stock, all weights", "pathtune, all weights", "pathtune, 3 % of the reachable",
+              "energy + forces", "peak memory", "from the floor"]  # fmt: skip
+    return rows(header, body)
+
+
+def accuracy_table(name: str) -> str:
+    r = load(name)
+    first = [key for key in r["zero_shot"] if "mae" in key]
+    labels = {"energy_mae_mev_atom": "E meV/atom", "forces_mae_mev_a": "F meV/A", "stress_mae_gpa": "stress GPa"}
+    header = ["arm", "learning rate", *(labels[key] for key in first), "weights changed, of the reachable"]
+    body = [["zero-shot", "", *(f"{r['zero_shot'][key]:.2f}" for key in first), "none"],
+            ["zero-shot, E0 refit", "", *(f"{r['zero_shot_e0'][key]:.2f}" for key in first), "none"]]  # fmt: skip
+    names = {"full": "full fine-tuning", "L": "sparse, schedule L", "H": "sparse, schedule H"}
+    for row in r["table"]:
+        share = row.get("active_share_of_reachable")
+        body.append([names[row["arm"]], f"{row['lr']:g}", *(f"{row[key][0]:.2f} (spread {row[key][1]:.2f})" for key in first),
+                     "all" if share is None else f"{100 * share:.1f} %"])  # fmt: skip
+    return rows(header, body)
+
+
+TABLES = {
+    "step": step_table,
+    "ethanol": lambda: accuracy_table("accuracy_ethanol"),
+    "ge": lambda: accuracy_table("accuracy_ge"),
+}
+
+
+def render(text: str) -> str:
+    """The text with every block between `<!-- table: NAME -->` and `<!-- end -->` made anew."""
+    pattern = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.S)
+    return pattern.sub(lambda m: f"{m.group(1)}{TABLES[m.group(2)]()}\n{m.group(3)}", text)
+
+
+def main() -> int:
+    stale = []
+    for file in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+        text = file.read_text()
+        if render(text) != text:
+            stale.append(file.name)
+            if "--check" not in sys.argv:
+                file.write_text(render(text))
+    print("rewritten:" if "--check" not in sys.argv else "stale:", ", ".join(stale) or "none")
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
