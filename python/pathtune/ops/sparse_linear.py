@@ -78,7 +78,7 @@ def _dense(a: torch.Tensor, effective: torch.Tensor, index, sizes: list[int], tr
     out = a.new_zeros(n_nodes, dim_in if transposed else dim_out)
     if n_species > 1:
         name = "species_linear_grad_x" if transposed else "species_linear"
-        return call_species_linear(name, a, effective, out, (order, ptr, present, paths, coefficients), sizes)
+        return call_species_linear(name, a, effective, out, index, sizes)
     for (i, o, w, k, mul_in, mul_out), c in zip(paths.tolist(), coefficients.tolist()):
         matrix = effective[w : w + mul_in * mul_out].view(mul_in, mul_out)
         at, to = (o, i) if transposed else (i, o)
