@@ -9,6 +9,7 @@
 #include "cuda.hpp"
 #include "edge_conv/edge_conv.hpp"
 #include "isa.hpp"
+#include "sampled_gradient/sampled_gradient.hpp"
 #include "species_linear/species_linear.hpp"
 #include "symmetric_contraction/symmetric_contraction.hpp"
 
@@ -47,6 +48,7 @@ void bind_species_linear(py::tuple sizes, int n_threads, uintptr_t order, uintpt
 }
 
 #include "edge_conv/binding.inl"
+#include "sampled_gradient/binding.inl"
 #include "symmetric_contraction/binding.inl"
 
 }  // namespace
@@ -66,5 +68,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("species_linear_grad_weights_f64", &bind_species_linear<double, 2>);
 
   define_edge_conv(m);
+  define_sampled_gradient(m);
   bind_symmetric_contraction(m);
 }

@@ -18,7 +18,7 @@ constexpr int64_t chunk_bytes_per_thread = int64_t(4) << 20;  // of the edges' p
 template <class T>
 struct Stage {
   Mode mode;
-  std::vector<PathKernel<T>> kernels;
+  List<PathKernel<T>> kernels;
 };
 
 template <class T, Mode mode>
@@ -36,18 +36,18 @@ struct Pass {
   const EdgeConvAdjoints<T> adjoints;
   const EdgeConvOutputs<T>& to;
   Plan<T> plan;
-  std::vector<Stage<T>> stages;
-  std::vector<int64_t> round;  // [n_edges] place of an edge among those that share its row of w
+  List<Stage<T>> stages;
+  List<int64_t> round;  // [n_edges] place of an edge among those that share its row of w
   int64_t n_rounds = 1;
-  std::vector<T> zeros;  // stands for a row of an absent adjoint
+  List<T> zeros;  // stands for a row of an absent adjoint
 };
 
 // What one thread needs for a tile.
 template <class T>
 struct Workspace {
-  std::vector<T> m, am;                // [tile_edges, m_stride]
-  std::vector<Vector<T>> moments, gy;  // [tile_edges, max_m_size], [tile_edges, dim_y]
-  std::vector<int64_t> edges;          // of one receiver and round
+  List<T> m, am;                // [tile_edges, m_stride]
+  List<Vector<T>> moments, gy;  // [tile_edges, max_m_size], [tile_edges, dim_y]
+  List<int64_t> edges;          // of one receiver and round
 
   explicit Workspace(const Pass<T>& pass)
       : m(tile_edges * pass.plan.m_stride),
@@ -87,7 +87,7 @@ void run_stage(const Pass<T>& pass, const Stage<T>& stage, const Tile<T>& tile, 
 // The edge that will stand in the place of edges[q] in the next tile; past the last one, those that follow
 // it.
 template <class T>
-int64_t edge_after(const Pass<T>& pass, const std::vector<int64_t>& edges, size_t q) {
+int64_t edge_after(const Pass<T>& pass, const List<int64_t>& edges, size_t q) {
   const size_t next = q + tile_edges;
   if (next < edges.size()) return edges[next];
   return std::min(edges.back() + 1 + int64_t(next - edges.size()), pass.shape.n_edges - 1);
@@ -169,12 +169,12 @@ void add_parts(const Pass<T>& pass, int64_t node, int64_t round, const T* parts,
 
 // Receivers begin[c] .. begin[c+1] - 1 form chunk c: as many as have their parts of gx in the buffer.
 template <class T>
-std::vector<int64_t> chunk_receivers(const Pass<T>& pass, int64_t& max_edges) {
+List<int64_t> chunk_receivers(const Pass<T>& pass, int64_t& max_edges) {
   const int64_t* ptr = pass.graph.receiver_ptr;
   const int64_t n_nodes = pass.shape.n_nodes;
   const int64_t row_bytes = std::max<int64_t>(1, pass.shape.dim_in) * int64_t(sizeof(T));
   const int64_t limit = chunk_bytes_per_thread * pass.shape.n_threads / row_bytes;
-  std::vector<int64_t> begin{0};
+  List<int64_t> begin{0};
   max_edges = 0;
   for (int64_t n = 0; n < n_nodes; ++n) {
     if (pass.to.gx && ptr[n + 1] - ptr[begin.back()] > limit && n > begin.back()) begin.push_back(n);
@@ -194,9 +194,9 @@ void run_pass(Pass<T>& pass) {
       if (pass.graph.row_ptr[row] == pass.graph.row_ptr[row + 1])
         std::fill_n(pass.to.gw + row * shape.weight_numel, shape.weight_numel, T(0));
   int64_t max_edges;
-  const std::vector<int64_t> chunks = chunk_receivers(pass, max_edges);
+  const List<int64_t> chunks = chunk_receivers(pass, max_edges);
   const std::unique_ptr<T[]> parts(pass.to.gx ? new T[max_edges * shape.dim_in] : nullptr);
-  std::vector<int64_t> cursor(pass.to.gx ? shape.n_nodes : 0);
+  List<int64_t> cursor(pass.to.gx ? shape.n_nodes : 0);
 #pragma omp parallel num_threads(shape.n_threads)
   {
     Workspace<T> work(pass);

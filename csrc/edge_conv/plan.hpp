@@ -10,9 +10,9 @@
 #pragma once
 #include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "edge_conv.hpp"
+#include "list.hpp"
 #include "vector.hpp"
 
 namespace pathtune::PATHTUNE_ISA {
@@ -79,16 +79,16 @@ struct Nonzero {
 template <class T>
 struct PlannedPath {
   EdgeConvPath path;
-  int64_t m_offset;                   // of M [dim1, dim3] in an edge's row of M
-  int64_t m_size;                     // dim1 * dim3, rounded up to whole vectors
-  std::vector<T> by_j;                // [dim2, m_size]: M = sum_j y_j by_j[j]
-  std::vector<Nonzero<T>> nonzeros;   // of C, sorted by j: gy_j = sum c gM[ik]
-  std::vector<int64_t> nonzeros_ptr;  // [dim2 + 1]
+  int64_t m_offset;            // of M [dim1, dim3] in an edge's row of M
+  int64_t m_size;              // dim1 * dim3, rounded up to whole vectors
+  List<T> by_j;                // [dim2, m_size]: M = sum_j y_j by_j[j]
+  List<Nonzero<T>> nonzeros;   // of C, sorted by j: gy_j = sum c gM[ik]
+  List<int64_t> nonzeros_ptr;  // [dim2 + 1]
 };
 
 template <class T>
 struct Plan {
-  std::vector<PlannedPath<T>> paths;
+  List<PlannedPath<T>> paths;
   int64_t m_stride = 0;  // row length of M
   int64_t max_m_size = 0;
 };
@@ -100,7 +100,7 @@ inline Plan<T> make_plan(const EdgeConvPath* paths, int64_t n_paths, const doubl
   for (int64_t p = 0; p < n_paths; ++p) {
     const EdgeConvPath& path = paths[p];
     const int64_t size = (path.dim1 * path.dim3 + lanes - 1) / lanes * lanes;
-    PlannedPath<T> planned{path, plan.m_stride, size, std::vector<T>(path.dim2 * size), {}, {0}};
+    PlannedPath<T> planned{path, plan.m_stride, size, List<T>(path.dim2 * size), {}, {0}};
     for (int64_t j = 0; j < path.dim2; ++j) {
       for (int64_t i = 0; i < path.dim1; ++i)
         for (int64_t k = 0; k < path.dim3; ++k) {

@@ -5,8 +5,8 @@
 // end there; it owns its rows of out and grad_a. grad_coefficients sums over nodes: the first stretch
 // writes, the others have a slot each, added in the order of nodes: no atomics, deterministic.
 #include <algorithm>
-#include <vector>
 
+#include "list.hpp"
 #include "polynomial.hpp"
 
 namespace pathtune::PATHTUNE_ISA {
@@ -24,7 +24,7 @@ struct Task {
 };
 
 struct Tasks {
-  std::vector<Task> list;
+  List<Task> list;
   int64_t n_slots = 0;
 };
 
@@ -96,7 +96,7 @@ class Scratch {
   Vector<T>* terms(int which) { return terms_.data() + which * n_terms_; }
 
  private:
-  std::vector<Vector<T>> components_, monomials_, terms_;
+  List<Vector<T>> components_, monomials_, terms_;
   int64_t n_components_, n_monomials_, n_terms_;
 };
 
@@ -211,7 +211,7 @@ template <class Pass, class T>
 void run(const ContractionShape& shape, const SpeciesGroups& groups, const ContractionTable& t,
          const Arguments<T>& x) {
   const Tasks tasks = make_tasks(shape, groups, n_lanes<T>);
-  std::vector<Vector<T>> slots(x.grad_coefficients ? size_t(tasks.n_slots * t.n_terms) : 0);
+  List<Vector<T>> slots(x.grad_coefficients ? size_t(tasks.n_slots * t.n_terms) : 0);
 #pragma omp parallel num_threads(shape.n_threads)
   {
     Scratch<T> scratch(t);

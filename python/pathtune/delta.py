@@ -1,8 +1,8 @@
 """The sparse delta: W' = W + S(D, d), S(D, d) = sign(D) relu(|D| - d), d = sigmoid(s) (METHOD, section 2).
 
 Source: Cho et al., ICLR 2026 (arXiv:2606.18691); soft thresholding by Kusupati et al., ICML 2020
-(arXiv:2002.03231). This is the reference mode: plain torch, the dense gradient of W' taken at the
-candidates by autograd, nothing dropped.
+(arXiv:2002.03231). In the dense mode, plain torch, autograd forms the gradient of all of W' and takes it at
+the candidates; in the sparse mode the layer's operator computes it there only. Nothing is dropped.
 """
 
 from __future__ import annotations
@@ -14,9 +14,20 @@ import torch
 
 from pathtune.errors import InputError
 from pathtune.layers import Layer
+from pathtune.ops import Candidates, SparseWeights, group_candidates
 from pathtune.options import check_choices, option
 
 THRESHOLD_DECAY = {"L": 0.01, "H": 0.3}  # the paper's configurations: low and high sparsity
+
+# Cost model of a layer's weight gradient: a dense product costs 1, a sampled one the share of the touchable
+# entries that are candidates, times about 2.5 (its dot products reuse no register), plus 0.1 to transpose the
+# operands. bench/bench_sampled_gradient.py: break-even near 40 %; below a quarter it pays on every shape.
+CROSSOVER = 0.25
+
+
+def pays_sparse(n_candidates: int, n_touchable: int) -> bool:
+    """Whether the gradient at the candidates is cheaper sampled than read off the dense one."""
+    return n_candidates < CROSSOVER * n_touchable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,9 +68,14 @@ class DeltaParameter(torch.nn.Module):
     indices: torch.Tensor  # [n_candidates] int64, ascending, into the layer's flat weights
     segment: torch.Tensor  # [n_candidates] int64, which threshold an entry obeys
 
-    def __init__(self, layer: Layer, indices: torch.Tensor, config: SparseDelta, like: torch.Tensor):
+    def __init__(
+        self, layer: Layer, indices: torch.Tensor, config: SparseDelta, like: torch.Tensor, is_sparse: bool = False
+    ):
+        """`is_sparse`: the layer's operator takes SparseWeights (a linear or species linear only)."""
         super().__init__()
         self.layer = layer
+        shapes = layer.linear_shapes() if is_sparse else None
+        self._private = None if shapes is None else _PrivateWeights(group_candidates(indices, shapes))
         per_path = config.threshold == "per_path"
         n_thresholds = len(layer.paths) if per_path else 1
         score = math.log(config.initial_threshold / (1 - config.initial_threshold))
@@ -81,6 +97,19 @@ class DeltaParameter(torch.nn.Module):
         return base.index_add(0, self.indices, self.delta())
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether the gradient is computed at the candidates only."""
+        return self._private is not None
+
+    def weights(self, base: torch.Tensor) -> torch.Tensor | SparseWeights:
+        """W' as the backbone's forward takes it: `effective`, or its sparse form."""
+        if self._private is None:
+            return self.effective(base)
+        values = self.delta()
+        effective = self._private.write(base, values)
+        return SparseWeights(effective, values, self._private.candidates)
+
+    @property
     def threshold(self) -> torch.Tensor:
         """Thresholds d [1] or [n_paths]."""
         return torch.sigmoid(self.threshold_score.detach())
@@ -89,6 +118,33 @@ class DeltaParameter(torch.nn.Module):
         """Number of entries with |D| > d."""
         with torch.no_grad():
             return int((self.delta() != 0).sum())
+
+
+class _PrivateWeights:
+    """A layer's own W', which is rewritten in place, at the candidates, when S(D, d) has changed.
+
+    A graph whose backward is still to come keeps its W': autograd counts the writes and refuses a backward
+    through a W' that was rewritten since, so that a stale one is an error and never a wrong gradient.
+    """
+
+    def __init__(self, candidates: Candidates):
+        self.candidates = candidates
+        self._base: torch.Tensor | None = None
+        self._base_version = -1
+        self._base_at = self._effective = self._written = torch.zeros(0)
+
+    @torch.no_grad()
+    def write(self, base: torch.Tensor, values: torch.Tensor) -> torch.Tensor:  # [weight_numel], plain
+        indices, values = self.candidates.indices, values.detach()
+        if self._base is not base or self._base_version != base._version:
+            self._base, self._base_version = base, base._version
+            self._effective, self._base_at = base.detach().clone(), base.detach()[indices]
+            self._written = torch.zeros_like(values)
+        # Compared by value: optimizers that write through `.data` change no version counter.
+        if not torch.equal(self._written, values):
+            self._effective.index_copy_(0, indices, self._base_at + values)
+            self._written = values.clone()
+        return self._effective
 
 
 class FixedDelta(torch.nn.Module):
@@ -112,6 +168,8 @@ class FixedDelta(torch.nn.Module):
     def effective(self, base: torch.Tensor) -> torch.Tensor:
         """W' = W + S(D, d), of the shape of `base`."""
         return base.index_add(0, self.indices, self.values)
+
+    weights = effective
 
     def n_active(self) -> int:
         """Number of entries that differ from zero."""

@@ -45,6 +45,14 @@ class Layer:
         """Name of its flat weights among the backbone's parameters."""
         return f"{self.name}.weight"
 
+    def linear_shapes(self) -> list[tuple[int, int, int]] | None:
+        """(mul_in, n_species, mul_out) of each path of a linear or species linear; None for other layers."""
+        if any(len(path.shape) != (2 if path.species_axis is None else 3) or path.species_axis not in (None, 1)
+               for path in self.paths):  # fmt: skip
+            return None
+        return [(path.shape[0], 1 if path.species_axis is None else path.shape[1], path.shape[-1])
+                for path in self.paths]  # fmt: skip
+
     def reachable(self, species: Sequence[int]) -> torch.Tensor:
         """Ascending flat indices of the weights that data with only these species indices can change."""
         parts = []

@@ -9,9 +9,10 @@ from typing import Protocol
 import torch
 
 from pathtune.batch import Batch
-from pathtune.delta import DeltaParameter, FixedDelta, SparseDelta
+from pathtune.delta import DeltaParameter, FixedDelta, SparseDelta, pays_sparse
 from pathtune.errors import InputError
 from pathtune.layers import Layer, PathRow, select_layers
+from pathtune.ops import SparseWeights
 
 
 @dataclasses.dataclass
@@ -35,6 +36,7 @@ class Backbone(Protocol):
     name: str  # class of the pretrained model, for the fingerprint
     stock: torch.nn.Module  # the pretrained model itself; never changed
     layers: tuple[Layer, ...]
+    sparse_layers: frozenset[str]  # names of the layers whose weights `predict` also takes as SparseWeights
     atomic_numbers: tuple[int, ...]
     heads: tuple[str, ...]
     r_max: float  # A
@@ -45,7 +47,12 @@ class Backbone(Protocol):
         ...
 
     def predict(
-        self, weights: Mapping[str, torch.Tensor], batch: Batch, head: int, needs_stress: bool, training: bool
+        self,
+        weights: Mapping[str, torch.Tensor | SparseWeights],
+        batch: Batch,
+        head: int,
+        needs_stress: bool,
+        training: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Interaction energies, forces and stress with some parameters replaced by `weights`."""
         ...
@@ -100,7 +107,8 @@ class Potential(torch.nn.Module):
 
     def forward(self, batch: Batch, needs_stress: bool = False, training: bool = False) -> Prediction:
         """Energies, forces and, when asked, stress; `training` keeps the graph for a loss on them."""
-        weights = self.effective_weights()
+        parameters = dict(self.backbone.stock.named_parameters())
+        weights = {d.layer.parameter: d.weights(parameters[d.layer.parameter]) for d in self.adapted()}
         energy, forces, stress = self.backbone.predict(weights, batch, self.head, needs_stress, training)
         return Prediction(energy, self.e0_energy(batch), forces, stress)
 
@@ -128,12 +136,19 @@ class Potential(torch.nn.Module):
 
 
 def sparsify(
-    base: Potential, config: SparseDelta | None = None, elements: Sequence[int] | None = None, seed: int = 0
+    base: Potential,
+    config: SparseDelta | None = None,
+    elements: Sequence[int] | None = None,
+    seed: int = 0,
+    candidates: Mapping[str, Sequence[int] | torch.Tensor] | None = None,
 ) -> Potential:
     """A new Potential with a sparse delta on `base`, whose weights are frozen and shared, never changed.
 
     `elements`: atomic numbers of the training data; weights of other species cannot be trained and get
-    no delta. Raises InputError for targets that match no layer or elements the model lacks.
+    no delta. `candidates`: a fixed set of weights that may change, as flat indices by layer name (those of
+    `paths`); layers that it does not name get no delta, and a layer with few candidates is trained without
+    ever forming its dense gradient. Raises InputError for targets that match no layer, elements the model
+    lacks, a layer in `candidates` that is unknown or no target, and indices outside of their layer.
     """
     config = config or SparseDelta()
     if base.deltas:
@@ -145,10 +160,37 @@ def sparsify(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parameters = dict(base.backbone.stock.named_parameters())
-        for layer in select_layers(base.backbone.layers, config.targets):
-            like = parameters[layer.parameter]
-            model.deltas[layer.name.replace(".", "/")] = DeltaParameter(layer, layer.reachable(species), config, like)
+        layers = select_layers(base.backbone.layers, config.targets)
+        chosen = None if candidates is None else _fixed_candidates(layers, candidates)
+        for layer in layers:
+            reachable = layer.reachable(species)
+            indices = reachable if chosen is None else chosen.get(layer.name, reachable[:0])
+            if chosen is not None and not indices.numel():
+                continue
+            is_sparse = layer.name in base.backbone.sparse_layers and pays_sparse(indices.numel(), reachable.numel())
+            delta = DeltaParameter(layer, indices, config, parameters[layer.parameter], is_sparse)
+            model.deltas[layer.name.replace(".", "/")] = delta
     return model
+
+
+def _fixed_candidates(
+    layers: Sequence[Layer], candidates: Mapping[str, Sequence[int] | torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Ascending indices by layer name; InputError as in sparsify."""
+    by_name, result = {layer.name: layer for layer in layers}, {}
+    for name, indices in candidates.items():
+        if name not in by_name:
+            raise InputError(f"candidates: {name!r} is no layer to adapt, expected some of {', '.join(by_name)}")
+        flat = torch.as_tensor(indices, dtype=torch.int64).flatten()
+        unique = flat.unique()
+        if unique.numel() < flat.numel():
+            raise InputError(f"candidates: {name} has repeated indices, expected each once")
+        numel = by_name[name].numel
+        if unique.numel() and not (0 <= int(unique[0]) and int(unique[-1]) < numel):
+            raise InputError(f"candidates: indices of {name} span {int(unique[0])} to {int(unique[-1])}, "
+                             f"expected 0 to {numel - 1}")  # fmt: skip
+        result[name] = unique
+    return result
 
 
 def unfreeze(base: Potential, arm: str, elements: Sequence[int] | None = None) -> Potential:

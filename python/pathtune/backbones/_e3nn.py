@@ -7,6 +7,7 @@ from e3nn import o3
 
 from pathtune._paths import EdgeConvTable, SpeciesLinearTable, blocks, edge_conv_table, species_linear_table
 from pathtune.layers import Layer, Path
+from pathtune.ops import SparseWeights, sparse_path_linear
 
 
 def layer_of(name: str, module: torch.nn.Module, species_input: bool = False) -> Layer | None:
@@ -52,6 +53,8 @@ class PathLinear:
         blocks_in, blocks_out = blocks(module.irreps_in), blocks(module.irreps_out)
         self.by_output: list[list[tuple[int, int, int, int, int, float]]] = [[] for _ in blocks_out]
         self.out_shapes = [(n_components, mul) for _, mul, n_components in blocks_out]
+        instructions = [(ins.i_in, ins.i_out, float(ins.path_weight)) for ins in module.instructions]
+        self.table = species_linear_table(module.irreps_in, module.irreps_out, 1, instructions)
         offset = 0
         for ins in module.instructions:
             in_offset, mul_in, n_components = blocks_in[ins.i_in]
@@ -64,8 +67,10 @@ class PathLinear:
         """FLOPs of one forward for one node."""
         return sum(2 * n * mul_in * mul_out for paths in self.by_output for _, n, mul_in, mul_out, _, _ in paths)
 
-    def __call__(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, weight: torch.Tensor | SparseWeights) -> torch.Tensor:
         """y [n_nodes, dim_out] from x [n_nodes, dim_in] and the flat weights."""
+        if isinstance(weight, SparseWeights):
+            return sparse_path_linear(x, weight, self.table)
         outputs = []
         for paths, (n_components, mul_out) in zip(self.by_output, self.out_shapes):
             total = None

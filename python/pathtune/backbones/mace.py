@@ -13,6 +13,7 @@ from pathtune.backbones._packages import import_mace, quiet_torchscript
 from pathtune.batch import Batch
 from pathtune.errors import InputError
 from pathtune.layers import Layer
+from pathtune.ops import SparseWeights
 
 
 class MaceBackbone:
@@ -27,6 +28,7 @@ class MaceBackbone:
         self.name = type(stock).__name__
         self.backend, self._forward = _choose(backend, stock)
         self.layers = _layers(stock)
+        self.sparse_layers = self._forward.sparse_layers if self._forward is not None else frozenset()
         self.atomic_numbers = tuple(int(z) for z in stock.atomic_numbers)
         self.heads: tuple[str, ...] = tuple(getattr(stock, "heads", None) or ("Default",))
         self.r_max = float(stock.r_max)
@@ -37,7 +39,12 @@ class MaceBackbone:
         return torch.atleast_2d(self.stock.atomic_energies_fn.atomic_energies).detach().double()  # type: ignore
 
     def predict(
-        self, weights: Mapping[str, torch.Tensor], batch: Batch, head: int, needs_stress: bool, training: bool
+        self,
+        weights: Mapping[str, torch.Tensor | SparseWeights],
+        batch: Batch,
+        head: int,
+        needs_stress: bool,
+        training: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Interaction energies, forces and stress, with `weights` in place of the stock model's own."""
         if self._forward is not None:

@@ -19,10 +19,12 @@ from pathtune.backbones._e3nn import PathLinear, conv_table, skip_table
 from pathtune.batch import Batch
 from pathtune.ops import (
     ConvGraph,
+    SparseWeights,
     SpeciesGroups,
     conv_graph,
     edge_conv,
     group_by_species,
+    sparse_species_linear,
     species_linear,
     symmetric_contraction,
 )
@@ -33,6 +35,7 @@ INTERACTIONS = (
     "RealAgnosticDensityInteractionBlock",
     "RealAgnosticDensityResidualInteractionBlock",
 )
+MOST_FROZEN = 16  # sets of species whose contraction coefficients are kept
 READOUTS = ("LinearReadoutBlock", "NonLinearReadoutBlock")
 
 
@@ -99,10 +102,16 @@ class MaceForward:
             _Layer(i, block, product, sh, self.n_species)
             for i, (block, product) in enumerate(zip(stock.interactions, stock.products))  # type: ignore
         ]
+        self.sparse_layers = frozenset(name for layer in self.layers for name in layer.sparse_layers)
         self.readouts = [_Readout(i, readout) for i, readout in enumerate(stock.readouts)]  # type: ignore
 
     def predict(
-        self, weights: Mapping[str, torch.Tensor], batch: Batch, head: int, needs_stress: bool, training: bool
+        self,
+        weights: Mapping[str, torch.Tensor | SparseWeights],
+        batch: Batch,
+        head: int,
+        needs_stress: bool,
+        training: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Interaction energies [n_graphs], forces [n_nodes, 3] and stress [n_graphs, 3, 3]."""
         parameters = {**dict(self.stock.named_parameters()), **weights}
@@ -139,7 +148,7 @@ class MaceForward:
         return _Edges(vectors, sender, receiver, row, sign, graph)
 
     def _node_energies(
-        self, parameters: Mapping[str, torch.Tensor], batch: Batch, edges: _Edges, head: int
+        self, parameters: Mapping[str, torch.Tensor | SparseWeights], batch: Batch, edges: _Edges, head: int
     ) -> torch.Tensor:  # [n_nodes]
         stock, heads = self.stock, torch.full_like(batch.species, head)
         attrs = torch.nn.functional.one_hot(batch.species, self.n_species).to(edges.vectors.dtype)
@@ -185,24 +194,43 @@ class _Layer:
         self.contraction, self.contraction_weights = _contraction(product, self.product_name)
         self.product_linear = PathLinear(product.linear)  # type: ignore
         self.uses_skip = bool(product.use_sc)
+        # the readouts and the embedding are too small to gain
+        self.sparse_layers = (*(f"{self.name}.{linear}" for linear in ("linear_up", "linear", "skip_tp")),
+                              f"{self.product_name}.linear")  # fmt: skip
+        self._frozen: dict[tuple[int, ...], torch.Tensor] = {}  # coefficients by the species present
+        self._frozen_from: list[tuple[torch.Tensor, int]] = []  # and the weights they are made of, with versions
 
     def __call__(self, parameters, x, y, radial, cutoff, edges: _Edges, groups: SpeciesGroups) -> torch.Tensor:
         block, weight = self.block, lambda name: parameters[f"{self.name}.{name}.weight"]
-        skip = species_linear(x, weight("skip_tp"), groups, self.skip) if self.is_residual else None
+        skip = _species_linear(x, weight("skip_tp"), groups, self.skip) if self.is_residual else None
         x = self.linear_up(x, weight("linear_up"))
         w = block.conv_tp_weights(radial)  # type: ignore
         w = w if cutoff is None else w * cutoff
         message = self.linear(edge_conv(x, y, w, edges.graph, self.conv), weight("linear"))
         message = message / self._normalisation(radial, cutoff, edges, x)
         if not self.is_residual:
-            message = species_linear(message, weight("skip_tp"), groups, self.skip)
+            message = _species_linear(message, weight("skip_tp"), groups, self.skip)
         n_nodes, n_ell = message.shape[0], self.contraction.n_ell
         a = message.reshape(n_nodes, n_ell, message.shape[1] // n_ell)
-        weights = [parameters[name] for name in self.contraction_weights]
-        coefficients = contraction_coefficients(weights, groups.present, self.contraction)
-        b = symmetric_contraction(a, coefficients, groups, self.contraction).flatten(1)
+        b = symmetric_contraction(a, self._coefficients(parameters, groups), groups, self.contraction).flatten(1)
         out = self.product_linear(b, parameters[f"{self.product_name}.linear.weight"])
         return out + skip if skip is not None and self.uses_skip else out
+
+    def _coefficients(self, parameters, groups: SpeciesGroups) -> torch.Tensor:
+        """Of the contraction; kept from call to call while the weights are frozen."""
+        weights = [parameters[name] for name in self.contraction_weights]
+        if any(w.requires_grad for w in weights):
+            return contraction_coefficients(weights, groups.present, self.contraction)
+        kept = self._frozen_from
+        if len(kept) != len(weights) or any(w is not k or w._version != v for w, (k, v) in zip(weights, kept)):
+            self._frozen_from = [(w, w._version) for w in weights]
+            self._frozen.clear()
+        present = tuple(groups.present.tolist())
+        if present not in self._frozen:
+            if len(self._frozen) == MOST_FROZEN:  # the oldest gives way
+                self._frozen.pop(next(iter(self._frozen)))
+            self._frozen[present] = contraction_coefficients(weights, groups.present, self.contraction)
+        return self._frozen[present]
 
     def _normalisation(self, radial, cutoff, edges: _Edges, x: torch.Tensor) -> torch.Tensor | float:
         if not self.has_density:
@@ -211,6 +239,11 @@ class _Layer:
         density = density if cutoff is None else density * cutoff
         total = x.new_zeros(x.shape[0], 1).index_add(0, edges.graph.receiver, density[edges.row])
         return total + 1
+
+
+def _species_linear(x, weights: torch.Tensor | SparseWeights, groups: SpeciesGroups, table: SpeciesLinearTable):
+    operator = sparse_species_linear if isinstance(weights, SparseWeights) else species_linear
+    return operator(x, weights, groups, table)  # type: ignore
 
 
 class _Readout:

@@ -1,7 +1,8 @@
 """Every operator as a few lines of plain torch: the oracle of the kernels, and the fallback."""
 
 from pathtune.reference.edge_conv import edge_conv
+from pathtune.reference.sampled_gradient import sampled_gradient
 from pathtune.reference.species_linear import species_linear
 from pathtune.reference.symmetric_contraction import symmetric_contraction
 
-__all__ = ["edge_conv", "species_linear", "symmetric_contraction"]
+__all__ = ["edge_conv", "sampled_gradient", "species_linear", "symmetric_contraction"]

@@ -1,0 +1,140 @@
+"""sampled_gradient: formula and contract in csrc/sampled_gradient/sampled_gradient.hpp.
+
+The candidates of a layer are grouped once, by `group_candidates`; a call sorts nothing. The gradient of the
+result with respect to x and g is left to ops/sparse_linear.py, which closes the set under differentiation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from pathtune import _core
+from pathtune._paths import SpeciesLinearTable
+from pathtune.ops._check import KERNEL_DTYPES, check_same_kind, check_size
+from pathtune.ops.species_linear import SpeciesGroups
+
+TILE_CHANNELS = 16  # as in the header
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Candidate entries of a layer's flat weights, grouped by path, species and row of W."""
+
+    indices: torch.Tensor  # [n_candidates] int64, ascending
+    blocks: torch.Tensor  # [n_blocks, 10] int64, the fields of SampledBlock
+    runs: torch.Tensor  # [n_runs, 2] int32: transposed row of x, one past the last candidate
+    u_tiles: torch.Tensor  # [n_u_tiles] int32: first channel
+    v_tiles: torch.Tensor  # [n_v_tiles] int32
+    v_row: torch.Tensor  # [n_candidates] int32: transposed row of g
+    place: torch.Tensor  # [n_candidates] int32: of the grouped candidate among `indices`
+    weight_numel: int  # of the layer
+
+    def index(self) -> tuple[torch.Tensor, ...]:
+        """The tables that the kernel wants, in the order of the fields of the C++ struct."""
+        return self.blocks, self.runs, self.u_tiles, self.v_tiles, self.v_row, self.place
+
+
+def group_candidates(indices: torch.Tensor, shapes: Sequence[tuple[int, int, int]]) -> Candidates:
+    """Group flat `indices` of a layer whose paths have weights of `shapes` (mul_in, n_species, mul_out) in turn.
+
+    A path linear has n_species = 1. Raises ValueError unless the indices ascend and lie in the layer.
+    """
+    sizes = torch.tensor(shapes, dtype=torch.int64).reshape(-1, 3)
+    ends = sizes.prod(1).cumsum(0)
+    weight_numel = int(ends[-1]) if len(shapes) else 0
+    indices = indices.detach().to("cpu", torch.int64).contiguous()
+    if indices.numel() and not (0 <= int(indices[0]) and int(indices[-1]) < weight_numel):
+        raise ValueError(f"candidates span {int(indices[0])} to {int(indices[-1])}, expected 0 to {weight_numel - 1}")
+    if bool((indices[1:] <= indices[:-1]).any()):
+        raise ValueError("candidates must ascend without repeats")
+    path = torch.bucketize(indices, ends, right=True)
+    n_species, mul_out = sizes[path, 1], sizes[path, 2]
+    local = indices - (ends - sizes.prod(1))[path]
+    u, species, v = local // (n_species * mul_out), local // mul_out % n_species, local % mul_out
+    key = path * (int(sizes[:, 1].max()) if len(shapes) else 1) + species
+    place = torch.argsort(key, stable=True)  # within a block u and v ascend already
+    _, block, n_of_block = torch.unique_consecutive(key[place], return_inverse=True, return_counts=True)
+    first = n_of_block.cumsum(0) - n_of_block
+    u, v = u[place], v[place]
+    u_tiles, u_span, u_row = _tiles(block, u, n_of_block.numel())
+    v_tiles, v_span, v_row = _tiles(block, v, n_of_block.numel())
+    is_last = torch.ones_like(u, dtype=torch.bool)  # of a run: candidates of one block and one u
+    is_last[:-1] = (u[1:] != u[:-1]) | (block[1:] != block[:-1])
+    run_end = is_last.nonzero().flatten() + 1
+    run_span = _span(block[run_end - 1], n_of_block.numel())
+    head = torch.stack([path[place][first], species[place][first], first, first + n_of_block], dim=1)
+    return Candidates(
+        indices=indices, blocks=torch.cat([head, run_span, u_span, v_span], dim=1).contiguous(),
+        runs=torch.stack([u_row[run_end - 1], run_end], dim=1).int().contiguous(), u_tiles=u_tiles.int(),
+        v_tiles=v_tiles.int(), v_row=v_row.int(), place=place.int(), weight_numel=weight_numel,
+    )  # fmt: skip
+
+
+def _tiles(block: torch.Tensor, channel: torch.Tensor, n_blocks: int) -> tuple[torch.Tensor, ...]:
+    """First channels of the tiles that each block uses, their span per block, and each channel's compact row."""
+    n = int(channel.max()) // TILE_CHANNELS + 1 if channel.numel() else 1
+    used, tile = torch.unique(block * n + channel // TILE_CHANNELS, return_inverse=True)
+    span = _span(used // n, n_blocks)
+    row = (tile - span[block, 0]) * TILE_CHANNELS + channel % TILE_CHANNELS
+    return used % n * TILE_CHANNELS, span, row
+
+
+def _span(block: torch.Tensor, n_blocks: int) -> torch.Tensor:  # [n_blocks, 2]
+    """Where each block's stretch of the ascending `block` begins and ends."""
+    ids = torch.arange(n_blocks)
+    return torch.stack([torch.searchsorted(block, ids), torch.searchsorted(block, ids, right=True)], dim=1)
+
+
+def sampled_gradient(
+    x: torch.Tensor,  # [n_nodes, dim_in]
+    g: torch.Tensor,  # [n_nodes, dim_out]
+    candidates: Candidates,
+    groups: SpeciesGroups,
+    table: SpeciesLinearTable,
+) -> torch.Tensor:  # [n_candidates]
+    """out[q] = c_p sum_{n of species s_q} sum_k x[n, in_p, k, u_q] g[n, out_p, k, v_q].
+
+    Layout ir_mul; float32 or float64; candidates of absent species get zero. Float32 is summed in float64
+    beyond a tile of rows. Raises TypeError on dtype or device, ValueError on a size that disagrees.
+    """
+    check_same_kind("sampled_gradient", x=x, g=g)
+    check_size("sampled_gradient", "row length of x", x.shape[1], table.dim_in)
+    check_size("sampled_gradient", "row length of g", g.shape[1], table.dim_out)
+    check_size("sampled_gradient", "number of rows of g", g.shape[0], x.shape[0])
+    check_size("sampled_gradient", "number of grouped nodes", groups.order.numel(), x.shape[0])
+    check_size("sampled_gradient", "number of weights of the candidates", candidates.weight_numel, table.weight_numel)
+    return _sampled(x, g, *index_of(candidates, groups, table), sizes_of(x, table))
+
+
+def index_of(candidates: Candidates, groups: SpeciesGroups, table: SpeciesLinearTable) -> list[torch.Tensor]:
+    """Index arguments of the operators, in the order of their signatures."""
+    return [groups.order, groups.ptr, groups.present, table.paths, table.coefficients, *candidates.index(),
+            candidates.indices]  # fmt: skip
+
+
+def sizes_of(x: torch.Tensor, table: SpeciesLinearTable) -> list[int]:
+    """n_nodes, dim_in, dim_out, n_species, weight_numel."""
+    return [x.shape[0], table.dim_in, table.dim_out, table.n_species, table.weight_numel]
+
+
+@torch.library.custom_op("pathtune::sampled_gradient", mutates_args=(), device_types="cpu")
+def _sampled(
+    x: torch.Tensor, g: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor, present: torch.Tensor,
+    paths: torch.Tensor, coefficients: torch.Tensor, blocks: torch.Tensor, runs: torch.Tensor,
+    u_tiles: torch.Tensor, v_tiles: torch.Tensor, v_row: torch.Tensor, place: torch.Tensor,
+    indices: torch.Tensor, sizes: list[int],
+) -> torch.Tensor:  # fmt: skip
+    x, g, out = x.contiguous(), g.contiguous(), x.new_empty(place.numel())
+    n_nodes, dim_in, dim_out, n_species, _ = sizes
+    index = (order, ptr, present, paths, coefficients, blocks, runs, u_tiles, v_tiles, v_row, place)
+    getattr(_core, f"sampled_gradient_{KERNEL_DTYPES[x.dtype]}")(
+        (n_nodes, dim_in, dim_out, n_species, present.numel(), paths.shape[0], blocks.shape[0], place.numel()),
+        torch.get_num_threads(), tuple(t.data_ptr() for t in index), x.data_ptr(), g.data_ptr(), out.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+_sampled.register_fake(lambda x, g, *rest: x.new_empty(rest[-3].shape[0]))
