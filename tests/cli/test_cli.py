@@ -1,6 +1,7 @@
 """The command line end to end on a small model; a user's mistake is one sentence and exit status 2."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -189,7 +190,9 @@ def test_importing_the_package_imports_no_backbone():
 
 def test_loading_a_model_is_silent_and_leaves_torch_load_safe(world):
     code = ("import os, sys, pathtune; pathtune.load(sys.argv[1]); "
+            "import contextlib\nwith contextlib.suppress(pathtune.InputError): pathtune.load('no such model')\n"
             "assert 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ")  # fmt: skip
+    clean = {k: v for k, v in os.environ.items() if k != "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"}
     done = subprocess.run([sys.executable, "-c", code, str(world / "tiny.model")], capture_output=True, text=True,
-                          check=False)  # fmt: skip
+                          env=clean, check=False)  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from pathtune.backbones._packages import import_mace, quiet_torchscript
+from pathtune.backbones._packages import import_mace, quiet_torchscript, safe_torch_load
 from pathtune.batch import Batch
 from pathtune.errors import InputError
 from pathtune.layers import Layer
@@ -214,7 +214,8 @@ def stock_mace(**options) -> torch.nn.Module:
 def _find(source: str) -> pathlib.Path:
     if pathlib.Path(source).is_file():
         return pathlib.Path(source)
-    from mace.calculators import foundations_models
+    with safe_torch_load(), quiet_torchscript():
+        from mace.calculators import foundations_models
 
     names = [n for n in foundations_models.mace_mp_names if n]
     if source in names:
