@@ -3,6 +3,10 @@
 The verbs of docs/api.md. Importing this package imports torch, but no backbone's package.
 """
 
+import os
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: docs/decisions/0005-huge-pages.md
+
 import torch  # noqa: F401  before _core: both then share torch's OpenMP runtime
 
 from pathtune._fit import FitConfig, History, fit
