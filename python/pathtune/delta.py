@@ -69,7 +69,12 @@ class DeltaParameter(torch.nn.Module):
     segment: torch.Tensor  # [n_candidates] int64, which threshold an entry obeys
 
     def __init__(
-        self, layer: Layer, indices: torch.Tensor, config: SparseDelta, like: torch.Tensor, is_sparse: bool = False
+        self,
+        layer: Layer,
+        indices: torch.Tensor,
+        config: SparseDelta,
+        like: torch.Tensor,
+        is_sparse: bool = False,
     ):
         """`is_sparse`: the layer's operator takes SparseWeights (a linear or species linear only)."""
         super().__init__()

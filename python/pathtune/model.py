@@ -167,7 +167,8 @@ def sparsify(
             indices = reachable if chosen is None else chosen.get(layer.name, reachable[:0])
             if chosen is not None and not indices.numel():
                 continue
-            is_sparse = layer.name in base.backbone.sparse_layers and pays_sparse(indices.numel(), reachable.numel())
+            is_covered = layer.name in base.backbone.sparse_layers
+            is_sparse = is_covered and pays_sparse(indices.numel(), reachable.numel())
             delta = DeltaParameter(layer, indices, config, parameters[layer.parameter], is_sparse)
             model.deltas[layer.name.replace(".", "/")] = delta
     return model
@@ -180,13 +181,14 @@ def _fixed_candidates(
     by_name, result = {layer.name: layer for layer in layers}, {}
     for name, indices in candidates.items():
         if name not in by_name:
-            raise InputError(f"candidates: {name!r} is no layer to adapt, expected some of {', '.join(by_name)}")
+            known = ", ".join(by_name)
+            raise InputError(f"candidates: {name!r} is no layer to adapt, expected some of {known}")
         flat = torch.as_tensor(indices, dtype=torch.int64).flatten()
         unique = flat.unique()
         if unique.numel() < flat.numel():
             raise InputError(f"candidates: {name} has repeated indices, expected each once")
         numel = by_name[name].numel
-        if unique.numel() and not (0 <= int(unique[0]) and int(unique[-1]) < numel):
+        if unique.numel() and (int(unique[0]) < 0 or int(unique[-1]) >= numel):
             raise InputError(f"candidates: indices of {name} span {int(unique[0])} to {int(unique[-1])}, "
                              f"expected 0 to {numel - 1}")  # fmt: skip
         result[name] = unique

@@ -198,7 +198,7 @@ class _Layer:
         self.sparse_layers = (*(f"{self.name}.{linear}" for linear in ("linear_up", "linear", "skip_tp")),
                               f"{self.product_name}.linear")  # fmt: skip
         self._frozen: dict[tuple[int, ...], torch.Tensor] = {}  # coefficients by the species present
-        self._frozen_from: list[tuple[torch.Tensor, int]] = []  # and the weights they are made of, with versions
+        self._frozen_from: list[tuple[int, int]] = []  # the weights they are made of, with versions
 
     def __call__(self, parameters, x, y, radial, cutoff, edges: _Edges, groups: SpeciesGroups) -> torch.Tensor:
         block, weight = self.block, lambda name: parameters[f"{self.name}.{name}.weight"]
@@ -211,7 +211,8 @@ class _Layer:
         if not self.is_residual:
             message = _species_linear(message, weight("skip_tp"), groups, self.skip)
         a = message.reshape(message.shape[0], self.contraction.n_ell, -1)
-        b = symmetric_contraction(a, self._coefficients(parameters, groups), groups, self.contraction).flatten(1)
+        coefficients = self._coefficients(parameters, groups)
+        b = symmetric_contraction(a, coefficients, groups, self.contraction).flatten(1)
         out = self.product_linear(b, parameters[f"{self.product_name}.linear.weight"])
         return out + skip if skip is not None and self.uses_skip else out
 
@@ -220,9 +221,9 @@ class _Layer:
         weights = [parameters[name] for name in self.contraction_weights]
         if any(w.requires_grad for w in weights):
             return contraction_coefficients(weights, groups.present, self.contraction)
-        kept = self._frozen_from
-        if len(kept) != len(weights) or any(w is not k or w._version != v for w, (k, v) in zip(weights, kept)):
-            self._frozen_from = [(w, w._version) for w in weights]
+        made_from = [(id(w), w._version) for w in weights]  # of parameters that the stock model keeps alive
+        if made_from != self._frozen_from:
+            self._frozen_from = made_from
             self._frozen.clear()
         present = tuple(groups.present.tolist())
         if present not in self._frozen:
@@ -240,7 +241,7 @@ class _Layer:
         return total + 1
 
 
-def _species_linear(x, weights: torch.Tensor | SparseWeights, groups: SpeciesGroups, table: SpeciesLinearTable):
+def _species_linear(x: torch.Tensor, weights: torch.Tensor | SparseWeights, groups: SpeciesGroups, table):
     operator = sparse_species_linear if isinstance(weights, SparseWeights) else species_linear
     return operator(x, weights, groups, table)  # type: ignore
 
