@@ -198,7 +198,7 @@ class _Layer:
         self.sparse_layers = (*(f"{self.name}.{linear}" for linear in ("linear_up", "linear", "skip_tp")),
                               f"{self.product_name}.linear")  # fmt: skip
         self._frozen: dict[tuple[int, ...], torch.Tensor] = {}  # coefficients by the species present
-        self._frozen_from: list[tuple[int, int]] = []  # the weights they are made of, with versions
+        self._frozen_from: list[tuple[torch.Tensor, int]] = []  # the weights they are made of, with versions
 
     def __call__(self, parameters, x, y, radial, cutoff, edges: _Edges, groups: SpeciesGroups) -> torch.Tensor:
         block, weight = self.block, lambda name: parameters[f"{self.name}.{name}.weight"]
@@ -221,9 +221,10 @@ class _Layer:
         weights = [parameters[name] for name in self.contraction_weights]
         if any(w.requires_grad for w in weights):
             return contraction_coefficients(weights, groups.present, self.contraction)
-        made_from = [(id(w), w._version) for w in weights]  # of parameters that the stock model keeps alive
-        if made_from != self._frozen_from:
-            self._frozen_from = made_from
+        kept = self._frozen_from
+        is_same = [w is k and w._version == version for w, (k, version) in zip(weights, kept)]
+        if len(kept) != len(weights) or not all(is_same):
+            self._frozen_from = [(w, w._version) for w in weights]
             self._frozen.clear()
         present = tuple(groups.present.tolist())
         if present not in self._frozen:
