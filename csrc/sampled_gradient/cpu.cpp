@@ -72,20 +72,19 @@ void transpose_tiles(const T* const* rows,  // [Vectors * lanes], each [n_channe
                      int64_t n_tiles, int64_t n_channels,
                      T* to) {  // [n_tiles * tile_channels, Vectors * lanes]
   constexpr int lanes = n_lanes<T>;
-  for (int64_t t = 0; t < n_tiles; ++t)
-    for (int64_t c = 0; c < tile_channels && tiles[t] + c < n_channels; c += lanes) {
-      const int64_t channel = tiles[t] + c, n_left = n_channels - channel;
-      T* block_to = to + (t * tile_channels + c) * Vectors * lanes;
-      for (int b = 0; b < Vectors; ++b) {
+  for (int b = 0; b < Vectors; ++b)  // outermost: rows are read along their length
+    for (int64_t t = 0; t < n_tiles; ++t)
+      for (int64_t c = 0; c < tile_channels && tiles[t] + c < n_channels; c += lanes) {
+        const int64_t channel = tiles[t] + c, n_left = n_channels - channel;
         Vector<T> block[lanes];
         for (int i = 0; i < lanes; ++i) {
           const T* from = rows[b * lanes + i] + channel;
           block[i] = n_left >= lanes ? load(from) : load_partial(from, int(n_left));
         }
         transpose<T>(block);
-        for (int i = 0; i < lanes; ++i) store(block_to + (i * Vectors + b) * lanes, block[i]);
+        T* block_to = to + ((t * tile_channels + c) * Vectors + b) * lanes;
+        for (int i = 0; i < lanes; ++i) store(block_to + i * Vectors * lanes, block[i]);
       }
-    }
 }
 
 // sums[q] += the tile's dot product of candidate q

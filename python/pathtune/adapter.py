@@ -86,7 +86,7 @@ def load_adapter(base: Potential, file: str | pathlib.Path) -> Potential:
     for z, shift in zip(tensors["e0.atomic_numbers"].tolist(), tensors["e0.shift_ev"]):
         model.e0[base.atomic_numbers.index(z)] += shift
     scale = (len(base.atomic_numbers) / int(metadata["n_species"])) ** 0.5
-    parameters = dict(base.backbone.stock.named_parameters())
+    parameters = base.backbone.parameters
     for layer in base.backbone.layers:
         if f"{layer.parameter}.indices" not in tensors:
             continue

@@ -47,8 +47,7 @@ class Layer:
 
     def linear_shapes(self) -> list[tuple[int, int, int]] | None:
         """(mul_in, n_species, mul_out) of each path of a linear or species linear; None for other layers."""
-        if any(len(path.shape) != (2 if path.species_axis is None else 3) or path.species_axis not in (None, 1)
-               for path in self.paths):  # fmt: skip
+        if any((len(path.shape), path.species_axis) not in ((2, None), (3, 1)) for path in self.paths):
             return None
         return [(path.shape[0], 1 if path.species_axis is None else path.shape[1], path.shape[-1])
                 for path in self.paths]  # fmt: skip

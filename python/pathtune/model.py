@@ -102,12 +102,12 @@ class Potential(torch.nn.Module):
 
     def effective_weights(self) -> dict[str, torch.Tensor]:
         """W' of every adapted layer by parameter name; differentiable in the deltas."""
-        parameters = dict(self.backbone.stock.named_parameters())
+        parameters = self.backbone.parameters
         return {d.layer.parameter: d.effective(parameters[d.layer.parameter]) for d in self.adapted()}
 
     def forward(self, batch: Batch, needs_stress: bool = False, training: bool = False) -> Prediction:
         """Energies, forces and, when asked, stress; `training` keeps the graph for a loss on them."""
-        parameters = dict(self.backbone.stock.named_parameters())
+        parameters = self.backbone.parameters
         weights = {d.layer.parameter: d.weights(parameters[d.layer.parameter]) for d in self.adapted()}
         energy, forces, stress = self.backbone.predict(weights, batch, self.head, needs_stress, training)
         return Prediction(energy, self.e0_energy(batch), forces, stress)
@@ -159,7 +159,7 @@ def sparsify(
     model.arm, model.config, model.elements = "sparse", config, elements
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parameters = dict(base.backbone.stock.named_parameters())
+        parameters = base.backbone.parameters
         layers = select_layers(base.backbone.layers, config.targets)
         chosen = None if candidates is None else _fixed_candidates(layers, candidates)
         for layer in layers:
@@ -167,7 +167,8 @@ def sparsify(
             indices = reachable if chosen is None else chosen.get(layer.name, reachable[:0])
             if chosen is not None and not indices.numel():
                 continue
-            is_sparse = layer.name in base.backbone.sparse_layers and pays_sparse(indices.numel(), reachable.numel())
+            is_covered = layer.name in base.backbone.sparse_layers
+            is_sparse = is_covered and pays_sparse(indices.numel(), reachable.numel())
             delta = DeltaParameter(layer, indices, config, parameters[layer.parameter], is_sparse)
             model.deltas[layer.name.replace(".", "/")] = delta
     return model
@@ -180,13 +181,14 @@ def _fixed_candidates(
     by_name, result = {layer.name: layer for layer in layers}, {}
     for name, indices in candidates.items():
         if name not in by_name:
-            raise InputError(f"candidates: {name!r} is no layer to adapt, expected some of {', '.join(by_name)}")
+            known = ", ".join(by_name)
+            raise InputError(f"candidates: {name!r} is no layer to adapt, expected some of {known}")
         flat = torch.as_tensor(indices, dtype=torch.int64).flatten()
         unique = flat.unique()
         if unique.numel() < flat.numel():
             raise InputError(f"candidates: {name} has repeated indices, expected each once")
         numel = by_name[name].numel
-        if unique.numel() and not (0 <= int(unique[0]) and int(unique[-1]) < numel):
+        if unique.numel() and (int(unique[0]) < 0 or int(unique[-1]) >= numel):
             raise InputError(f"candidates: indices of {name} span {int(unique[0])} to {int(unique[-1])}, "
                              f"expected 0 to {numel - 1}")  # fmt: skip
         result[name] = unique
@@ -199,7 +201,7 @@ def unfreeze(base: Potential, arm: str, elements: Sequence[int] | None = None) -
         raise InputError(f"arm is {arm!r}, expected full or readout (sparsify makes a sparse one)")
     model = _fresh(base, base.backbone.copy())
     model.arm, model.elements = arm, tuple(sorted(elements or base.atomic_numbers))
-    for name, parameter in model.backbone.stock.named_parameters():
+    for name, parameter in model.backbone.parameters.items():
         parameter.requires_grad_(parameter.is_floating_point() and (arm == "full" or name.startswith("readouts.")))
     return model
 
@@ -213,7 +215,7 @@ def merge(model: Potential) -> torch.nn.Module:
 def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathRow]:
     """Every adaptable weight block: module, path l1 x l2 -> l3, mul, counts, share of all weights, norm."""
     species = _species_indices(model, elements or model.atomic_numbers)
-    parameters = dict(model.backbone.stock.named_parameters())
+    parameters = model.backbone.parameters
     total = sum(p.numel() for p in parameters.values())
     rows = []
     for layer in model.backbone.layers:

@@ -42,7 +42,8 @@ def derivatives(function, x, base, values, *rest):
     y = function(x, base, values, *rest)
     first = torch.autograd.grad((y**3).sum(), (x, values), create_graph=True)
     probe = [torch.randn(g.shape, dtype=g.dtype, generator=generator) for g in first]
-    second = torch.autograd.grad(sum((g * p).sum() for g, p in zip(first, probe)), (x, values), create_graph=True)
+    scalar = sum((g * p).sum() for g, p in zip(first, probe))
+    second = torch.autograd.grad(scalar, (x, values), create_graph=True)
     third = torch.autograd.grad(sum((g**2).sum() for g in second), values)
     return y, *first, *second, *third
 
@@ -71,8 +72,9 @@ def test_opcheck(n_species):
     x, base, values, candidates, species, table = problem("ragged tails", n_species)
     index = index_of(candidates, group_by_species(species, n_species), table)
     g = torch.randn(x.shape[0], table.dim_out, dtype=x.dtype, requires_grad=True)
-    torch.library.opcheck(torch.ops.pathtune.sparse_linear, (x, values, base, *index, sizes_of(x, table)))
-    torch.library.opcheck(torch.ops.pathtune.sparse_linear_grad_x, (g, values, base, *index, sizes_of(x, table)))
+    rest = (values, base, *index, sizes_of(x, table))
+    torch.library.opcheck(torch.ops.pathtune.sparse_linear, (x, *rest))
+    torch.library.opcheck(torch.ops.pathtune.sparse_linear_grad_x, (g, *rest))
 
 
 def test_rewriting_the_weights_before_the_backward_is_refused():

@@ -25,6 +25,7 @@ class MaceBackbone:
         if type(stock) not in known:
             raise InputError(f"model is a {type(stock).__name__}, expected a MACE or ScaleShiftMACE of mace-torch")
         self.stock = stock.requires_grad_(False)
+        self.parameters = dict(stock.named_parameters())
         self.name = type(stock).__name__
         self.backend, self._forward = _choose(backend, stock)
         self.layers = _layers(stock)
@@ -79,7 +80,7 @@ class MaceBackbone:
     def shapes(self) -> dict[str, list[int]]:
         """Shape of every parameter, the number of species as 0: what an adapter's base must share."""
         result = {}
-        for name, parameter in self.stock.named_parameters():
+        for name, parameter in self.parameters.items():
             blocks = self._blocks(name, parameter)
             result[name] = [n for shape, axis in blocks for n in (shape[:axis] + (0,) + shape[axis + 1 :] if
                             axis is not None else shape)]  # fmt: skip
@@ -93,7 +94,7 @@ class MaceBackbone:
         """
         species = [self.atomic_numbers.index(z) for z in elements]
         result = {}
-        for name, parameter in self.stock.named_parameters():
+        for name, parameter in self.parameters.items():
             flat, rows, offset = parameter.detach().double().flatten(), [], 0
             for shape, axis in self._blocks(name, parameter):
                 n = torch.Size(shape).numel()

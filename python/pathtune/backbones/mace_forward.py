@@ -92,6 +92,7 @@ class MaceForward:
 
     def __init__(self, stock: torch.nn.Module):
         self.stock = stock
+        self.parameters = dict(stock.named_parameters())  # once: walking the modules costs a millisecond
         self.by_pair = radial_is_symmetric(stock)
         self.n_species = len(stock.atomic_numbers)  # type: ignore
         sh = stock.spherical_harmonics.irreps_out  # type: ignore
@@ -114,7 +115,7 @@ class MaceForward:
         training: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Interaction energies [n_graphs], forces [n_nodes, 3] and stress [n_graphs, 3, 3]."""
-        parameters = {**dict(self.stock.named_parameters()), **weights}
+        parameters = {**self.parameters, **weights}
         with torch.enable_grad():
             edges = self._edges(batch)
             node_energy = self._node_energies(parameters, batch, edges, head)
@@ -198,7 +199,7 @@ class _Layer:
         self.sparse_layers = (*(f"{self.name}.{linear}" for linear in ("linear_up", "linear", "skip_tp")),
                               f"{self.product_name}.linear")  # fmt: skip
         self._frozen: dict[tuple[int, ...], torch.Tensor] = {}  # coefficients by the species present
-        self._frozen_from: list[tuple[torch.Tensor, int]] = []  # and the weights they are made of, with versions
+        self._frozen_from: list[tuple[torch.Tensor, int]] = []  # the weights they are made of, with versions
 
     def __call__(self, parameters, x, y, radial, cutoff, edges: _Edges, groups: SpeciesGroups) -> torch.Tensor:
         block, weight = self.block, lambda name: parameters[f"{self.name}.{name}.weight"]
@@ -212,7 +213,8 @@ class _Layer:
             message = _species_linear(message, weight("skip_tp"), groups, self.skip)
         n_nodes, n_ell = message.shape[0], self.contraction.n_ell
         a = message.reshape(n_nodes, n_ell, message.shape[1] // n_ell)
-        b = symmetric_contraction(a, self._coefficients(parameters, groups), groups, self.contraction).flatten(1)
+        coefficients = self._coefficients(parameters, groups)
+        b = symmetric_contraction(a, coefficients, groups, self.contraction).flatten(1)
         out = self.product_linear(b, parameters[f"{self.product_name}.linear.weight"])
         return out + skip if skip is not None and self.uses_skip else out
 
@@ -222,7 +224,8 @@ class _Layer:
         if any(w.requires_grad for w in weights):
             return contraction_coefficients(weights, groups.present, self.contraction)
         kept = self._frozen_from
-        if len(kept) != len(weights) or any(w is not k or w._version != v for w, (k, v) in zip(weights, kept)):
+        is_same = [w is k and w._version == version for w, (k, version) in zip(weights, kept)]
+        if len(kept) != len(weights) or not all(is_same):
             self._frozen_from = [(w, w._version) for w in weights]
             self._frozen.clear()
         present = tuple(groups.present.tolist())
@@ -241,7 +244,7 @@ class _Layer:
         return total + 1
 
 
-def _species_linear(x, weights: torch.Tensor | SparseWeights, groups: SpeciesGroups, table: SpeciesLinearTable):
+def _species_linear(x: torch.Tensor, weights: torch.Tensor | SparseWeights, groups: SpeciesGroups, table):
     operator = sparse_species_linear if isinstance(weights, SparseWeights) else species_linear
     return operator(x, weights, groups, table)  # type: ignore
 

@@ -90,9 +90,9 @@ def agreement(stock: Potential, ours: Potential, batch: Batch) -> dict[str, floa
     """Largest differences in energy (eV/atom), forces (eV/A) and, relative to each tensor's maximum, gradients."""
     p, q = stock(batch), ours(batch)
     result = {
-        "energy_ev_atom": float(((p.interaction_energy - q.interaction_energy) / batch.n_atoms).abs().max()),
-        "forces_ev_a": float((p.forces - q.forces).abs().max()),
-        "forces_max_ev_a": float(p.forces.abs().max()),
+        "energy_ev_atom": ((p.interaction_energy - q.interaction_energy) / batch.n_atoms).abs().max().item(),
+        "forces_ev_a": (p.forces - q.forces).abs().max().item(),
+        "forces_max_ev_a": p.forces.abs().max().item(),
     }
     gradients = []
     for model in (stock, ours):

@@ -38,7 +38,7 @@ class Candidates:
 
 
 def group_candidates(indices: torch.Tensor, shapes: Sequence[tuple[int, int, int]]) -> Candidates:
-    """Group flat `indices` of a layer whose paths have weights of `shapes` (mul_in, n_species, mul_out) in turn.
+    """Group the flat `indices` of a layer whose paths have weights (mul_in, n_species, mul_out) in turn.
 
     A path linear has n_species = 1. Raises ValueError unless the indices ascend and lie in the layer.
     """
@@ -46,8 +46,9 @@ def group_candidates(indices: torch.Tensor, shapes: Sequence[tuple[int, int, int
     ends = sizes.prod(1).cumsum(0)
     weight_numel = int(ends[-1]) if len(shapes) else 0
     indices = indices.detach().to("cpu", torch.int64).contiguous()
-    if indices.numel() and not (0 <= int(indices[0]) and int(indices[-1]) < weight_numel):
-        raise ValueError(f"candidates span {int(indices[0])} to {int(indices[-1])}, expected 0 to {weight_numel - 1}")
+    if indices.numel() and (int(indices[0]) < 0 or int(indices[-1]) >= weight_numel):
+        raise ValueError(f"candidates span {int(indices[0])} to {int(indices[-1])}, "
+                         f"expected 0 to {weight_numel - 1}")  # fmt: skip
     if bool((indices[1:] <= indices[:-1]).any()):
         raise ValueError("candidates must ascend without repeats")
     path = torch.bucketize(indices, ends, right=True)
@@ -74,7 +75,7 @@ def group_candidates(indices: torch.Tensor, shapes: Sequence[tuple[int, int, int
 
 
 def _tiles(block: torch.Tensor, channel: torch.Tensor, n_blocks: int) -> tuple[torch.Tensor, ...]:
-    """First channels of the tiles that each block uses, their span per block, and each channel's compact row."""
+    """First channels of the tiles that each block uses, their span per block, each channel's compact row."""
     n = int(channel.max()) // TILE_CHANNELS + 1 if channel.numel() else 1
     used, tile = torch.unique(block * n + channel // TILE_CHANNELS, return_inverse=True)
     span = _span(used // n, n_blocks)
@@ -101,11 +102,12 @@ def sampled_gradient(
     beyond a tile of rows. Raises TypeError on dtype or device, ValueError on a size that disagrees.
     """
     check_same_kind("sampled_gradient", x=x, g=g)
-    check_size("sampled_gradient", "row length of x", x.shape[1], table.dim_in)
-    check_size("sampled_gradient", "row length of g", g.shape[1], table.dim_out)
-    check_size("sampled_gradient", "number of rows of g", g.shape[0], x.shape[0])
-    check_size("sampled_gradient", "number of grouped nodes", groups.order.numel(), x.shape[0])
-    check_size("sampled_gradient", "number of weights of the candidates", candidates.weight_numel, table.weight_numel)
+    op = "sampled_gradient"
+    check_size(op, "row length of x", x.shape[1], table.dim_in)
+    check_size(op, "row length of g", g.shape[1], table.dim_out)
+    check_size(op, "number of rows of g", g.shape[0], x.shape[0])
+    check_size(op, "number of grouped nodes", groups.order.numel(), x.shape[0])
+    check_size(op, "number of weights of the candidates", candidates.weight_numel, table.weight_numel)
     return _sampled(x, g, *index_of(candidates, groups, table), sizes_of(x, table))
 
 
@@ -128,11 +130,11 @@ def _sampled(
     indices: torch.Tensor, sizes: list[int],
 ) -> torch.Tensor:  # fmt: skip
     x, g, out = x.contiguous(), g.contiguous(), x.new_empty(place.numel())
-    n_nodes, dim_in, dim_out, n_species, _ = sizes
+    counts = (*sizes[:4], present.numel(), paths.shape[0], blocks.shape[0], place.numel())
     index = (order, ptr, present, paths, coefficients, blocks, runs, u_tiles, v_tiles, v_row, place)
     getattr(_core, f"sampled_gradient_{KERNEL_DTYPES[x.dtype]}")(
-        (n_nodes, dim_in, dim_out, n_species, present.numel(), paths.shape[0], blocks.shape[0], place.numel()),
-        torch.get_num_threads(), tuple(t.data_ptr() for t in index), x.data_ptr(), g.data_ptr(), out.data_ptr(),
+        counts, torch.get_num_threads(), tuple(t.data_ptr() for t in index),
+        x.data_ptr(), g.data_ptr(), out.data_ptr(),
     )  # fmt: skip
     return out
 

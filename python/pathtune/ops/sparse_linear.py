@@ -71,10 +71,12 @@ def _one_group(n_nodes: int) -> SpeciesGroups:
     return SpeciesGroups(torch.arange(n_nodes), torch.tensor([0, n_nodes]), torch.zeros(1, dtype=torch.int64))
 
 
-def _dense(a: torch.Tensor, effective: torch.Tensor, index, sizes: list[int], transposed: bool) -> torch.Tensor:
+def _dense(
+    a: torch.Tensor, effective: torch.Tensor, index: tuple, sizes: list[int], transposed: bool
+) -> torch.Tensor:  # fmt: skip
     """F or, transposed, G. Dense products through torch where all nodes share the weights."""
     n_nodes, dim_in, dim_out, n_species, _ = sizes
-    order, ptr, present, paths, coefficients = index
+    *_, paths, coefficients = index
     out = a.new_zeros(n_nodes, dim_in if transposed else dim_out)
     if n_species > 1:
         name = "species_linear_grad_x" if transposed else "species_linear"
@@ -89,7 +91,7 @@ def _dense(a: torch.Tensor, effective: torch.Tensor, index, sizes: list[int], tr
     return out
 
 
-# Index arguments of all operators: three of the groups, two of the table, six and the indices of the candidates.
+# Index arguments of all operators: three of the groups, two of the table, seven of the candidates.
 
 
 @torch.library.custom_op("pathtune::sparse_linear", mutates_args=(), device_types="cpu")
