@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 
+#include "allocator.hpp"
 #include "cuda.hpp"
 #include "edge_conv/edge_conv.hpp"
 #include "isa.hpp"
@@ -56,6 +57,7 @@ void bind_species_linear(py::tuple sizes, int n_threads, uintptr_t order, uintpt
 PYBIND11_MODULE(_core, m) {
   m.doc() = "CPU kernels of pathtune; called by pathtune.ops only";
   m.def("cuda_status", &cuda_status);
+  m.def("keep_large_blocks", &keep_large_blocks);
   m.def("best_isa", [] { return int(best_isa()); });
   m.def("active_isa", [] { return int(active_isa()); });
   m.def("set_active_isa", [](int isa) { set_active_isa(Isa(isa)); });

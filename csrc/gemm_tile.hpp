@@ -18,7 +18,8 @@ constexpr int tile_vectors = vector_bytes == 64 ? 4 : 2;  // 16 of 32, or 8 of 1
 
 // Rows x Vectors accumulators; `tail` > 0: only so many lanes of the last vector exist.
 template <class T, int Rows, int Vectors>
-inline void multiply_tile(const T* const* x, T* const* y, const T* w, int64_t ld, int n_inner, T c, int tail) {
+inline void multiply_tile(const T* const* x, T* const* y, const T* w, int64_t ld, int n_inner, T c,
+                          int tail) {
   Vector<T> sum[Rows][Vectors] = {};
   for (int u = 0; u < n_inner; ++u) {
     Vector<T> wv[Vectors];
@@ -39,7 +40,8 @@ inline void multiply_tile(const T* const* x, T* const* y, const T* w, int64_t ld
 }
 
 template <class T, int Rows>
-inline void multiply_rows(const T* const* x, T* const* y, const T* w, int64_t ld, int n_inner, int n_outer, T c) {
+inline void multiply_rows(const T* const* x, T* const* y, const T* w, int64_t ld, int n_inner, int n_outer,
+                          T c) {
   constexpr int lanes = n_lanes<T>;
   int v = 0;
   T* at[Rows];
@@ -49,8 +51,7 @@ inline void multiply_rows(const T* const* x, T* const* y, const T* w, int64_t ld
   };
   for (; v + tile_vectors * lanes <= n_outer; v += tile_vectors * lanes)
     multiply_tile<T, Rows, tile_vectors>(x, advance(v), w + v, ld, n_inner, c, 0);
-  for (; v + lanes <= n_outer; v += lanes)
-    multiply_tile<T, Rows, 1>(x, advance(v), w + v, ld, n_inner, c, 0);
+  for (; v + lanes <= n_outer; v += lanes) multiply_tile<T, Rows, 1>(x, advance(v), w + v, ld, n_inner, c, 0);
   if (v < n_outer) multiply_tile<T, Rows, 1>(x, advance(v), w + v, ld, n_inner, c, n_outer - v);
 }
 

@@ -7,9 +7,9 @@ namespace pathtune {
 
 enum class Isa : int { plain = 0, avx2 = 1, avx512 = 2 };
 
-Isa best_isa();             // the best set that both this build and this processor have
-Isa active_isa();           // best_isa(), unless a test asked for less
-void set_active_isa(Isa);   // throws std::invalid_argument above best_isa()
+Isa best_isa();            // the best set that both this build and this processor have
+Isa active_isa();          // best_isa(), unless a test asked for less
+void set_active_isa(Isa);  // throws std::invalid_argument above best_isa()
 
 }  // namespace pathtune
 
@@ -27,13 +27,18 @@ void set_active_isa(Isa);   // throws std::invalid_argument above best_isa()
 
 // Calls `function(...)` of the active instruction set.
 #if PATHTUNE_N_ISAS == 3
-#define PATHTUNE_CALL(function, ...)                                                  \
-  do {                                                                                \
-    switch (::pathtune::active_isa()) {                                               \
-      case ::pathtune::Isa::avx512: ::pathtune::avx512::function(__VA_ARGS__); break; \
-      case ::pathtune::Isa::avx2: ::pathtune::avx2::function(__VA_ARGS__); break;     \
-      default: ::pathtune::plain::function(__VA_ARGS__);                              \
-    }                                                                                 \
+#define PATHTUNE_CALL(function, ...)               \
+  do {                                             \
+    switch (::pathtune::active_isa()) {            \
+      case ::pathtune::Isa::avx512:                \
+        ::pathtune::avx512::function(__VA_ARGS__); \
+        break;                                     \
+      case ::pathtune::Isa::avx2:                  \
+        ::pathtune::avx2::function(__VA_ARGS__);   \
+        break;                                     \
+      default:                                     \
+        ::pathtune::plain::function(__VA_ARGS__);  \
+    }                                              \
   } while (false)
 #else
 #define PATHTUNE_CALL(function, ...) ::pathtune::plain::function(__VA_ARGS__)

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from models import crystal, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, merge, sparsify
 from pathtune import delta as delta_module
 from pathtune.adapter import load_adapter, save_adapter
 from pathtune.batch import collate
 from pathtune.data import from_atoms
-from torch.utils._python_dispatch import TorchDispatchMode
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 LAYERS = [f"{block}.{name}" for i in range(2)

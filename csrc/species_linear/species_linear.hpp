@@ -40,24 +40,23 @@ struct SpeciesGroups {
 
 // All three add to their output, which the caller has zeroed.
 PATHTUNE_DECLARE_PER_ISA(
-    template <class T> void species_linear(
-        const SpeciesLinearShape&, const SpeciesGroups&,
-        const SpeciesLinearPath* paths,  // [n_paths]
-        const double* coefficients,      // [n_paths]
-        const T* x,                      // [n_nodes, dim_in]
-        const T* weights,                // paths' [mul_in, n_species, mul_out], one after the other
-        T* y);                           // [n_nodes, dim_out]
-    template <class T> void species_linear_grad_x(
-        const SpeciesLinearShape&, const SpeciesGroups&, const SpeciesLinearPath* paths,
-        const double* coefficients,
-        const T* grad_y,   // [n_nodes, dim_out]
-        const T* weights,
-        T* grad_x);        // [n_nodes, dim_in]
-    template <class T> void species_linear_grad_weights(
-        const SpeciesLinearShape&, const SpeciesGroups&, const SpeciesLinearPath* paths,
-        const double* coefficients,
-        const T* x,             // [n_nodes, dim_in]
-        const T* grad_y,        // [n_nodes, dim_out]
-        T* grad_weights);)      // like weights; species that are absent stay zero
+    template <class T>
+    void species_linear(const SpeciesLinearShape&, const SpeciesGroups&,
+                        const SpeciesLinearPath* paths,  // [n_paths]
+                        const double* coefficients,      // [n_paths]
+                        const T* x,                      // [n_nodes, dim_in]
+                        const T* weights,  // paths' [mul_in, n_species, mul_out], one after the other
+                        T* y);             // [n_nodes, dim_out]
+    template <class T> void species_linear_grad_x(const SpeciesLinearShape&, const SpeciesGroups&,
+                                                  const SpeciesLinearPath* paths, const double* coefficients,
+                                                  const T* grad_y,  // [n_nodes, dim_out]
+                                                  const T* weights,
+                                                  T* grad_x);  // [n_nodes, dim_in]
+    template <class T>
+    void species_linear_grad_weights(const SpeciesLinearShape&, const SpeciesGroups&,
+                                     const SpeciesLinearPath* paths, const double* coefficients,
+                                     const T* x,         // [n_nodes, dim_in]
+                                     const T* grad_y,    // [n_nodes, dim_out]
+                                     T* grad_weights);)  // like weights; species that are absent stay zero
 
 }  // namespace pathtune

@@ -5,7 +5,7 @@ The verbs of docs/api.md. Importing this package imports torch, but no backbone'
 
 import os
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: docs/decisions/0005-huge-pages.md
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: docs/decisions/0005-large-blocks.md
 
 import torch  # noqa: F401  before _core: both then share torch's OpenMP runtime
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from test_species_linear import CASES, SPECIES, make
+
 from pathtune import reference
 from pathtune.ops import group_by_species, group_candidates, sampled_gradient
 from pathtune.ops.sampled_gradient import index_of, sizes_of
-from test_species_linear import CASES, SPECIES, make
 
 SHARES = [0.0, 0.03, 0.3, 1.0]
 

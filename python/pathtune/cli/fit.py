@@ -26,6 +26,7 @@ from pathtune.delta import SparseDelta
 from pathtune.evaluation import evaluate
 from pathtune.loading import save
 from pathtune.model import Potential, merge, sparsify, unfreeze
+from pathtune.ops.allocator import keep_large_blocks
 from pathtune.options import option
 from pathtune.progress import Progress
 from pathtune.run_folder import RunFolder, write_text
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, check, train, save."""
+    keep_large_blocks()
     options = options_from(args, **SECTIONS)
     run_options: RunOptions = options["run"]
     out = required(run_options.out, "--out", "a folder for the run")
