@@ -26,7 +26,8 @@ def main() -> None:
     elements = elements_of(cases.structures(name, 64))
     model = step.make_model(stock, "cpu", "sparse", 0.03, elements)
     batches = {n: step.make_batch(model, name, n) for n in SIZES}
-    times = step.alternate({str(n): step.training_step(model, b) for n, b in batches.items()}, ROUNDS, warmup=4)  # TorchScript's own warm-up is over
+    steps = {str(n): step.training_step(model, b) for n, b in batches.items()}
+    times = step.alternate(steps, ROUNDS, warmup=4)  # by then TorchScript's own warm-up is over
     median = {n: statistics.median(t) for n, t in times.items()}
     per_atom = {n: 1000 * m / batches[int(n)].n_nodes for n, m in median.items()}
     spread = max(per_atom.values()) / min(per_atom.values()) - 1

@@ -52,8 +52,9 @@ def accuracy_table(name: str) -> str:
     names = {"full": "full fine-tuning", "L": "sparse, schedule L", "H": "sparse, schedule H"}
     for row in r["table"]:
         share = row.get("active_share_of_reachable")
-        body.append([names[row["arm"]], f"{row['lr']:g}", *(f"{row[key][0]:.2f} (spread {row[key][1]:.2f})" for key in first),
-                     "all" if share is None else f"{100 * share:.1f} %"])  # fmt: skip
+        errors = [f"{row[key][0]:.2f} (spread {row[key][1]:.2f})" for key in first]
+        changed = "all" if share is None else f"{100 * share:.1f} %"
+        body.append([names[row["arm"]], f"{row['lr']:g}", *errors, changed])
     return rows(header, body)
 
 

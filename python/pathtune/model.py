@@ -35,6 +35,7 @@ class Backbone(Protocol):
 
     name: str  # class of the pretrained model, for the fingerprint
     stock: torch.nn.Module  # the pretrained model itself; never changed
+    parameters: dict[str, torch.nn.Parameter]  # those of `stock` by name
     layers: tuple[Layer, ...]
     sparse_layers: frozenset[str]  # names of the layers whose weights `predict` also takes as SparseWeights
     atomic_numbers: tuple[int, ...]

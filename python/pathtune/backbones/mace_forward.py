@@ -158,7 +158,7 @@ class MaceForward:
         row_index = torch.stack([edges.row_sender, edges.row_receiver])
         radial, cutoff = stock.radial_embedding(lengths, attrs, row_index, stock.atomic_numbers)  # type: ignore
         groups = group_by_species(batch.species, self.n_species)
-        embedding = parameters["node_embedding.linear.weight"].reshape(self.n_species, -1)
+        embedding = parameters["node_embedding.linear.weight"].reshape(self.n_species, -1)  # type: ignore
         x = torch.nn.functional.embedding(batch.species, embedding) * self.embedding_weight
         total = x.new_zeros(batch.n_nodes)
         if hasattr(stock, "pair_repulsion"):
