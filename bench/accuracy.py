@@ -14,6 +14,7 @@ import os
 import pathlib
 import statistics
 import sys
+import tempfile
 import time
 
 import torch
@@ -110,7 +111,7 @@ def main() -> None:
     args = parser.parse_args()
     case = CASES[args.case]
     sets = load_sets(case)
-    base = pathtune.load(build_model(case["model"], args.out.parent), dtype="float32")
+    base = pathtune.load(build_model(case["model"], pathlib.Path(tempfile.gettempdir())), dtype="float32")
     result = json.loads(args.out.read_text()) if args.out.exists() else {"runs": []}
     settings = {"case": args.case, **case, "epochs": args.epochs, "batch_size": args.batch_size, "lrs": args.lrs,
                 "arms": args.arms, "threads": torch.get_num_threads()}  # fmt: skip

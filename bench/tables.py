@@ -58,7 +58,21 @@ def accuracy_table(name: str) -> str:
     return rows(header, body)
 
 
+def scaling_table() -> str:
+    r = load("scaling")
+    per_atom = [f"{v:.2f}" for v in r["ms_per_atom"].values()]
+    return rows(["atoms", *r["ms_per_atom"]], [["ms per atom and step", *per_atom]])
+
+
+def operator_table() -> str:
+    body = [[r["operator"], r["shape"], r["pass"], f"{r['stock_ms']:.2f}", f"{r['ours_ms']:.3f}", f"{r['ratio']:.1f} x"]
+            for r in load("operators")["rows"]]  # fmt: skip
+    return rows(["operator", "shape", "pass", "stock ms", "pathtune ms", "ratio"], body)
+
+
 TABLES = {
+    "scaling": scaling_table,
+    "operators": operator_table,
     "step": step_table,
     "ethanol": lambda: accuracy_table("accuracy_ethanol"),
     "ge": lambda: accuracy_table("accuracy_ge"),

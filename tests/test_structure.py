@@ -3,6 +3,7 @@
 import ast
 import pathlib
 import subprocess
+import sys
 
 import pytest
 
@@ -108,3 +109,9 @@ def test_no_unfinished_work_is_marked():
 def test_the_tree_is_clean_of_generated_files():
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert not [f for f in files if f.endswith((".so", ".pyc", ".o", ".model"))]
+
+
+def test_every_table_in_readme_and_results_is_what_the_committed_json_says():
+    command = [sys.executable, str(ROOT / "bench" / "tables.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -16,8 +16,8 @@ KERNELS = re.findall(r"csrc/\w+/\w+\.cpp", (ROOT / "CMakeLists.txt").read_text()
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_kernel_object_has_no_weak_std_symbols(kernel, tmp_path):
     compiler, nm = shutil.which("c++"), shutil.which("nm")
-    if not (compiler and nm):
-        return  # nothing was built here either
+    assert compiler
+    assert nm
     flags = ["-mavx2", "-mfma"] if platform.machine() in ("x86_64", "AMD64") else []
     subprocess.run(
         [compiler, "-std=c++17", "-O3", "-fopenmp", "-Wno-psabi", "-DPATHTUNE_ISA=avx2", *flags,

@@ -25,9 +25,7 @@ def main(arguments: str) -> None:
     """Load, note the memory, run three steps, print the peak above it."""
     from pathtune.benchmark import cases, step
     from pathtune.data import elements_of
-    from pathtune.ops.allocator import keep_large_blocks
 
-    keep_large_blocks()
     options = json.loads(arguments)
     stock = cases.build(options["name"])
     elements = elements_of(cases.structures(options["name"], options["n_atoms"]))

@@ -7,7 +7,6 @@ import json
 import pathlib
 
 from pathtune.benchmark.cases import CASES
-from pathtune.ops.allocator import keep_large_blocks
 from pathtune.run_folder import write_text
 
 
@@ -28,7 +27,6 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print the ratios, write the file."""
     from pathtune.benchmark.step import bench_step
 
-    keep_large_blocks()
     result = bench_step(args.model, args.atoms, args.arm, args.active_share, args.rounds, not args.no_memory)
     print(f"{result['model']}, {result['n_atoms']} atoms, {result['n_edges']} edges, {result['threads']} threads")
     for name, seconds in result["median_seconds"].items():
