@@ -50,6 +50,8 @@ def plot_accuracy() -> None:
         label = "full fine-tuning" if arm == "full" else f"sparse, schedule {arm}"
         axes.plot([], [], "o", color=colour, label=label)
     axes.set_xscale("log")
+    axes.set_xticks([15, 30, 60, 100], ["15", "30", "60", "100"])
+    axes.minorticks_off()
     axes.set_xlabel("weights changed, % of the reachable adapted ones")
     axes.set_ylabel("force MAE on test, meV/A")
     axes.set_title(f"ethanol, {result['train']} structures, {result['epochs']} epochs", fontsize=9)
