@@ -48,8 +48,10 @@ def test_operator_tests_pass_under_sanitizers(sanitized):
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "OMP_NUM_THREADS": "2",
     }
-    # Run from the copy: -P and the path put it before any installed pathtune, whose editable hook -S leaves out.
-    code = (f"import sys; sys.path.insert(0, {str(sanitized)!r}); import pathtune; "
+    # Run from the copy: an editable install's finder would come before the path.
+    code = (f"import sys; sys.path.insert(0, {str(sanitized)!r}); "
+            "sys.meta_path = [f for f in sys.meta_path if 'Editable' not in type(f).__name__ "
+            "and 'ScikitBuild' not in type(f).__name__]; import pathtune; "
             f"assert pathtune.__file__.startswith({str(sanitized)!r}), pathtune.__file__; "
             "import pytest; sys.exit(pytest.main(sys.argv[1:]))")  # fmt: skip
     tests = [str(ROOT / "tests" / "ops"), "-q", "-x", "-k", "reference or gradcheck or bitwise or dense",
