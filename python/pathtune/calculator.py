@@ -37,7 +37,7 @@ class PathtuneCalculator(Calculator):
     def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
         """Called by ASE. Raises InputError for an element that the model lacks."""
         super().calculate(atoms, list(properties), list(system_changes))
-        structure = from_atoms(self.atoms, where="atoms")
+        structure = from_atoms(self.atoms, where="atoms")  # type: ignore
         check_elements([structure], self._model.atomic_numbers)
         backbone = self._model.backbone
         batch = collate([structure], self._model.atomic_numbers, backbone.r_max, backbone.dtype)

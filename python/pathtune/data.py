@@ -9,6 +9,8 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 import ase
+import ase.data
+import ase.geometry
 import ase.io
 import numpy as np
 import vesin

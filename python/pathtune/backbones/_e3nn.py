@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any  # of e3nn modules, whose attributes torch.nn.Module hides from type checkers
+
 import torch
 from e3nn import o3
 
@@ -10,14 +12,15 @@ from pathtune.layers import Layer, Path
 from pathtune.ops import SparseWeights, sparse_path_linear
 
 
-def layer_of(name: str, module: torch.nn.Module, species_input: bool = False) -> Layer | None:
+def layer_of(name: str, module: Any, species_input: bool = False) -> Layer | None:
     """The Layer of an e3nn module with internal weights, None for any other module.
 
     `species_input`: the module's only input (a linear) or second operand (a tensor product) is the
     one-hot species. e3nn stores a linear's path as `[mul_in, mul_out]`, a fully connected tensor
     product's as `[mul_in1, mul_in2, mul_out]`, one path after the other.
     """
-    if isinstance(module, o3.Linear):
+    linear, product = isinstance(module, o3.Linear), isinstance(module, o3.TensorProduct)
+    if linear:
         if not module.internal_weights or module.weight_numel == 0:
             return None
         paths, offset = [], 0
@@ -28,7 +31,7 @@ def layer_of(name: str, module: torch.nn.Module, species_input: bool = False) ->
             paths.append(Path(f"{ir} -> {ir}", offset, tuple(ins.path_shape), 0 if species_input else None))
             offset += paths[-1].numel
         return Layer(name, "species linear" if species_input else "path linear", tuple(paths), module.weight_numel)
-    if isinstance(module, o3.TensorProduct):
+    if product:
         if not module.internal_weights or module.weight_numel == 0:
             return None
         paths, offset = [], 0
@@ -47,7 +50,7 @@ def layer_of(name: str, module: torch.nn.Module, species_input: bool = False) ->
 class PathLinear:
     """An o3.Linear in layout ir_mul: dense products through torch, one for each path."""
 
-    def __init__(self, module: o3.Linear):
+    def __init__(self, module: Any):
         if any(ins.i_in == -1 for ins in module.instructions):
             raise ValueError("an o3.Linear with a bias is not covered")
         blocks_in, blocks_out = blocks(module.irreps_in), blocks(module.irreps_out)
@@ -84,7 +87,7 @@ class PathLinear:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
-def skip_table(module: o3.TensorProduct, n_species: int) -> SpeciesLinearTable:
+def skip_table(module: Any, n_species: int) -> SpeciesLinearTable:
     """The species linear that a FullyConnectedTensorProduct with a one-hot second operand is."""
     # 3j(l, 0, l) is the identity over sqrt(2l + 1)
     instructions = [(ins.i_in1, ins.i_out, float(ins.path_weight) / module.irreps_out[ins.i_out].ir.dim ** 0.5)
@@ -92,7 +95,7 @@ def skip_table(module: o3.TensorProduct, n_species: int) -> SpeciesLinearTable:
     return species_linear_table(module.irreps_in1, module.irreps_out, n_species, instructions)
 
 
-def conv_table(module: o3.TensorProduct) -> EdgeConvTable:
+def conv_table(module: Any) -> EdgeConvTable:
     """The paths of a channel-wise ('uvu') tensor product, 3j in float64."""
     instructions = []
     for ins in module.instructions:

@@ -6,6 +6,7 @@ import copy
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -19,12 +20,12 @@ from pathtune.ops import SparseWeights
 class MaceBackbone:
     """A stock MACE or ScaleShiftMACE; `stock` is never changed, replaced weights are passed to each call."""
 
-    def __init__(self, stock: torch.nn.Module, backend: str = "auto"):
+    def __init__(self, stock: Any, backend: str = "auto"):
         mace = import_mace()
         known = (mace.modules.MACE, mace.modules.ScaleShiftMACE)
         if type(stock) not in known:
             raise InputError(f"model is a {type(stock).__name__}, expected a MACE or ScaleShiftMACE of mace-torch")
-        self.stock = stock.requires_grad_(False)
+        self.stock: Any = stock.requires_grad_(False)
         self.parameters = dict(stock.named_parameters())
         self.name = type(stock).__name__
         self.backend, self._forward = _choose(backend, stock)
@@ -65,7 +66,7 @@ class MaceBackbone:
     ) -> torch.nn.Module:
         """A stock MACE with these parameters and atomic energies."""
         with quiet_torchscript():
-            stock = copy.deepcopy(self.stock)
+            stock: Any = copy.deepcopy(self.stock)
         stock.load_state_dict({name: w.detach() for name, w in weights.items()}, strict=False)
         energies = stock.atomic_energies_fn.atomic_energies.double()  # float64: E0 needs the digits
         if energies.dim() > 1:

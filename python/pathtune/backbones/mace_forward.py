@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from e3nn import o3
@@ -90,7 +91,7 @@ class _Edges:
 class MaceForward:
     """Tables of one stock model; holds no weights."""
 
-    def __init__(self, stock: torch.nn.Module):
+    def __init__(self, stock: Any):
         self.stock = stock
         self.parameters = dict(stock.named_parameters())  # once: walking the modules costs a millisecond
         self.by_pair = radial_is_symmetric(stock)
