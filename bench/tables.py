@@ -52,7 +52,8 @@ def accuracy_table(name: str) -> str:
     names = {"full": "full fine-tuning", "L": "sparse, schedule L", "H": "sparse, schedule H"}
     for row in r["table"]:
         share = row.get("active_share_of_reachable")
-        errors = [f"{row[key][0]:.2f} (spread {row[key][1]:.2f})" for key in first]
+        spread = row["n_seeds"] > 1  # one seed has none to show
+        errors = [f"{row[key][0]:.2f}" + (f" (spread {row[key][1]:.2f})" if spread else "") for key in first]
         changed = "all" if share is None else f"{100 * share:.1f} %"
         body.append([names[row["arm"]], f"{row['lr']:g}", *errors, changed])
     return rows(header, body)

@@ -10,6 +10,8 @@ import torch
 
 from pathtune.data import Structure, attach_graph
 
+NO_VOLUME_A3 = 1e-6  # below: a molecule
+
 
 @dataclasses.dataclass
 class Batch:
@@ -35,6 +37,11 @@ class Batch:
     def n_graphs(self) -> int:
         """Number of structures."""
         return self.n_atoms.numel()
+
+    @property
+    def volume(self) -> torch.Tensor:
+        """Volumes [n_graphs, 1, 1], A^3; zero for a molecule, which has no stress."""
+        return torch.linalg.det(self.cell).abs().reshape(-1, 1, 1)
 
     @property
     def n_nodes(self) -> int:

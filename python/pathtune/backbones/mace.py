@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pathtune.backbones._packages import import_mace, quiet_torchscript, safe_torch_load
-from pathtune.batch import Batch
+from pathtune.batch import NO_VOLUME_A3, Batch
 from pathtune.errors import InputError
 from pathtune.layers import Layer
 from pathtune.ops import SparseWeights
@@ -58,7 +58,7 @@ class MaceBackbone:
         data = self._stock_input(batch, head)
         out = torch.func.functional_call(self.stock, replaced, (data,), options)
         energy = out["interaction_energy"] if "interaction_energy" in out else out["energy"]
-        stress = torch.where(flat_cells(batch), 0.0, out["stress"]) if needs_stress else None
+        stress = torch.where(batch.volume < NO_VOLUME_A3, 0.0, out["stress"]) if needs_stress else None
         return energy, out["forces"], stress
 
     def with_weights(
@@ -126,7 +126,7 @@ class MaceBackbone:
         ptr[1:] = batch.n_atoms.cumsum(0)
         shifts = torch.einsum("ei,eij->ej", batch.unit_shifts, batch.cell[batch.node_graph[batch.sender]])
         # A molecule gets a unit cell: stock divides by the volume, and zero would give NaN gradients of a stress.
-        cell = torch.where(flat_cells(batch), torch.eye(3).to(batch.cell), batch.cell)
+        cell = torch.where(batch.volume < NO_VOLUME_A3, torch.eye(3).to(batch.cell), batch.cell)
         return {
             "positions": batch.positions.detach().clone(),
             "node_attrs": one_hot,
@@ -138,11 +138,6 @@ class MaceBackbone:
             "ptr": ptr,
             "head": torch.full((batch.n_graphs,), head, dtype=torch.int64),
         }
-
-
-def flat_cells(batch: Batch) -> torch.Tensor:
-    """Which structures have no volume, and so no stress [n_graphs, 1, 1]."""
-    return torch.linalg.det(batch.cell).abs().reshape(-1, 1, 1) < 1e-6
 
 
 def _choose(backend: str, stock: torch.nn.Module):

@@ -17,7 +17,7 @@ from e3nn import o3
 from pathtune._monomials import ContractionTable, contraction_coefficients, contraction_table
 from pathtune._paths import EdgeConvTable, SpeciesLinearTable
 from pathtune.backbones._e3nn import PathLinear, conv_table, skip_table
-from pathtune.batch import Batch
+from pathtune.batch import NO_VOLUME_A3, Batch
 from pathtune.ops import (
     ConvGraph,
     SparseWeights,
@@ -287,6 +287,5 @@ def _stress(batch: Batch, edges: _Edges, slope: torch.Tensor) -> torch.Tensor:
     """(1/V) dE/d(strain) [n_graphs, 3, 3]; zero where there is no volume."""
     outer = edges.vectors.unsqueeze(2) * slope.unsqueeze(1)
     virial = outer.new_zeros(batch.n_graphs, 3, 3).index_add(0, batch.node_graph[edges.row_sender], outer)
-    volume = torch.linalg.det(batch.cell).abs().reshape(-1, 1, 1)
-    stress = 0.5 * (virial + virial.mT) / volume.clamp(min=1e-6)
-    return torch.where(volume > 1e-6, stress, torch.zeros_like(stress))
+    stress = 0.5 * (virial + virial.mT) / batch.volume.clamp(min=NO_VOLUME_A3)
+    return torch.where(batch.volume > NO_VOLUME_A3, stress, torch.zeros_like(stress))
