@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from pathtune.batch import Batch
-from pathtune.delta import DeltaParameter, FixedDelta, SparseDelta, pays_sparse
+from pathtune.delta import DeltaParameter, FixedDelta, SparseDelta, effective_weights, pays_sparse
 from pathtune.errors import InputError
 from pathtune.layers import Layer, PathRow, select_layers
 from pathtune.ops import SparseWeights
@@ -109,7 +109,7 @@ class Potential(torch.nn.Module):
     def forward(self, batch: Batch, needs_stress: bool = False, training: bool = False) -> Prediction:
         """Energies, forces and, when asked, stress; `training` keeps the graph for a loss on them."""
         parameters = self.backbone.parameters
-        weights = {d.layer.parameter: d.weights(parameters[d.layer.parameter]) for d in self.adapted()}
+        weights = effective_weights(self.adapted(), parameters)
         energy, forces, stress = self.backbone.predict(weights, batch, self.head, needs_stress, training)
         return Prediction(energy, self.e0_energy(batch), forces, stress)
 
