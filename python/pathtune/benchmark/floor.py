@@ -43,7 +43,7 @@ def floor_flops(forward, batch: Batch) -> dict[str, float]:
 def _conv_flops(table) -> float:
     """Per edge, forward."""
     flops = 0.0
-    for *_, c_offset, mul, d1, d2, d3 in table.paths.tolist():
+    for *_, c_offset, mul, d1, d2, d3, _ in table.paths.tolist():
         c = table.coefficients[c_offset : c_offset + d1 * d2 * d3].reshape(d1, d2, d3)
         n_pairs = int((c.abs() > 1e-12).any(dim=1).sum())
         flops += mul * (2 * n_pairs + min(d1, d3))
