@@ -143,9 +143,10 @@ class _Layer:
         self.linear_up = PathLinear(block.linear_up)  # type: ignore
         self.conv: EdgeConvTable = conv_table(block.conv_tp)  # type: ignore
         self.linear = PathLinear(block.linear)  # type: ignore
-        self.skip: SpeciesLinearTable = skip_table(block.skip_tp, n_species)  # type: ignore
+        self.species_linear: SpeciesLinearTable = skip_table(block.skip_tp, n_species)  # type: ignore
         self.contraction, self.contraction_weights = _contraction(product, self.product_name)
         self.product_linear = PathLinear(product.linear)  # type: ignore
+        self.linears, self.radial = (self.linear_up, self.linear, self.product_linear), block.conv_tp_weights
         self.uses_skip = bool(product.use_sc)
         # the readouts and the embedding are too small to gain
         self.sparse_layers = (*(f"{self.name}.{linear}" for linear in ("linear_up", "linear", "skip_tp")),
@@ -155,14 +156,14 @@ class _Layer:
 
     def __call__(self, parameters, x, y, radial, cutoff, edges: Edges, groups: SpeciesGroups) -> torch.Tensor:
         block, weight = self.block, lambda name: parameters[f"{self.name}.{name}.weight"]
-        skip = _species_linear(x, weight("skip_tp"), groups, self.skip) if self.is_residual else None
+        skip = _species_linear(x, weight("skip_tp"), groups, self.species_linear) if self.is_residual else None
         x = self.linear_up(x, weight("linear_up"))
-        w = block.conv_tp_weights(radial)  # type: ignore
+        w = self.radial(radial)  # type: ignore
         w = w if cutoff is None else w * cutoff
         message = self.linear(edge_conv(x, y, w, edges.graph, self.conv), weight("linear"))
         message = message / self._normalisation(radial, cutoff, edges, x)
         if not self.is_residual:
-            message = _species_linear(message, weight("skip_tp"), groups, self.skip)
+            message = _species_linear(message, weight("skip_tp"), groups, self.species_linear)
         n_nodes, n_ell = message.shape[0], self.contraction.n_ell
         a = message.reshape(n_nodes, n_ell, message.shape[1] // n_ell)
         coefficients = self._coefficients(parameters, groups)
