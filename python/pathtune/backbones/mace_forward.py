@@ -155,7 +155,7 @@ class _Layer:
         self._frozen_from: list[tuple[torch.Tensor, int]] = []  # the weights they are made of, with versions
 
     def __call__(self, parameters, x, y, radial, cutoff, edges: Edges, groups: SpeciesGroups) -> torch.Tensor:
-        block, weight = self.block, lambda name: parameters[f"{self.name}.{name}.weight"]
+        weight = lambda name: parameters[f"{self.name}.{name}.weight"]
         skip = _species_linear(x, weight("skip_tp"), groups, self.species_linear) if self.is_residual else None
         x = self.linear_up(x, weight("linear_up"))
         w = self.radial(radial)  # type: ignore
