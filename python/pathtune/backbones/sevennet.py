@@ -275,7 +275,8 @@ def checkpoint_of(stock: Any) -> dict[str, Any]:
     config["version"] = sevenn.__version__  # of the order of weights, which older checkpoints have otherwise
     return {
         "config": config,
-        "model_state_dict": stock.state_dict(),
+        # copying a module of e3nn turns constants of its compiled code into buffers
+        "model_state_dict": {k: v for k, v in stock.state_dict().items() if "._tensor_constant" not in k},
         "optimizer_state_dict": {},
         "scheduler_state_dict": {},
         "epoch": 0,
