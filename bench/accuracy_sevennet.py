@@ -25,12 +25,12 @@ from pathtune.data import Structure, elements_of
 from pathtune.ops.allocator import keep_large_blocks
 
 DATA = pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data"))
-# folder, frames of train, valid and test, epochs, batch size; 60 to 100 s for each run on one core
+# folder, frames of train, valid and test, epochs, batch size
 SETS = {
-    "agau": ("lam/agau_pbed3", 52, 34, 71, 20, 4),
-    "si": ("crystals/mlearn_Si", 48, 22, 25, 12, 4),
-    "cu": ("crystals/dnp_Cu", 60, 30, 30, 10, 4),
-    "h2o": ("lam/h2o_pbe0ts", 12, 4, 10, 8, 1),
+    "agau": ("lam/agau_pbed3", 52, 34, 71, 14, 4),
+    "si": ("crystals/mlearn_Si", 48, 22, 25, 8, 4),
+    "cu": ("crystals/dnp_Cu", 60, 30, 30, 8, 4),
+    "h2o": ("lam/h2o_pbe0ts", 12, 4, 10, 5, 1),
 }
 ARMS = {"full": None, "sparse 3 %": {"active_share": 0.03}, "sparse 1 %": {"active_share": 0.01}}
 LRS = (0.01, 0.002, 0.05)

@@ -12,6 +12,7 @@ from pathtune.data import from_atoms
 from sevennets import VARIANTS, tiny_sevennet
 
 pytestmark = pytest.mark.usefixtures("needs_sevenn")
+START = SparseDelta(start="paper", initial_std=0.1)
 WHEEL = ["7net-0", "7net-0_22may2024", "7net-l3i5", "7net-mf-0:PBE", "7net-mf-0:R2SCAN"]
 
 
@@ -52,8 +53,8 @@ def test_energies_forces_stress_and_gradients_equal_the_stock_models(variant):
     assert torch.allclose(p.forces, q.forces, rtol=1e-11, atol=1e-11)
     assert torch.allclose(p.stress, q.stress, rtol=1e-11, atol=1e-11)
     few = candidates(ours, 0.1)
-    for arm in (lambda m: unfreeze(m, "full"), lambda m: sparsify(m, SparseDelta(initial_std=0.1)),
-                lambda m: sparsify(m, SparseDelta(initial_std=0.1), candidates=few)):  # fmt: skip
+    for arm in (lambda m: unfreeze(m, "full"), lambda m: sparsify(m, START),
+                lambda m: sparsify(m, START, candidates=few)):  # fmt: skip
         expected, found = (force_loss_gradients(arm(m), batch) for m in (reference, ours))
         assert any(g.abs().max() > 0 for g in expected)
         for a, b in zip(expected, found):
@@ -98,7 +99,7 @@ def test_no_edges_and_no_structures():
 
 
 def test_the_same_step_repeats_bitwise():
-    model = sparsify(load(tiny_sevennet(torch.float32), backend="cpu"))
+    model = sparsify(load(tiny_sevennet(torch.float32), backend="cpu"), START)
     batch = batch_of(model, crystal(), molecule(3))
     runs = [force_loss_gradients(model, batch) for _ in range(3)]
     assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))

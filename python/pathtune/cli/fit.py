@@ -22,7 +22,6 @@ from pathtune.cli._common import (
     to_toml,
 )
 from pathtune.data import LabelKeys, Structure, check_elements, elements_of, read_structures
-from pathtune.delta import SparseDelta
 from pathtune.evaluation import evaluate
 from pathtune.loading import save
 from pathtune.model import Potential, merge, sparsify, unfreeze
@@ -30,6 +29,7 @@ from pathtune.ops.allocator import keep_large_blocks
 from pathtune.options import option
 from pathtune.progress import Progress
 from pathtune.run_folder import RunFolder, write_text
+from pathtune.sparse_delta import SparseDelta
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
