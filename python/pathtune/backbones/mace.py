@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import pathlib
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from pathtune.backbones._choice import choose
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
 from pathtune.backbones._packages import import_mace, quiet_torchscript, safe_torch_load
 from pathtune.batch import NO_VOLUME_A3, Batch
@@ -23,15 +23,17 @@ class MaceBackbone:
 
     def __init__(self, stock: Any, backend: str = "auto"):
         mace = import_mace()
+        from pathtune.backbones.mace_forward import MaceForward, unsupported
+
         known = (mace.modules.MACE, mace.modules.ScaleShiftMACE)
         if type(stock) not in known:
             raise InputError(f"model is a {type(stock).__name__}, expected a MACE or ScaleShiftMACE of mace-torch")
         self.stock: Any = stock.requires_grad_(False)
         self.parameters = dict(stock.named_parameters())
         self.name = type(stock).__name__
-        self.backend, self._forward = _choose(backend, stock)
+        self.backend, self._forward = choose(backend, lambda: unsupported(stock), lambda: MaceForward(stock))
         self.layers = _layers(stock)
-        self.readouts = ("readouts.",)
+        self.readouts: tuple[str, ...] = ("readouts.",)
         self.sparse_layers = self._forward.sparse_layers if self._forward is not None else frozenset()
         self.atomic_numbers = tuple(int(z) for z in stock.atomic_numbers)
         self.heads: tuple[str, ...] = tuple(getattr(stock, "heads", None) or ("Default",))
@@ -125,24 +127,6 @@ class MaceBackbone:
             "ptr": ptr,
             "head": torch.full((batch.n_graphs,), head, dtype=torch.int64),
         }
-
-
-def _choose(backend: str, stock: torch.nn.Module):
-    """The backend in force and its forward: None for `reference`, the stock model's own."""
-    from pathtune.backbones.mace_forward import MaceForward, unsupported
-
-    if backend not in ("auto", "cpu", "reference"):
-        raise InputError(f"backend is {backend!r}, expected auto, cpu or reference")
-    if backend == "reference":
-        return backend, None
-    reason = unsupported(stock)
-    if reason is None:
-        return "cpu", MaceForward(stock)
-    message = f"the cpu backend does not cover {reason}"
-    if backend == "cpu":
-        raise InputError(f"backend is 'cpu', but {message}, expected 'auto' or 'reference'")
-    warnings.warn(f"pathtune: {message}: falling back to the stock forward", stacklevel=4)
-    return "reference", None
 
 
 def _layers(stock: torch.nn.Module) -> tuple[Layer, ...]:

@@ -9,12 +9,12 @@ import datetime
 import io
 import pathlib
 import uuid
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from pathtune.backbones._choice import choose
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
 from pathtune.backbones._packages import import_sevenn, quiet_torchscript
 from pathtune.batch import NO_VOLUME_A3, Batch
@@ -31,18 +31,22 @@ class SevenNetBackbone:
     """A stock SevenNet for one modality; `stock` is never changed, replaced weights are passed to each call."""
 
     def __init__(self, stock: Any, modality: str | None = None, backend: str = "auto"):
+        from pathtune.backbones.sevennet_forward import SevenNetForward, unsupported
+
         self.stock: Any = stock.requires_grad_(False)
         self.parameters = {name: p for name, p in stock.named_parameters() if not name.endswith(NEVER_TRAINED)}
         self.modality, modalities = modality, stock.modal_map or {}
         self._modal_index = modalities[modality] if modality else 0
         self.heads: tuple[str, ...] = (modality or "Default",)
         self.name = f"SevenNet of modality {modality}" if modality else "SevenNet"
-        self.readouts = ("reduce_input_to_hidden.", "reduce_hidden_to_energy.", "readout_FCN.")
+        self.readouts: tuple[str, ...] = ("reduce_input_to_hidden.", "reduce_hidden_to_energy.", "readout_FCN.")
         self.atomic_numbers = tuple(sorted(stock.type_map, key=stock.type_map.get))
         self.r_max = float(stock.cutoff)
         self.dtype = next(stock.parameters()).dtype
         self.layers = _layers(stock, modality)
-        self.backend, self._forward = _choose(backend, stock, self._modal_index)
+        self.backend, self._forward = choose(
+            backend, lambda: unsupported(stock), lambda: SevenNetForward(stock, self._modal_index)
+        )
         self.sparse_layers = self._forward.sparse_layers if self._forward is not None else frozenset()
 
     def atomic_energies(self) -> torch.Tensor:
@@ -107,7 +111,8 @@ class SevenNetBackbone:
     def fingerprint(self, elements: Sequence[int]) -> dict[str, torch.Tensor]:
         """Mean and rms [n_blocks, 2] of every parameter; species-indexed ones per element, float64."""
         species = [self.atomic_numbers.index(z) for z in elements]
-        return fingerprint(self.parameters, self._blocks(), species)
+        # species linears divided by sqrt(n_species), as docs/adapter-format.md has it for every backbone
+        return fingerprint(self.parameters, self._blocks(), species, lambda name: len(self.atomic_numbers) ** -0.5)
 
     def _blocks(self) -> dict[str, Blocks]:
         known = layer_blocks(self.layers)
@@ -147,24 +152,6 @@ class _StockForward(torch.nn.Module):
             if type(module).__name__ == "OnehotEmbedding":  # which is float32 always
                 data = {k: v.to(dtype) if v.is_floating_point() else v for k, v in data.items()}
         return data
-
-
-def _choose(backend: str, stock: Any, modality: int):
-    """The backend in force and its forward: None for `reference`, the stock model's own."""
-    from pathtune.backbones.sevennet_forward import SevenNetForward, unsupported
-
-    if backend not in ("auto", "cpu", "reference"):
-        raise InputError(f"backend is {backend!r}, expected auto, cpu or reference")
-    if backend == "reference":
-        return backend, None
-    reason = unsupported(stock)
-    if reason is None:
-        return "cpu", SevenNetForward(stock, modality)
-    message = f"the cpu backend does not cover {reason}"
-    if backend == "cpu":
-        raise InputError(f"backend is 'cpu', but {message}, expected 'auto' or 'reference'")
-    warnings.warn(f"pathtune: {message}: falling back to the stock forward", stacklevel=4)
-    return "reference", None
 
 
 def _layers(stock: Any, modality: str | None) -> tuple[Layer, ...]:
