@@ -13,7 +13,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
-STEPS = ("step_mp-0b3-medium", "step_off23-medium", "step_demo")
+STEPS = ("step_mp-0b3-medium", "step_off23-medium", "step_demo", "step_sevennet-0")
 
 
 def rows(header: list[str], body: list[list[str]]) -> str:
@@ -28,6 +28,8 @@ def load(name: str) -> dict:
 def step_table() -> str:
     body = []
     for name in STEPS:
+        if not (RESULTS / f"{name}.json").exists():
+            continue
         r = load(name)
         ms = {key: f"{1000 * value:.0f} ms" for key, value in r["median_seconds"].items()}
         body.append([

@@ -22,8 +22,9 @@ from pathtune.options import from_mapping, option, to_mapping, value_type
 class ModelOptions:
     """Which model, and how it computes."""
 
-    model: str | None = option(None, "a .model file (a pickle: name only files you trust) or a known name")
-    head: str | None = option(None, "head of a multi-head model; its first by default")
+    model: str | None = option(None, "a .model or checkpoint file (a pickle: name only files you trust) or a "
+                                       "name such as sevennet:7net-0")  # fmt: skip
+    head: str | None = option(None, "head of a multi-head model, its first by default; or modality")
     dtype: str | None = option(None, "precision; the file's own by default", choices=("float32", "float64"))
     device: str = option("cpu", "where to compute", choices=("cpu",))
     backend: str = option("auto", "kernels to compute with", choices=("auto", "cpu", "reference"))
@@ -94,7 +95,7 @@ def to_toml(**sections: Any) -> str:
 def load_model(options: ModelOptions, adapter: str | None = None) -> Potential:
     """The model that the flags name, with its adapter if any."""
     if options.model is None:
-        raise InputError("--model is missing, expected a .model file or a known name")
+        raise InputError("--model is missing, expected a .model or checkpoint file or a known name")
     model = load(options.model, options.dtype, options.head, options.backend)
     return load_adapter(model, adapter) if adapter else model
 
