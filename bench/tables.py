@@ -91,6 +91,7 @@ TABLES = {
     "operators": operator_table,
     "step": step_table,
     "ethanol": lambda: accuracy_table("accuracy_ethanol"),
+    "ethanol_short": lambda: accuracy_table("accuracy_ethanol", ("full", "sparse 3 %", "sparse 1 %", "L", "H")),
     "3bpa": lambda: accuracy_table("accuracy_3bpa"),
     "ge": lambda: accuracy_table("accuracy_ge"),
 }
