@@ -19,6 +19,7 @@ import torch
 from pathtune._paths import SpeciesLinearTable
 from pathtune.ops._autograd import needed_gradients, pass_number
 from pathtune.ops._check import check_same_kind, check_size
+from pathtune.ops._operator import operator
 from pathtune.ops.sampled_gradient import Candidates, _sampled, index_of, sizes_of
 from pathtune.ops.species_linear import SpeciesGroups
 from pathtune.ops.species_linear import _call as call_species_linear
@@ -95,7 +96,7 @@ def _dense(
 # Index arguments of all operators: three of the groups, two of the table, seven of the candidates.
 
 
-@torch.library.custom_op("pathtune::sparse_linear", mutates_args=(), device_types="cpu")
+@operator("pathtune::sparse_linear")
 def _forward(
     x: torch.Tensor, values: torch.Tensor, effective: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor,
     present: torch.Tensor, paths: torch.Tensor, coefficients: torch.Tensor, blocks: torch.Tensor,
@@ -105,7 +106,7 @@ def _forward(
     return _dense(x, effective, (order, ptr, present, paths, coefficients), sizes, transposed=False)
 
 
-@torch.library.custom_op("pathtune::sparse_linear_grad_x", mutates_args=(), device_types="cpu")
+@operator("pathtune::sparse_linear_grad_x")
 def _grad_x(
     g: torch.Tensor, values: torch.Tensor, effective: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor,
     present: torch.Tensor, paths: torch.Tensor, coefficients: torch.Tensor, blocks: torch.Tensor,
