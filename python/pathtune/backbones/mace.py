@@ -202,8 +202,8 @@ def stock_mace(**options) -> torch.nn.Module:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        fixed = {"atomic_inter_scale": 1.0, "atomic_inter_shift": 0.0, "use_reduced_cg": False}
-        return mace.modules.ScaleShiftMACE(**fixed, **options)
+        defaults = {"atomic_inter_scale": 1.0, "atomic_inter_shift": 0.0, "use_reduced_cg": False}
+        return mace.modules.ScaleShiftMACE(**defaults | options)
     finally:
         torch.set_default_dtype(before)
 
