@@ -75,7 +75,7 @@ def constructor_arguments(train: list[Structure]) -> dict[str, Any]:
 def build(arguments: dict[str, Any]) -> torch.nn.Module:
     """The stock model with seeded random weights."""
     torch.manual_seed(SEED)
-    return stock_mace(**arguments | {"atomic_energies": np.array(arguments["atomic_energies"])})
+    return stock_mace(**arguments)
 
 
 def train(work: RunFolder, model: pathtune.Potential, frames, held_out) -> None:

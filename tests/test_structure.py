@@ -23,7 +23,8 @@ LAYERS = [
     {"delta"},
     {"model", "losses"},
     {"backbones", "adapter", "atomic_energies", "evaluation", "calculator", "loading"},
-    {"_fit", "benchmark"},
+    {"_fit", "training_run", "benchmark"},
+    {"demo"},
     {"cli"},
 ]
 PACKAGES_OF_BACKBONES = {"mace", "e3nn", "sevenn", "nequip"}

@@ -13,7 +13,7 @@ from pathtune._fit import FitConfig, History, fit
 from pathtune.adapter import load_adapter, save_adapter
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.calculator import calculator
-from pathtune.data import LabelKeys, read_structures
+from pathtune.data import LabelKeys, demo_file, read_structures
 from pathtune.delta import SparseDelta
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
@@ -30,6 +30,7 @@ __all__ = [
     "Potential",
     "SparseDelta",
     "calculator",
+    "demo_file",
     "evaluate",
     "fit",
     "load",

@@ -19,8 +19,9 @@ def load(
     head: str | None = None,
     backend: str = "auto",
 ) -> Potential:
-    """A pretrained potential from a `.model` file of mace-torch, a module, or a name mace can download.
+    """A pretrained potential from a `.model` file of mace-torch, a module, or a name: "demo" or one mace can download.
 
+    "demo" is the small MACE that comes with pathtune (H C N O, GFN2-xTB; demo/pretrain.py made it).
     `dtype`: float32 or float64, the file's own by default. `head`: for a multi-head model, its first by
     default. A module is copied. A `.model` file is a pickle, which can run code when it is loaded:
     name only files you trust. Raises InputError for what it cannot load, ImportError that says what to
