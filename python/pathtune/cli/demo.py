@@ -61,8 +61,8 @@ def _command(out: str, options: DemoOptions) -> str:
 
 
 def _print(result: dict[str, Any], out: str) -> None:
-    n_test = result["n_structures"]["test"]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, title=f"glycine at PBE/def2-SVP, {n_test} test structures")
+    title = f"glycine at PBE/def2-SVP, {result['n_structures']['test']} test structures"
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, title=title)
     table.add_column("arm", no_wrap=True)
     for heading in ("energy MAE\nmeV/atom", "force MAE\nmeV/Å", "weights\nchanged", "to store\nkB", "train\ns"):
         table.add_column(heading, justify="right", no_wrap=True)

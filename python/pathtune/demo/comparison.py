@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import resource
 import shutil
 import sys
 import time
@@ -62,7 +61,7 @@ class Trial:
     @property
     def name(self) -> str:
         """Also its folder's name."""
-        return f"{self.arm}{'' if self.share is None else f'_{100 * self.share:g}%'}_lr{self.lr:g}"
+        return f"{self.arm}{'' if self.share is None else f'_share{self.share:g}'}_lr{self.lr:g}"
 
 
 @dataclasses.dataclass
@@ -149,7 +148,7 @@ def _run(trial: Trial, world: World, folder: pathlib.Path) -> dict[str, Any]:
     elif run.config.read_text() != to_toml(**options):
         raise InputError(f"{run.folder}: holds a run of another version's options, expected a new folder for the demo")
     result = _summary(trial, json.loads(run.metrics.read_text()), run)
-    world.progress.end(f"{trial.name:20s} validation loss {result['valid_loss']:.5f}  {result['seconds']:5.1f} s")
+    world.progress.end(f"{trial.name:25s} validation loss {result['valid_loss']:.5f}  {result['seconds']:5.1f} s")
     return result
 
 
@@ -224,5 +223,7 @@ def _forces(model: Potential, structures: Sequence[Structure]) -> torch.Tensor:
 
 
 def _peak_bytes() -> int:
+    import resource  # of Unix only
+
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
