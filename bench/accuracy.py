@@ -1,18 +1,19 @@
-"""Accuracy of fine-tuning arms on one data set: every arm, learning rate and seed; the best rate by validation.
+"""Accuracy of fine-tuning arms on one data set: every arm with three learning rates, the best by validation.
 
     python bench/accuracy.py ethanol --out bench/results/accuracy_ethanol.json
 
+Every learning rate is tried with the first seed; the one with the lowest validation loss runs with all seeds.
 Resumable: finished runs are kept in the output file. Zero-shot errors are with and without the E0 refit.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import pathlib
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,10 +25,27 @@ from pathtune.data import elements_of
 
 DATA = pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data"))
 CASES = {
-    "ethanol": {"model": "mace_spice_32x0e", "data": "rmd17/ethanol", "train": 50, "test": None},
-    "ge": {"model": "mace_gst_64x0e_64x1o", "data": "crystals/mlearn_Ge", "train": None, "test": None},
+    "ethanol": {"model": "mace_spice_32x0e", "data": "rmd17/ethanol", "train": 50, "test": None, "epochs": 100},
+    "3bpa": {"model": "mace_spice_32x0e", "data": "molecules/3bpa", "train": 50, "test": 200, "epochs": 60},
+    "ge": {"model": "mace_gst_64x0e_64x1o", "data": "crystals/mlearn_Ge", "train": None, "test": None, "epochs": 20},
 }
-ARMS = ("full", "L", "H")
+# An arm: options of the delta (None: all weights are trained) and the learning rates to try.
+ARMS = {
+    "full": (None, [1e-3, 3e-3, 1e-2]),
+    "sparse 3 %": ({"active_share": 0.03}, [0.03, 0.06, 0.12]),
+    "sparse 1 %": ({"active_share": 0.01}, [0.03, 0.06, 0.12]),
+    "L": ({"schedule": "L"}, [3e-3, 1e-2, 3e-2]),
+    "H": ({"schedule": "H"}, [3e-3, 1e-2, 3e-2]),
+    "paper start, 3 %": ({"start": "paper", "active_share": 0.03}, [3e-3, 1e-2, 3e-2]),
+    "fisher, 3 %": ({"active_share": 0.03, "score": "fisher"}, [0.03, 0.06, 0.12]),
+    "gradient, 3 %": ({"active_share": 0.03, "score": "gradient"}, [0.03, 0.06, 0.12]),
+    "gradient x weight, 3 %": ({"active_share": 0.03, "score": "gradient_weight"}, [0.03, 0.06, 0.12]),
+    "all candidates at first, 3 %": ({"active_share": 0.03, "initial_share": 1.0}, [0.03, 0.06, 0.12]),
+    "fixed fisher set, 3 %": ({"active_share": 0.03, "initial_share": 0.03, "score": "fisher"}, [0.03, 0.06, 0.12]),
+    "fixed random set, 3 %": ({"active_share": 0.03, "initial_share": 0.03}, [0.03, 0.06, 0.12]),
+    "regrow, 3 %": ({"active_share": 0.03, "regrow": 0.1}, [0.03, 0.06, 0.12]),
+    "all scopes, 3 %": ({"active_share": 0.03, "scope": ("linear", "contraction", "radial")}, [0.03, 0.06, 0.12]),
+}
 
 
 def build_model(name: str, folder: pathlib.Path) -> pathlib.Path:
@@ -35,8 +53,6 @@ def build_model(name: str, folder: pathlib.Path) -> pathlib.Path:
     file = folder / f"{name}.model"
     if not file.exists():
         command = [sys.executable, str(DATA / "weights" / "to_mace.py"), name, str(file)]
-        import subprocess
-
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return file
 
@@ -45,14 +61,17 @@ def errors(scores: dict) -> dict:
     return {k: round(v, 4) for k, v in scores.items() if k.endswith(("mae_mev_atom", "mae_mev_a", "mae_gpa"))}
 
 
+def make_model(base, arm: str, elements, seed: int):
+    options, _ = ARMS[arm]
+    if options is None:
+        return pathtune.unfreeze(base, "full", elements)
+    return pathtune.sparsify(base, pathtune.SparseDelta(**options), elements, seed)
+
+
 def one_run(base, arm: str, lr: float, seed: int, epochs: int, batch_size: int, sets: dict) -> dict:
-    refitted, _ = pathtune.refit_e0(base, sets["train"])
-    elements = elements_of(sets["train"])
-    if arm == "full":
-        model = pathtune.unfreeze(refitted, "full", elements)
-    else:
-        model = pathtune.sparsify(refitted, pathtune.SparseDelta(schedule=arm), elements, seed)
+    model = make_model(base, arm, elements_of(sets["train"]), seed)
     config = pathtune.FitConfig(epochs=epochs, lr=lr, seed=seed, batch_size=batch_size, refit_e0=False)
+    step_0 = errors(pathtune.evaluate(model, sets["valid"]))
     began = time.perf_counter()
     history = pathtune.fit(model, sets["train"], sets["valid"], config)
     seconds = time.perf_counter() - began
@@ -66,6 +85,7 @@ def one_run(base, arm: str, lr: float, seed: int, epochs: int, batch_size: int, 
         "valid_loss": best["valid_loss"],
         "best_epoch": history.best_epoch,
         "counts": model.counts(),
+        "valid_at_step_0": step_0,
         "valid": errors(pathtune.evaluate(model, sets["valid"])),
         "test": errors(pathtune.evaluate(model, sets["test"])),
         "curve": [round(line["valid_loss"], 6) for line in history.epochs],
@@ -77,57 +97,72 @@ def load_sets(case: dict) -> dict:
     return {"train": read("train", case["train"]), "valid": read("valid", None), "test": read("test", case["test"])}
 
 
-def table(result: dict) -> list[dict]:
-    """Per arm: the learning rate with the lowest mean validation loss, mean and spread over seeds on test."""
+def best_lr(runs: list[dict]) -> float:
+    """The learning rate with the lowest validation loss at the first seed."""
+    first = min(r["seed"] for r in runs)
+    return min((r for r in runs if r["seed"] == first), key=lambda r: r["valid_loss"])["lr"]
+
+
+def table(runs: list[dict]) -> list[dict]:
+    """Per arm, at its best learning rate: mean and spread over the seeds on test."""
     rows = []
-    for arm in result["arms"]:
-        by_lr = {}
-        for run in result["runs"]:
-            if run["arm"] == arm:
-                by_lr.setdefault(run["lr"], []).append(run)
-        if not by_lr:
+    for arm in ARMS:
+        mine = [r for r in runs if r["arm"] == arm]
+        if not mine:
             continue
-        lr, runs = min(by_lr.items(), key=lambda item: statistics.mean(r["valid_loss"] for r in item[1]))
-        row = {"arm": arm, "lr": lr, "n_seeds": len(runs)}
-        for key in runs[0]["test"]:
-            values = [r["test"][key] for r in runs]
+        lr = best_lr(mine)
+        chosen = [r for r in mine if r["lr"] == lr]
+        row = {"arm": arm, "lr": lr, "lrs": sorted({r["lr"] for r in mine}), "n_seeds": len(chosen)}
+        for key in chosen[0]["test"]:
+            values = [r["test"][key] for r in chosen]
             row[key] = [round(statistics.mean(values), 3), round(max(values) - min(values), 3)]
-        if arm != "full":
-            shares = [r["counts"]["active"] / r["counts"]["reachable_weights"] for r in runs]
-            row["active_share_of_reachable"] = round(statistics.mean(shares), 4)
+        if ARMS[arm][0] is not None:
+            for name in ("reachable_weights", "adapted_weights", "all_weights"):
+                shares = [r["counts"]["active"] / r["counts"][name] for r in chosen]
+                row[f"active_share_of_{name}"] = round(statistics.mean(shares), 5)
+        row["valid_forces_at_step_0"] = chosen[0]["valid_at_step_0"].get("forces_mae_mev_a")
+        row["seconds"] = statistics.median(r["seconds"] for r in chosen)
         rows.append(row)
     return rows
+
+
+def runs_to_do(arm: str, lrs: list[float], seeds: list[int], done):
+    """(lr, seed) one after the other; the later seeds once the first has chosen the rate."""
+    for lr in lrs:
+        yield lr, seeds[0]
+    for seed in seeds[1:]:
+        yield best_lr([r for r in done() if r["arm"] == arm]), seed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("case", choices=CASES)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS))
-    parser.add_argument("--lrs", nargs="+", type=float, default=[3e-3, 1e-2, 3e-2])
+    parser.add_argument("--arms", nargs="+", default=["full", "sparse 3 %", "sparse 1 %"], choices=ARMS)
+    parser.add_argument("--lrs", nargs="+", type=float, help="instead of the arms' own three")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--epochs", type=int, help="instead of the case's own")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
     case = CASES[args.case]
-    sets = load_sets(case)
+    epochs, sets = args.epochs or case["epochs"], load_sets(case)
     base = pathtune.load(build_model(case["model"], pathlib.Path(tempfile.gettempdir())), dtype="float32")
+    refitted, _ = pathtune.refit_e0(base, sets["train"])
     result = json.loads(args.out.read_text()) if args.out.exists() else {"runs": []}
-    settings = {"case": args.case, **case, "epochs": args.epochs, "batch_size": args.batch_size, "lrs": args.lrs,
-                "arms": args.arms, "threads": torch.get_num_threads()}  # fmt: skip
-    result.update(settings)
+    result.update({"case": args.case, **case, "epochs": epochs, "batch_size": args.batch_size,
+                   "threads": torch.get_num_threads()})  # fmt: skip
     if "zero_shot" not in result:
         result["zero_shot"] = errors(pathtune.evaluate(base, sets["test"]))
-        result["zero_shot_e0"] = errors(pathtune.evaluate(pathtune.refit_e0(base, sets["train"])[0], sets["test"]))
-    done = {(r["arm"], r["lr"], r["seed"], r["epochs"]) for r in result["runs"]}
-    for seed, arm, lr in itertools.product(args.seeds, args.arms, args.lrs):
-        if (arm, lr, seed, args.epochs) in done:
-            continue
-        run = one_run(base, arm, lr, seed, args.epochs, args.batch_size, sets)
-        result["runs"].append(run)
-        result["table"] = table(result)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
-        print(arm, lr, seed, run["test"], run["counts"]["active"], f"{run['seconds']} s", flush=True)
+        result["zero_shot_e0"] = errors(pathtune.evaluate(refitted, sets["test"]))
+    for arm in args.arms:
+        for lr, seed in runs_to_do(arm, args.lrs or ARMS[arm][1], args.seeds, lambda: result["runs"]):
+            if any((r["arm"], r["lr"], r["seed"], r["epochs"]) == (arm, lr, seed, epochs) for r in result["runs"]):
+                continue
+            run = one_run(refitted, arm, lr, seed, epochs, args.batch_size, sets)
+            result["runs"].append(run)
+            result["table"] = table(result["runs"])
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
+            print(arm, lr, seed, run["test"], run["counts"]["active"], f"{run['seconds']} s", flush=True)
 
 
 if __name__ == "__main__":

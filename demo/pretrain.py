@@ -91,7 +91,7 @@ def export(work: RunFolder, model: pathtune.Potential, arguments: dict[str, Any]
     if state is None:
         raise SystemExit(f"{work.folder}: holds no checkpoint yet")
     with torch.no_grad():
-        for parameter, best in zip(model.trainable(), state["best"], strict=True):
+        for parameter, best in zip(model.trainable(), state["best"]["parameters"], strict=True):
             parameter.copy_(best)
     scores = pathtune.evaluate(model, sets[1], batch_size=64)
     keys = [key for key in scores if "mae" in key or "rmse" in key]

@@ -10,9 +10,10 @@ from pathtune.adapter import from_canonical, read_adapter, to_canonical
 from pathtune.batch import collate
 from pathtune.data import from_atoms
 from pathtune.delta import FixedDelta
+from pathtune.layers import select_layers
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
-CONFIG = SparseDelta(initial_std=0.1, initial_threshold=0.1, threshold="per_path")
+CONFIG = SparseDelta(start="paper", initial_std=0.1, initial_threshold=0.1, threshold="per_path")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_an_adapter_serves_the_reduced_model_too(base, saved):
     stock, keep = base.backbone.stock, [0, 2]
     reduced = tiny_mace(num_elements=2, atomic_numbers=[1, 8], atomic_energies=torch.tensor([-1.0, -3.0]).numpy())
     state = dict(stock.state_dict())
-    for layer in base.backbone.layers:
+    for layer in select_layers(base.backbone.layers):
         flat, parts = state[layer.parameter], []
         for path in layer.paths:
             block = flat[path.offset : path.offset + path.numel].reshape(path.shape)

@@ -28,7 +28,7 @@ def structures(n=6, seed=0):
 
 
 def adapted(base):
-    return sparsify(base, SparseDelta(), elements=[1, 6, 8])
+    return sparsify(base, SparseDelta(start="paper"), elements=[1, 6, 8])
 
 
 def values_of(model):
@@ -39,7 +39,7 @@ CONFIG = FitConfig(epochs=3, batch_size=2, lr=1e-2)
 
 
 def test_training_lowers_the_loss_and_keeps_the_best(base):
-    teacher = sparsify(base, SparseDelta(initial_std=0.1, initial_threshold=0.05), seed=9)
+    teacher = sparsify(base, SparseDelta(start="paper", initial_std=0.1, initial_threshold=0.05), seed=9)
     frames = structures()
     for s in frames:
         p = teacher(collate([s], base.atomic_numbers, base.backbone.r_max, base.backbone.dtype))

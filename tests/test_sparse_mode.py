@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("needs_mace")
 LAYERS = [f"{block}.{name}" for i in range(2)
           for block, name in ((f"interactions.{i}", "linear_up"), (f"interactions.{i}", "linear"),
                               (f"interactions.{i}", "skip_tp"), (f"products.{i}", "linear"))]  # fmt: skip
-CONFIG = {"initial_std": 0.3, "initial_threshold": 0.1}
+CONFIG = {"start": "paper", "initial_std": 0.3, "initial_threshold": 0.1}
 
 
 def batch_of(model, *atoms):
@@ -156,7 +156,7 @@ def test_merging_saving_and_counting_work(monkeypatch, tmp_path):
 
 def test_the_sparse_mode_is_for_few_candidates_and_the_cpu_backend():
     base = load(tiny_mace(), backend="cpu")
-    assert not any(d.is_sparse for d in sparsify(base).adapted())
+    assert not any(d.is_sparse for d in sparsify(base, SparseDelta(start="paper")).adapted())
     assert not any(d.is_sparse for d in sparsify(base, candidates=candidates_of(base, 0.6)).adapted())
     base = load(tiny_mace(), backend="reference")
     assert not any(d.is_sparse for d in sparsify(base, candidates=candidates_of(base)).adapted())

@@ -14,11 +14,11 @@ from pathtune.adapter import load_adapter, save_adapter
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.calculator import calculator
 from pathtune.data import LabelKeys, demo_file, read_structures
-from pathtune.delta import SparseDelta
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
 from pathtune.loading import load, save
 from pathtune.model import Potential, merge, paths, sparsify, unfreeze
+from pathtune.sparse_delta import SparseDelta
 
 __version__ = "0.1.0"
 __all__ = [

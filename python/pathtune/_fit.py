@@ -16,13 +16,19 @@ import torch
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.batch import Batch, collate
 from pathtune.data import LabelKeys, Structure, check_elements, read_structures
+from pathtune.delta import DeltaParameter
 from pathtune.errors import InputError
 from pathtune.evaluation import mean_loss
 from pathtune.losses import loss
 from pathtune.model import Potential, Prediction
+from pathtune.narrowing import Narrowing
 from pathtune.options import check_choices, check_positive, option
 from pathtune.progress import Progress
 from pathtune.run_folder import RunFolder
+from pathtune.scoring import MOST_FRAMES, choose_candidates, gradients
+
+# Good on every system of docs/results.md; a zero delta on few weights takes, and wants, the largest.
+LEARNING_RATES = {"identity": 0.05, "paper": 0.01, "full": 0.003}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +37,8 @@ class FitConfig:
 
     epochs: int = option(100, "passes over the training data")
     batch_size: int = option(8, "structures in a step")
-    lr: float = option(1e-2, "learning rate of deltas and thresholds (full fine-tuning wants about 1e-3)")
+    lr: float | None = option(None, "learning rate (by default that of the arm: 0.05 from an identity start, 0.01 from "
+                                    "a paper start, 0.003 for full and readout)")  # fmt: skip
     loss: str = option("huber", "shape of the loss", choices=("huber", "weighted"))
     energy_weight: float = option(1.0, "weight of the energy per atom")
     forces_weight: float = option(100.0, "weight of the forces")
@@ -45,7 +52,9 @@ class FitConfig:
 
     def __post_init__(self):
         check_choices(self)
-        check_positive(self, "epochs", "batch_size", "lr", "huber_delta", "clip", "checkpoint_minutes")
+        check_positive(self, "epochs", "batch_size", "huber_delta", "clip", "checkpoint_minutes")
+        if self.lr is not None:
+            check_positive(self, "lr")
 
 
 @dataclasses.dataclass
@@ -85,15 +94,24 @@ def fit(
     return run.run()
 
 
+def learning_rate(model: Potential, config: FitConfig) -> float:
+    """That of `config`, or the default of the model's arm."""
+    if config.lr is not None:
+        return config.lr
+    if model.config is None:
+        return LEARNING_RATES["full"]
+    return LEARNING_RATES["paper" if model.config.is_paper else "identity"]
+
+
 def parameter_groups(model: Potential, config: FitConfig) -> list[dict[str, Any]]:
     """Deltas and thresholds with their own weight decay (METHOD, section 2), or all weights without."""
     if model.arm != "sparse" or model.config is None:
         return [{"params": model.trainable(), "weight_decay": 0.0}]
     deltas: list[Any] = model.adapted()
-    return [
-        {"params": [d.values for d in deltas], "weight_decay": model.config.delta_decay},
-        {"params": [d.threshold_score for d in deltas], "weight_decay": model.config.decay},
-    ]
+    groups = [{"params": [d.values for d in deltas], "weight_decay": model.config.delta_decay}]
+    if model.config.has_thresholds:
+        groups.append({"params": [d.threshold_score for d in deltas], "weight_decay": model.config.decay})
+    return groups
 
 
 class _Run:
@@ -104,27 +122,56 @@ class _Run:
         self.train: list[Structure] = train
         self.e0_fit: E0Fit | None = e0_fit
         self.parameters = model.trainable()
-        self.optimizer = schedulefree.AdamWScheduleFree(parameter_groups(model, config), lr=config.lr)
+        self.lr = learning_rate(model, config)
+        self.optimizer = schedulefree.AdamWScheduleFree(parameter_groups(model, config), lr=self.lr)
         self.optimizer.train()
         self.epoch, self.step, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
         self.best_loss, self.best_epoch = math.inf, 0
-        self.best = [p.detach().clone() for p in self.parameters]
+        self.best = self._snapshot()
         self.lines: list[dict[str, Any]] = []
         size = config.batch_size
+        self.steps_per_epoch = math.ceil(len(train) / size)
+        self.narrowing: Narrowing | None = None
+        if model.arm == "sparse":
+            self.narrowing = Narrowing(model, self.optimizer, config.epochs * self.steps_per_epoch)
         self.valid_batches = [self._collate(valid[i : i + size]) for i in range(0, len(valid), size)]
         self.saved_at = time.monotonic()
 
     def run(self) -> History:
         """Train from the checkpoint, if any, to the end."""
-        self._load()
+        if not self._load():
+            self._choose_candidates()
         with self.progress:
             while self.epoch < self.config.epochs and not self._is_stale():
                 self._train_epoch()
                 self._finish_epoch()
-        with torch.no_grad():
-            for parameter, best in zip(self.parameters, self.best):
-                parameter.copy_(best)
+        self._restore(self.best)
         return History(self.lines, self.e0_fit, self.best_epoch)
+
+    def _choose_candidates(self) -> None:
+        """The scoring pass of an identity start, where one is asked for (sparsify draws at random by itself)."""
+        delta = self.model.config
+        if self.narrowing is None or delta is None or delta.is_paper or delta.score == "random":
+            return
+        if delta.first_share < 1:
+            frames = [self._collate([s]) for s in self.train[:MOST_FRAMES]]
+            choose_candidates(self.model, frames, self._loss)
+            self.best = self._snapshot()
+
+    def _snapshot(self) -> dict[str, list[torch.Tensor]]:
+        """The parameters, and for deltas the candidates that they belong to."""
+        return {
+            "parameters": [p.detach().clone() for p in self.parameters],
+            "indices": [d.indices for d in self.model.adapted()],
+        }
+
+    def _restore(self, snapshot: dict[str, list[torch.Tensor]]) -> None:
+        for d, indices in zip(self.model.adapted(), snapshot["indices"]):
+            if isinstance(d, DeltaParameter) and not torch.equal(d.indices, indices):
+                d.set_candidates(indices, torch.zeros(indices.numel(), dtype=d.values.dtype))
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, snapshot["parameters"]):
+                parameter.copy_(value)
 
     def _collate(self, structures: Sequence[Structure]) -> Batch:
         return collate(structures, self.model.atomic_numbers, self.model.backbone.r_max, self.model.backbone.dtype)
@@ -143,10 +190,19 @@ class _Run:
             value = self._train_step(self._collate([self.train[i] for i in chunk]))
             self.loss_sum += value * len(chunk)
             self.step += 1
+            if self.narrowing:
+                self.narrowing.after_step(self._steps_done, lambda: self._dense_gradient(chunk))  # noqa: B023
             self.seconds += time.monotonic() - began
             self.progress.step(self.epoch, self.step, len(chunks), value)
             if time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes:
                 self._save()
+
+    @property
+    def _steps_done(self) -> int:
+        return self.epoch * self.steps_per_epoch + self.step
+
+    def _dense_gradient(self, chunk: list[int]) -> list[torch.Tensor]:
+        return gradients(self.model, self._collate([self.train[i] for i in chunk]), self._loss)
 
     def _train_step(self, batch: Batch) -> float:
         prediction = self.model(batch, needs_stress=bool(batch.has_stress.any()), training=True)
@@ -154,7 +210,7 @@ class _Run:
         if not torch.isfinite(value):
             raise InputError(
                 f"fit: the loss is {value.item()} in epoch {self.epoch + 1}, step {self.step + 1}, "
-                f"expected a finite number: try a learning rate below {self.config.lr:g}"
+                f"expected a finite number: try a learning rate below {self.lr:g}"
             )
         self.optimizer.zero_grad(set_to_none=True)
         value.backward(inputs=self.parameters)  # inputs: the engine skips what leads to frozen weights only
@@ -164,12 +220,16 @@ class _Run:
 
     def _finish_epoch(self) -> None:
         began = time.monotonic()
+        if self.narrowing:
+            self.narrowing.after_epoch()
+        # Only an epoch with the asked share may be the best.
+        is_eligible = self.narrowing is None or self.narrowing.is_reached(self._steps_done)
         with self._at_average():
             valid_loss = mean_loss(self.model, self.valid_batches, self._loss)
             counts = self.model.counts()
-            if valid_loss < self.best_loss:
+            if is_eligible and valid_loss < self.best_loss:
                 self.best_loss, self.best_epoch = valid_loss, self.epoch + 1
-                self.best = [p.detach().clone() for p in self.parameters]
+                self.best = self._snapshot()
         self.seconds += time.monotonic() - began
         line = {
             "epoch": self.epoch + 1,
@@ -187,7 +247,8 @@ class _Run:
         self.progress.epoch(line, self.best_epoch)
 
     def _is_stale(self) -> bool:
-        return bool(self.config.patience) and self.epoch - self.best_epoch >= self.config.patience
+        has_best = self.best_epoch > 0
+        return bool(self.config.patience) and has_best and self.epoch - self.best_epoch >= self.config.patience
 
     @contextlib.contextmanager
     def _at_average(self) -> Iterator[None]:
@@ -210,25 +271,23 @@ class _Run:
             return
         self.saved_at = time.monotonic()
         self.folder.save_checkpoint({
-            "parameters": [p.detach() for p in self.parameters],  # y, the raw sequence
+            "last": self._snapshot(),  # y, the raw sequence
             "optimizer": self.optimizer.state_dict(),
             "best": self.best, "best_loss": self.best_loss, "best_epoch": self.best_epoch,
             "epoch": self.epoch, "step": self.step, "loss_sum": self.loss_sum, "seconds": self.seconds,
             "n_log_lines": len(self.lines),
         })  # fmt: skip
 
-    def _load(self) -> None:
+    def _load(self) -> bool:
+        """Continue from the checkpoint, if there is one."""
         state = self.folder.load_checkpoint() if self.folder else None
         if self.folder is None or state is None:
             if self.folder:
                 self.folder.truncate_log(0)
-            return
-        with torch.no_grad():
-            for parameter, y in zip(self.parameters, state["parameters"]):
-                parameter.copy_(y)
+            return False
+        self._restore(state["last"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in ("best", "best_loss", "best_epoch", "epoch", "step", "loss_sum", "seconds"):
             setattr(self, name, state[name])
         self.lines = self.folder.truncate_log(state["n_log_lines"])
-
-
+        return True

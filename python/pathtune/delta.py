@@ -1,23 +1,20 @@
 """The sparse delta: W' = W + S(D, d), S(D, d) = sign(D) relu(|D| - d), d = sigmoid(s) (METHOD, section 2).
 
 Source: Cho et al., ICLR 2026 (arXiv:2606.18691); soft thresholding by Kusupati et al., ICML 2020
-(arXiv:2002.03231). In the dense mode, plain torch, autograd forms the gradient of all of W' and takes it at
-the candidates; in the sparse mode the layer's operator computes it there only. Nothing is dropped.
+(arXiv:2002.03231). With a share to reach there is no threshold, S(D) = D: every candidate is active. In the dense mode,
+plain torch, autograd forms the gradient of all of W' and takes it at the candidates; in the sparse mode the
+layer's operator computes it there only.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import torch
 
-from pathtune.errors import InputError
 from pathtune.layers import Layer
 from pathtune.ops import Candidates, SparseWeights, group_candidates
-from pathtune.options import check_choices, option
-
-THRESHOLD_DECAY = {"L": 0.01, "H": 0.3}  # the paper's configurations: low and high sparsity
+from pathtune.sparse_delta import SparseDelta
 
 # Cost model of a layer's weight gradient: a dense product costs 1, a sampled one about 0.12 to transpose the
 # operands and 1.1 times the share of the touchable entries that are candidates (measured, one thread, MKL;
@@ -30,33 +27,6 @@ def pays_sparse(n_candidates: int, n_touchable: int) -> bool:
     return n_candidates < CROSSOVER * n_touchable
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SparseDelta:
-    """How a sparse delta is laid out, started and thresholded."""
-
-    schedule: str = option("H", "threshold decay of the paper: L (0.01) or H (0.3)", choices=("L", "H"))
-    threshold_decay: float | None = option(None, "threshold decay as a number, instead of a schedule")
-    threshold: str = option("per_layer", "how many thresholds", choices=("per_layer", "per_path"))
-    targets: tuple[str, ...] = option(("*",), "glob patterns of the layers to adapt")
-    initial_std: float = option(0.01, "D ~ N(0, std^2) at the start")
-    initial_threshold: float = option(1e-3, "d at the start")
-    delta_decay: float = option(1e-8, "weight decay of D")
-
-    def __post_init__(self):
-        check_choices(self)
-        if self.threshold_decay is not None and self.threshold_decay < 0:
-            raise InputError(f"threshold_decay is {self.threshold_decay}, expected at least 0")
-        if not 0 < self.initial_threshold < 1:
-            raise InputError(f"initial_threshold is {self.initial_threshold}, expected a number in (0, 1)")
-        if self.initial_std < 0:
-            raise InputError(f"initial_std is {self.initial_std}, expected at least 0")
-
-    @property
-    def decay(self) -> float:
-        """The threshold decay in force."""
-        return THRESHOLD_DECAY[self.schedule] if self.threshold_decay is None else self.threshold_decay
-
-
 def soft_threshold(values: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
     """S(D, d) = sign(D) relu(|D| - d); its derivatives are dS/dD = 1 and dS/dd = -sign(D) where |D| > d."""
     return values.sign() * (values.abs() - threshold).relu()
@@ -66,7 +36,7 @@ class DeltaParameter(torch.nn.Module):
     """The trainable delta of one layer's weights, at candidate entries."""
 
     indices: torch.Tensor  # [n_candidates] int64, ascending, into the layer's flat weights
-    segment: torch.Tensor  # [n_candidates] int64, which threshold an entry obeys
+    segment: torch.Tensor  # [n_candidates] int64, which threshold an entry obeys; empty where one serves all
 
     def __init__(
         self,
@@ -74,32 +44,55 @@ class DeltaParameter(torch.nn.Module):
         indices: torch.Tensor,
         config: SparseDelta,
         like: torch.Tensor,
-        is_sparse: bool = False,
+        n_reachable: int | None = None,
+        is_covered: bool = False,
     ):
-        """`is_sparse`: the layer's operator takes SparseWeights (a linear or species linear only)."""
+        """`n_reachable`: of the layer, by default as many as candidates; `is_covered`: the layer's operator
+        takes SparseWeights, so that few candidates can be trained sparsely (a linear or species linear only).
+        """
         super().__init__()
-        self.layer = layer
-        shapes = layer.linear_shapes() if is_sparse else None
-        self._private = None if shapes is None else _PrivateWeights(group_candidates(indices, shapes))
-        per_path = config.threshold == "per_path"
-        n_thresholds = len(layer.paths) if per_path else 1
-        score = math.log(config.initial_threshold / (1 - config.initial_threshold))
-        values = torch.randn(indices.numel(), dtype=like.dtype) * config.initial_std
+        self.layer, self.is_covered = layer, is_covered
+        self.n_reachable = indices.numel() if n_reachable is None else n_reachable
+        values = torch.zeros(indices.numel(), dtype=like.dtype)
+        if config.is_paper:
+            values = torch.randn(indices.numel(), dtype=like.dtype) * config.initial_std
+        if config.has_thresholds:
+            n_thresholds = len(layer.paths) if config.threshold == "per_path" else 1
+            score = math.log(config.initial_threshold / (1 - config.initial_threshold))
+            self.threshold_score = torch.nn.Parameter(like.new_full((n_thresholds,), score))
+        else:
+            self.register_parameter("threshold_score", None)
         self.values = torch.nn.Parameter(values.to(like.device))
-        self.threshold_score = torch.nn.Parameter(like.new_full((n_thresholds,), score))
-        segment = layer.path_of_entries(indices) if per_path else torch.zeros_like(indices)
         self.register_buffer("indices", indices.to(like.device), persistent=True)
-        self.register_buffer("segment", segment.to(like.device), persistent=False)
+        self.register_buffer("segment", indices.new_zeros(0), persistent=False)
+        self._regroup()
+
+    def _regroup(self) -> None:
+        """What follows from the set of candidates: mode, tables, segments."""
+        pays = self.is_covered and pays_sparse(self.indices.numel(), self.n_reachable)
+        shapes = self.layer.linear_shapes() if pays else None
+        self._private = None if shapes is None else _PrivateWeights(group_candidates(self.indices, shapes))
+        if self.threshold_score is not None and self.threshold_score.numel() > 1:
+            self.segment = self.layer.path_of_entries(self.indices)
+
+    @torch.no_grad()
+    def set_candidates(self, indices: torch.Tensor, values: torch.Tensor) -> None:
+        """Another set of candidates, ascending, with their D; the Parameter stays the same object."""
+        self.indices = indices
+        self.values.data, self.values.grad = values, None
+        self._regroup()
 
     def delta(self) -> torch.Tensor:
         """S(D, d) [n_candidates]."""
+        if self.threshold_score is None:
+            return self.values
         threshold = torch.sigmoid(self.threshold_score)
         return soft_threshold(self.values, threshold[self.segment] if threshold.numel() > 1 else threshold)
 
     def effective(self, base: torch.Tensor) -> torch.Tensor:
-        """W' = W + S(D, d), of the shape of `base` (the layer's flat weights)."""
+        """W' = W + S(D, d), of the shape of `base`."""
         # Indices are unique, so that adding is exact and its backward a plain gather.
-        return base.index_add(0, self.indices, self.delta())
+        return base.flatten().index_add(0, self.indices, self.delta()).view_as(base)
 
     @property
     def is_sparse(self) -> bool:
@@ -116,7 +109,9 @@ class DeltaParameter(torch.nn.Module):
 
     @property
     def threshold(self) -> torch.Tensor:
-        """Thresholds d [1] or [n_paths]."""
+        """Thresholds d [1] or [n_paths]; zero where there is none."""
+        if self.threshold_score is None:
+            return torch.zeros(1, dtype=self.values.dtype)
         return torch.sigmoid(self.threshold_score.detach())
 
     def n_active(self) -> int:
@@ -172,7 +167,7 @@ class FixedDelta(torch.nn.Module):
 
     def effective(self, base: torch.Tensor) -> torch.Tensor:
         """W' = W + S(D, d), of the shape of `base`."""
-        return base.index_add(0, self.indices, self.values)
+        return base.flatten().index_add(0, self.indices, self.values).view_as(base)
 
     weights = effective
 

@@ -36,14 +36,20 @@ class Layer:
     """An adaptable layer of a backbone; `name` is its module's name there."""
 
     name: str
-    kind: str  # "path linear", "species linear" or "tensor product"
+    kind: str  # "path linear", "species linear", "tensor product"; or, opt-in, "contraction", "radial"
     paths: tuple[Path, ...]
     numel: int
+    weight: str = "weight"  # the parameter's name within the module; "" where `name` is the parameter's own
 
     @property
     def parameter(self) -> str:
-        """Name of its flat weights among the backbone's parameters."""
-        return f"{self.name}.weight"
+        """Name of its weights among the backbone's parameters."""
+        return f"{self.name}.{self.weight}" if self.weight else self.name
+
+    @property
+    def scope(self) -> str:
+        """Which of the scopes of SparseDelta adapts it."""
+        return self.kind if self.kind in ("contraction", "radial") else "linear"
 
     def linear_shapes(self) -> list[tuple[int, int, int]] | None:
         """(mul_in, n_species, mul_out) of each path of a linear or species linear; None for other layers."""
@@ -82,11 +88,17 @@ class PathRow:
     norm: float  # root mean square of the weights
 
 
-def select_layers(layers: Sequence[Layer], targets: Sequence[str]) -> list[Layer]:
-    """Layers whose name matches one of the glob patterns; InputError lists the names when none does."""
+def select_layers(
+    layers: Sequence[Layer], targets: Sequence[str] = ("*",), scope: Sequence[str] = ("linear",)
+) -> list[Layer]:
+    """Layers of the scope whose name matches one of the glob patterns.
+
+    Raises InputError, which lists the names, for a pattern that matches none.
+    """
+    layers = [layer for layer in layers if layer.scope in scope]
     chosen = [layer for layer in layers if any(fnmatch.fnmatchcase(layer.name, t) for t in targets)]
     for target in targets:
         if not any(fnmatch.fnmatchcase(layer.name, target) for layer in layers):
             names = ", ".join(layer.name for layer in layers)
-            raise InputError(f"targets: {target!r} matches no adaptable layer; the model has {names}")
+            raise InputError(f"targets: {target!r} matches no layer of scope {' '.join(scope)}; the model has {names}")
     return chosen

@@ -9,10 +9,11 @@ from typing import Protocol
 import torch
 
 from pathtune.batch import Batch
-from pathtune.delta import DeltaParameter, FixedDelta, SparseDelta, pays_sparse
+from pathtune.delta import DeltaParameter, FixedDelta
 from pathtune.errors import InputError
 from pathtune.layers import Layer, PathRow, select_layers
 from pathtune.ops import SparseWeights
+from pathtune.sparse_delta import SparseDelta
 
 
 @dataclasses.dataclass
@@ -110,8 +111,18 @@ class Potential(torch.nn.Module):
         """Energies, forces and, when asked, stress; `training` keeps the graph for a loss on them."""
         parameters = self.backbone.parameters
         weights = {d.layer.parameter: d.weights(parameters[d.layer.parameter]) for d in self.adapted()}
+        return self.predict(weights, batch, needs_stress, training)
+
+    def predict(
+        self, weights: Mapping[str, torch.Tensor | SparseWeights], batch: Batch, needs_stress: bool, training: bool
+    ) -> Prediction:
+        """The backbone's prediction with `weights`, by parameter name, in place of its own; no deltas."""
         energy, forces, stress = self.backbone.predict(weights, batch, self.head, needs_stress, training)
         return Prediction(energy, self.e0_energy(batch), forces, stress)
+
+    def reachable(self, layer: Layer) -> torch.Tensor:
+        """Ascending flat indices of the layer's weights that the training data's elements can change."""
+        return layer.reachable([self.atomic_numbers.index(z) for z in self.elements or self.atomic_numbers])
 
     def e0_energy(self, batch: Batch) -> torch.Tensor:
         """Sum of E0 per structure [n_graphs], float64."""
@@ -126,13 +137,12 @@ class Potential(torch.nn.Module):
 
     def counts(self) -> dict[str, int]:
         """Active entries and the three denominators of METHOD section 2."""
-        species = [self.atomic_numbers.index(z) for z in self.elements or self.atomic_numbers]
-        layers = [d.layer for d in self.adapted()] or list(self.backbone.layers)
+        layers = [d.layer for d in self.adapted()] or select_layers(self.backbone.layers)
         return {
             "active": sum(d.n_active() for d in self.adapted()),
             "all_weights": sum(p.numel() for p in self.backbone.stock.parameters()),
             "adapted_weights": sum(layer.numel for layer in layers),
-            "reachable_weights": sum(layer.reachable(species).numel() for layer in layers),
+            "reachable_weights": sum(self.reachable(layer).numel() for layer in layers),
         }
 
 
@@ -146,10 +156,11 @@ def sparsify(
     """A new Potential with a sparse delta on `base`, whose weights are frozen and shared, never changed.
 
     `elements`: atomic numbers of the training data; weights of other species cannot be trained and get
-    no delta. `candidates`: a fixed set of weights that may change, as flat indices by layer name (those of
-    `paths`); layers that it does not name get no delta, and a layer with few candidates is trained without
-    ever forming its dense gradient. Raises InputError for targets that match no layer, elements the model
-    lacks, a layer in `candidates` that is unknown or no target, and indices outside of their layer.
+    no delta. `candidates`: the weights that may change, as flat indices by layer name (those of `paths`),
+    instead of those that `config` would choose; layers that it does not name get no delta. A layer with few
+    candidates is trained without ever forming its dense gradient. Raises InputError for targets that match no
+    layer, elements the model lacks, a share of less than one weight, a layer in `candidates` that is unknown
+    or no target, and indices outside of their layer.
     """
     config = config or SparseDelta()
     if base.deltas:
@@ -158,21 +169,45 @@ def sparsify(
     species = _species_indices(base, elements)
     model = _fresh(base)
     model.arm, model.config, model.elements = "sparse", config, elements
+    layers = select_layers(base.backbone.layers, config.targets, config.scope)
+    reachable = {layer.name: layer.reachable(species) for layer in layers}
+    n_reachable = sum(r.numel() for r in reachable.values())
+    if candidates is not None:
+        chosen = _fixed_candidates(layers, candidates)
+    elif config.first_share < 1 and config.score == "random":
+        chosen = random_part(reachable, _count(config.first_share, n_reachable), seed)
+    else:  # all, until `fit` has scored them
+        chosen = reachable
+    if candidates is None and config.final_share is not None:
+        _count(config.final_share, n_reachable)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parameters = base.backbone.parameters
-        layers = select_layers(base.backbone.layers, config.targets)
-        chosen = None if candidates is None else _fixed_candidates(layers, candidates)
         for layer in layers:
-            reachable = layer.reachable(species)
-            indices = reachable if chosen is None else chosen.get(layer.name, reachable[:0])
-            if chosen is not None and not indices.numel():
+            if layer.name not in chosen or (candidates is not None and not chosen[layer.name].numel()):
                 continue
-            is_covered = layer.name in base.backbone.sparse_layers
-            is_sparse = is_covered and pays_sparse(indices.numel(), reachable.numel())
-            delta = DeltaParameter(layer, indices, config, parameters[layer.parameter], is_sparse)
+            delta = DeltaParameter(
+                layer, chosen[layer.name], config, base.backbone.parameters[layer.parameter],
+                reachable[layer.name].numel(), layer.name in base.backbone.sparse_layers,
+            )  # fmt: skip
             model.deltas[layer.name.replace(".", "/")] = delta
     return model
+
+
+def random_part(reachable: Mapping[str, torch.Tensor], n: int, seed: int) -> dict[str, torch.Tensor]:
+    """`n` of all the entries, drawn evenly: ascending indices by layer name."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [r.numel() for r in reachable.values()]
+    drawn = torch.randperm(sum(sizes), generator=generator)[:n].sort().values
+    is_drawn = torch.zeros(sum(sizes), dtype=torch.bool)
+    is_drawn[drawn] = True
+    return {name: r[mask] for (name, r), mask in zip(reachable.items(), is_drawn.split(sizes))}
+
+
+def _count(share: float, n_reachable: int) -> int:
+    n = round(share * n_reachable)
+    if n < 1:
+        raise InputError(f"active_share is {share}, which is less than one of {n_reachable} reachable weights")
+    return n
 
 
 def _fixed_candidates(
@@ -220,7 +255,7 @@ def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathR
     total = sum(p.numel() for p in parameters.values())
     rows = []
     for layer in model.backbone.layers:
-        flat = parameters[layer.parameter].detach().double()
+        flat = parameters[layer.parameter].detach().double().flatten()
         for path in layer.paths:
             block = flat[path.offset : path.offset + path.numel]
             n_reachable = path.numel

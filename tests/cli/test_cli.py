@@ -130,7 +130,7 @@ MISTAKES = {
     "missing model": (lambda w, a: replace(a, "--model", str(w / "none.model")), "none.model: no such file"),
     "model is no model": (lambda w, a: replace(a, "--model", str(w / "train.xyz")), "train.xyz: not a MACE model"),
     "unknown key": (lambda w, a: [*a, "--energy-key", "dft"], "'dft'"),
-    "unknown target": (lambda w, a: [*a, "--targets", "nothing"], "'nothing' matches no adaptable layer"),
+    "unknown target": (lambda w, a: [*a, "--targets", "nothing"], "'nothing' matches no layer of scope linear"),
     "no out": (lambda w, a: a[:-2], "--out is missing"),
     "zero epochs": (lambda w, a: replace(a, "--epochs", "0"), "epochs is 0"),
     "missing config": (lambda w, a: [*a, "--config", "none.toml"], "none.toml: cannot be read"),

@@ -18,7 +18,7 @@ from pathtune.backbones._packages import import_mace, quiet_torchscript, safe_to
 from pathtune.batch import NO_VOLUME_A3, Batch
 from pathtune.data import SHIPPED
 from pathtune.errors import InputError
-from pathtune.layers import Layer
+from pathtune.layers import Layer, Path
 from pathtune.ops import SparseWeights
 
 
@@ -173,7 +173,23 @@ def _layers(stock: torch.nn.Module) -> tuple[Layer, ...]:
         layer = layer_of(name, module, species_input)
         if layer is not None:
             layers.append(layer)
-    return tuple(layers)
+    return (*layers, *_opt_in_layers(stock))
+
+
+def _opt_in_layers(stock: Any) -> list[Layer]:
+    """Contraction weights [n_species, n_paths, mul] and radial matrices [h_in, h_out]: scopes beyond the paper."""
+    layers = []
+    for name, parameter in stock.named_parameters():
+        module, _, weight = name.rpartition(".")
+        shape = tuple(parameter.shape)
+        if ".contractions." in name and shape[0] == len(stock.atomic_numbers):
+            if weight.isdigit():  # of a ParameterList, one entry for each degree below the highest
+                module, weight = module.rpartition(".")[0], f"weights.{weight}"
+            layers.append(Layer(f"{module}.{weight}", "contraction", (Path("contraction", 0, shape, 0),),
+                                parameter.numel(), ""))  # fmt: skip
+        elif ".conv_tp_weights." in name and len(shape) == 2:
+            layers.append(Layer(module, "radial", (Path("radial", 0, shape),), parameter.numel(), weight))
+    return layers
 
 
 def load_mace(

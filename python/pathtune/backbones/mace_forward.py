@@ -192,6 +192,8 @@ class _Layer:
         self.linear_up = PathLinear(block.linear_up)  # type: ignore
         self.conv: EdgeConvTable = conv_table(block.conv_tp)  # type: ignore
         self.linear = PathLinear(block.linear)  # type: ignore
+        self.radial_stock = list(block.conv_tp_weights.named_parameters())  # type: ignore
+        self.radial_weights = {name: f"{self.name}.conv_tp_weights.{name}" for name, _ in self.radial_stock}
         self.skip: SpeciesLinearTable = skip_table(block.skip_tp, n_species)  # type: ignore
         self.contraction, self.contraction_weights = _contraction(product, self.product_name)
         self.product_linear = PathLinear(product.linear)  # type: ignore
@@ -203,10 +205,12 @@ class _Layer:
         self._frozen_from: list[tuple[torch.Tensor, int]] = []  # the weights they are made of, with versions
 
     def __call__(self, parameters, x, y, radial, cutoff, edges: _Edges, groups: SpeciesGroups) -> torch.Tensor:
-        block, weight = self.block, lambda name: parameters[f"{self.name}.{name}.weight"]
+        def weight(name: str):
+            return parameters[f"{self.name}.{name}.weight"]
+
         skip = _species_linear(x, weight("skip_tp"), groups, self.skip) if self.is_residual else None
         x = self.linear_up(x, weight("linear_up"))
-        w = block.conv_tp_weights(radial)  # type: ignore
+        w = self._radial(parameters, radial)
         w = w if cutoff is None else w * cutoff
         message = self.linear(edge_conv(x, y, w, edges.graph, self.conv), weight("linear"))
         message = message / self._normalisation(radial, cutoff, edges, x)
@@ -218,6 +222,13 @@ class _Layer:
         b = symmetric_contraction(a, coefficients, groups, self.contraction).flatten(1)
         out = self.product_linear(b, parameters[f"{self.product_name}.linear.weight"])
         return out + skip if skip is not None and self.uses_skip else out
+
+    def _radial(self, parameters, radial: torch.Tensor) -> torch.Tensor:  # [n_rows, n_conv_weights]
+        mlp = self.block.conv_tp_weights
+        replaced = {name: parameters[full] for name, full in self.radial_weights.items()}
+        if all(replaced[name] is p for name, p in self.radial_stock):
+            return mlp(radial)  # type: ignore
+        return torch.func.functional_call(mlp, replaced, (radial,))  # type: ignore
 
     def _coefficients(self, parameters, groups: SpeciesGroups) -> torch.Tensor:
         """Of the contraction; kept from call to call while the weights are frozen."""

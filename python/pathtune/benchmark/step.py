@@ -18,10 +18,10 @@ from pathtune.batch import Batch, collate
 from pathtune.benchmark import cases
 from pathtune.benchmark.floor import floor_flops, gemm_rate
 from pathtune.data import elements_of
-from pathtune.delta import SparseDelta
 from pathtune.loading import load
 from pathtune.losses import loss
 from pathtune.model import Potential, sparsify, unfreeze
+from pathtune.sparse_delta import SparseDelta
 
 Step = Callable[[], None]
 
@@ -40,7 +40,7 @@ def make_model(
         reachable = layer.reachable(species)
         n = max(1, round(active_share * reachable.numel()))
         candidates[layer.name] = reachable[torch.randperm(reachable.numel(), generator=generator)[:n]].sort().values
-    return sparsify(base, SparseDelta(initial_threshold=1e-6), elements, candidates=candidates)
+    return sparsify(base, SparseDelta(active_share=1.0), elements, candidates=candidates)
 
 
 def make_batch(model: Potential, name: str, n_atoms: int) -> Batch:

@@ -17,11 +17,11 @@ from pathtune.cli._common import (
     score_lines,
 )
 from pathtune.data import LabelKeys, check_elements, read_structures
-from pathtune.delta import SparseDelta
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.options import to_toml
 from pathtune.progress import Progress
 from pathtune.run_folder import RunFolder
+from pathtune.sparse_delta import SparseDelta
 from pathtune.training_run import RunOptions, adapt, run_arm
 
 SECTIONS: dict[str, Any] = {

@@ -19,7 +19,6 @@ from pathtune.adapter import load_adapter
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.batch import collate
 from pathtune.data import LabelKeys, Structure, demo_file, read_structures
-from pathtune.delta import SparseDelta
 from pathtune.demo.figure import draw
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
@@ -28,6 +27,7 @@ from pathtune.model import Potential
 from pathtune.options import check_positive, option, to_mapping, to_toml
 from pathtune.progress import SeriesProgress
 from pathtune.run_folder import RunFolder, write_text
+from pathtune.sparse_delta import SparseDelta
 from pathtune.training_run import ModelOptions, RunOptions, adapt, run_arm
 
 SPLITS = ("train", "valid", "test")
@@ -78,7 +78,7 @@ class World:
 
 def sparse_config(share: float) -> SparseDelta:
     """The sparse arm's delta: the one place where it is set."""
-    return SparseDelta(threshold_decay={0.003: 3.0, 0.01: 1.0, 0.03: 0.3, 0.1: 0.03}[share])
+    return SparseDelta(active_share=share)
 
 
 def claim(folder: pathlib.Path, options: DemoOptions) -> None:

@@ -1,0 +1,154 @@
+"""From many candidates to the share of weights that was asked, while training goes on.
+
+With a share to reach there is no threshold: every candidate is active, and those of the smallest saliency are
+dropped for good, with their optimizer state, until the share that SparseDelta.share_at asks for is left:
+
+    saliency = |D| v^(1/4)         v: Adam's running mean of the squared gradient
+
+Between the magnitude |D| and the loss that a removal costs to second order, |D| v^(1/2) in the root (LeCun et
+al., Optimal Brain Damage, 1990, with v in place of the curvature); why not thresholds, and what was tried, is in
+docs/decisions/0006-narrowing.md.
+
+With the paper's thresholds an inactive entry is dropped once |x|, |y| and |z| are all below d (METHOD, section 2):
+without a gradient it stays within their hull, so that it cannot come back unless d falls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from pathtune.delta import DeltaParameter
+from pathtune.errors import InputError
+from pathtune.model import Potential
+from pathtune.sparse_delta import BY_STEP, HOLD
+
+REGROW_UNTIL = 0.8  # of by_step: what comes later has no time to grow
+N_NARROWINGS = 40  # until by_step: each drops a twentieth of the candidates on the way from 25 to 3 %
+
+
+class Narrowing:
+    """Narrows the deltas of one model as its optimizer trains them. Holds no state but the plan."""
+
+    def __init__(self, model: Potential, optimizer: Any, n_steps: int):
+        """Raises InputError when the share is to be reached after the last of `n_steps`."""
+        config = model.config
+        assert config is not None
+        self.model, self.config, self.optimizer = model, config, optimizer
+        self.deltas: list[Any] = model.adapted()
+        self.n_reachable = sum(d.n_reachable for d in self.deltas)
+        self.by_step = config.by_step or max(1, round(BY_STEP * n_steps))
+        if config.by_step and config.by_step > n_steps:
+            raise InputError(f"by_step is {config.by_step}, expected at most the {n_steps} steps of the run")
+        self.interval = max(1, round(self.by_step * (1 - HOLD) / N_NARROWINGS))
+
+    def after_step(self, step: int, dense_gradients: Callable[[], Sequence[torch.Tensor]] | None = None) -> None:
+        """Narrow, where it is time. `dense_gradients`: at every reachable weight, called only to regrow."""
+        if self.config.final_share is None or (step % self.interval and step != self.by_step):
+            return
+        if step <= self.by_step:
+            n_keep = self._n_at(step)
+            self._narrow(n_keep)
+            if self.config.regrow and dense_gradients and step <= REGROW_UNTIL * self.by_step:
+                self._regrow(n_keep, dense_gradients())
+
+    @torch.no_grad()
+    def after_epoch(self) -> None:
+        """With the paper's thresholds: drop what cannot come back."""
+        if self.config.has_thresholds:
+            drop_dead(self.deltas, [self._sequences(d) for d in self.deltas], self._state)
+
+    def is_reached(self, step: int) -> bool:
+        """Whether the share holds from `step` on, so that a model may be kept as the best."""
+        return self.config.final_share is None or step >= self.by_step
+
+    @torch.no_grad()
+    def _narrow(self, n_keep: int) -> None:
+        if n_keep >= sum(d.values.numel() for d in self.deltas):
+            return
+        scores = [saliency(d.values, self._state(d).get("exp_avg_sq")) for d in self.deltas]
+        caps = [math.ceil(self.config.layer_limit * d.n_reachable) for d in self.deltas]
+        for d, keep in zip(self.deltas, largest(scores, n_keep, caps)):
+            if not bool(keep.all()):
+                keep_candidates(d, keep, self._state(d))
+
+    @torch.no_grad()
+    def _regrow(self, n_keep: int, dense: Sequence[torch.Tensor]) -> None:
+        """Swap the least salient candidates for as many others, those of the largest gradient.
+
+        A newcomer starts at zero with its own squared gradient as v, so that its first step is an ordinary one.
+        """
+        n_swap = int(self.config.regrow * n_keep)
+        self._narrow(n_keep - n_swap)
+        outside = []
+        for d, g in zip(self.deltas, dense):
+            is_candidate = torch.isin(self.model.reachable(d.layer), d.indices, assume_unique=True)
+            outside.append(torch.where(is_candidate, -1.0, g.abs()))
+        for d, g, new in zip(self.deltas, dense, largest(outside, n_swap, [o.numel() for o in outside])):
+            if bool(new.any()):
+                add_candidates(d, self.model.reachable(d.layer)[new], g[new], self._state(d))
+
+    def _n_at(self, step: int) -> int:
+        return max(1, round(self.config.share_at(step, self.by_step) * self.n_reachable))
+
+    def _state(self, d: DeltaParameter) -> dict[str, Any]:
+        return self.optimizer.state.get(d.values, {})
+
+    def _sequences(self, d: DeltaParameter) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x, y and z of schedule-free training: y = (1 - beta1) z + beta1 x is what the Parameter holds."""
+        y = d.values.detach()
+        z = self._state(d).get("z", y)
+        beta1 = self.optimizer.param_groups[0]["betas"][0]
+        return torch.lerp(z, y, 1 / beta1), y, z
+
+
+def saliency(values: torch.Tensor, mean_square: torch.Tensor | None) -> torch.Tensor:
+    """|D| v^(1/4) [n_candidates]; before the first step, where there is no v, |D|."""
+    magnitude = values.detach().abs()
+    return magnitude if mean_square is None else magnitude * mean_square.pow(0.25)
+
+
+def largest(scores: Sequence[torch.Tensor], n: int, caps: Sequence[int]) -> list[torch.Tensor]:
+    """Masks of the `n` largest scores of all together, at most `caps[i]` of them from scores[i]."""
+    allowed = []
+    for score, cap in zip(scores, caps):
+        mask = torch.ones_like(score, dtype=torch.bool)
+        if cap < score.numel():
+            mask = torch.zeros_like(mask).index_fill_(0, score.topk(cap).indices, True)
+        allowed.append(mask)
+    ranked = torch.cat([torch.where(m, s, -1.0) for m, s in zip(allowed, scores)])
+    n = min(n, sum(int(m.sum()) for m in allowed))
+    chosen = torch.zeros_like(ranked, dtype=torch.bool).index_fill_(0, ranked.topk(n).indices, True)
+    return list(chosen.split([s.numel() for s in scores]))
+
+
+def keep_candidates(d: DeltaParameter, keep: torch.Tensor, state: dict[str, Any]) -> None:
+    """Drop the candidates outside of the mask `keep`, and what the optimizer holds of them."""
+    n = d.values.numel()
+    for name, value in state.items():
+        if torch.is_tensor(value) and value.shape == (n,):
+            state[name] = value[keep]
+    d.set_candidates(d.indices[keep], d.values.detach()[keep])
+
+
+def add_candidates(d: DeltaParameter, indices: torch.Tensor, gradient: torch.Tensor, state: dict[str, Any]) -> None:
+    """More candidates, at zero."""
+    merged, order = torch.cat([d.indices, indices]).sort()
+    n, zeros = d.values.numel(), torch.zeros_like(gradient)
+    for name, value in state.items():
+        if torch.is_tensor(value) and value.shape == (n,):
+            new = gradient.square() if name == "exp_avg_sq" else zeros
+            state[name] = torch.cat([value, new])[order]
+    d.set_candidates(merged, torch.cat([d.values.detach(), zeros])[order])
+
+
+def drop_dead(deltas: Sequence[DeltaParameter], sequences: Sequence[Sequence[torch.Tensor]], state_of) -> None:
+    """Drop the entries whose x, y and z all lie below their threshold."""
+    for d, parts in zip(deltas, sequences):
+        threshold = d.threshold[d.segment] if d.segment.numel() else d.threshold
+        is_alive = torch.stack([part.abs() for part in parts]).amax(0) > threshold
+        if not bool(is_alive.all()):
+            keep_candidates(d, is_alive, state_of(d))
