@@ -64,11 +64,12 @@ def plot_accuracy() -> None:
 def plot_demo_curves() -> None:
     result = json.loads((RESULTS / "demo.json").read_text())
     figure, axes = plt.subplots(figsize=(5, 3.2))
-    shades = dict(zip(result["learning_rates"], (0.35, 1.0, 0.6)))
+    shades = {(arm, lr): s for arm, lrs in result["learning_rates"].items() for lr, s in zip(lrs, (0.3, 0.6, 1.0))}
     for run in result["curves"]:
         if run["arm"] == "full" or run["target_share"] == result["share"]:
             colour = COLOURS["pathtune full" if run["arm"] == "full" else "pathtune sparse"]
-            axes.plot(range(1, len(run["curve"]) + 1), run["curve"], color=colour, alpha=shades[run["lr"]], lw=1)
+            epochs, shade = range(1, len(run["curve"]) + 1), shades[run["arm"], run["lr"]]
+            axes.plot(epochs, run["curve"], color=colour, alpha=shade, lw=1)
     for arm, label in (("pathtune full", "full fine-tuning"), ("pathtune sparse", "sparse")):
         axes.plot([], [], color=COLOURS[arm], label=f"{label}, 3 learning rates x {len(result['seeds'])} seeds")
     axes.set_yscale("log")

@@ -74,10 +74,11 @@ def _print(result: dict[str, Any], out: str) -> None:
     Console(width=80).print(table, highlight=False)
     rows = {row["arm"]: row["forces_mae_mev_a"] for row in result["rows"]}
     counts = result["shares"][0]["counts"]
-    rates = ", ".join(f"{lr:g}" for lr in result["learning_rates"])
+    rates = {arm: ", ".join(f"{lr:g}" for lr in rates) for arm, rates in result["learning_rates"].items()}
     print(f"%: of the {counts['reachable_weights']:,d} weights that the sparse arm could change. Learning rates:\n"
-          f"the best of {rates} by validation loss, for both arms. Energies are\n"
-          "far off before the E0 refit because the pretraining level, GFN2-xTB, has no\ncore electrons.")  # fmt: skip
+          f"the best of {rates['full']} (full) and {rates['sparse']} (sparse) by validation loss.\n"
+          "Energies are far off before the E0 refit because the pretraining level, GFN2-xTB,\n"
+          "has no core electrons.")  # fmt: skip
     print(f"Sparse: {rows['sparse'] / rows['full fine-tuning']:.2f} x the force error of full fine-tuning, "
           f"{rows['sparse'] / rows['zero-shot']:.2f} x that of zero-shot.")  # fmt: skip
     print(f"\n{result['seconds']:.0f} s, at most {result['peak_bytes'] / 1e9:.1f} GB of memory. Written to {out}:\n"
