@@ -73,7 +73,9 @@ def demo_table() -> str:
             f"{changed:,.0f} ({100 * share:.3g} %)" if changed else "none",
             f"{size / 1000:.0f}" if changed else "", f"{seconds:.0f}" if changed else "",
         ])  # fmt: skip
-    return rows(["arm", "E meV/atom", "F meV/A", "weights changed", "to store, kB", "training, s"], body)
+    r = load("demo")
+    table = rows(["arm", "E meV/atom", "F meV/A", "weights changed", "to store, kB", "training, s"], body)
+    return f"{table}\n\n{r['options']['epochs']} epochs; seeds {', '.join(map(str, r['seeds']))}."
 
 
 def share_table() -> str:
@@ -92,7 +94,7 @@ def demo_model_table() -> str:
         ["held-out molecules", ", ".join(p["held_out_molecules"])],
         ["E MAE on those", f"{p['held_out']['energy_mae_mev_atom']:.1f} meV/atom"],
         ["F MAE on those", f"{p['held_out']['forces_mae_mev_a']:.1f} meV/A"],
-        ["one demo, start to table", f"{max(total['wall_seconds']):.0f} s at most, {total['threads']} threads"],
+        ["one demo, start to table", f"{max(total['wall_seconds']):.0f} s at most, {total['threads']} thread(s)"],
         ["peak memory of a demo", f"{max(total['peak_bytes']) / 1e9:.2f} GB"],
     ]
     return rows(["", ""], body)

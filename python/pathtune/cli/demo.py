@@ -10,6 +10,7 @@ import argparse
 import pathlib
 import shlex
 import sys
+import textwrap
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -75,12 +76,14 @@ def _print(result: dict[str, Any], out: str) -> None:
     rows = {row["arm"]: row["forces_mae_mev_a"] for row in result["rows"]}
     counts = result["shares"][0]["counts"]
     rates = {arm: ", ".join(f"{lr:g}" for lr in rates) for arm, rates in result["learning_rates"].items()}
-    print(f"%: of the {counts['reachable_weights']:,d} weights that the sparse arm could change. Learning rates:\n"
-          f"the best of {rates['full']} (full) and {rates['sparse']} (sparse) by validation loss.\n"
-          "Energies are far off before the E0 refit because the pretraining level, GFN2-xTB,\n"
-          "has no core electrons.")  # fmt: skip
-    print(f"Sparse: {rows['sparse'] / rows['full fine-tuning']:.2f} x the force error of full fine-tuning, "
-          f"{rows['sparse'] / rows['zero-shot']:.2f} x that of zero-shot.")  # fmt: skip
+    text = (
+        f"%: of the {counts['reachable_weights']:,d} weights that the sparse arm could change. Learning rates: the "
+        f"best of {rates['full']} (full) and {rates['sparse']} (sparse) by validation loss. Energies are far off "
+        "before the E0 refit because the pretraining level, GFN2-xTB, has no core electrons. "
+        f"Sparse: {rows['sparse'] / rows['full fine-tuning']:.2f} x the force error of full fine-tuning, "
+        f"{rows['sparse'] / rows['zero-shot']:.2f} x that of zero-shot."
+    )
+    print(textwrap.fill(text, 79))
     print(f"\n{result['seconds']:.0f} s, at most {result['peak_bytes'] / 1e9:.1f} GB of memory. Written to {out}:\n"
           "  demo.png  demo.json  adapter.safetensors  merged.model (a plain MACE)\n"
           "  runs/     every training run, as `pathtune fit` leaves it")  # fmt: skip
