@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pathtune import _core
-from pathtune.backbones._packages import import_mace
+from pathtune.backbones._packages import import_mace, import_sevenn
 
 ALLOWED_SKIPS = ("no CUDA device", "needs the package sevenn", "needs the package mace-torch")
 
@@ -45,6 +45,15 @@ def needs_mace():
         import_mace()
     except ImportError:
         pytest.skip("needs the package mace-torch")
+
+
+@pytest.fixture(scope="session")
+def needs_sevenn():
+    """sevenn and the e3nn it needs, which excludes mace-torch's."""
+    try:
+        import_sevenn()
+    except ImportError:
+        pytest.skip("needs the package sevenn")
 
 
 @pytest.fixture(params=range(3), ids=["plain", "avx2", "avx512"])

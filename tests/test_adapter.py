@@ -105,6 +105,12 @@ def test_the_merged_model_is_another_base(saved):
         load_adapter(load(merge(model)), file)
 
 
+def test_an_adapter_of_another_cutoff_is_named(saved):
+    _, file = saved
+    with pytest.raises(InputError, match=r"a.safetensors: was made for a cutoff of 3.5 A, but the model has 4 A"):
+        load_adapter(load(tiny_mace(r_max=4.0)), file)
+
+
 def test_a_truncated_altered_or_foreign_file_is_named(base, saved, tmp_path):
     _, file = saved
     whole = file.read_bytes()

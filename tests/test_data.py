@@ -31,6 +31,12 @@ def test_edges_are_those_of_ase(atoms):
     assert (np.diff(g.receiver) >= 0).all()
 
 
+def test_a_batch_of_another_cutoff_has_its_own_edges():
+    structure = from_atoms(crystal())
+    sizes = [collate([structure], (1, 6, 8), r_max, torch.float64).sender.numel() for r_max in (3.0, 4.0, 3.0)]
+    assert sizes[0] == sizes[2] < sizes[1]
+
+
 def test_a_pair_is_an_edge_and_its_reverse():
     structure = from_atoms(crystal())
     attach_graph(structure, 4.0)

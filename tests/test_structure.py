@@ -26,7 +26,7 @@ LAYERS = [
     {"narrowing", "scoring"},
     {"backbones", "adapter", "atomic_energies", "evaluation", "calculator", "loading"},
     {"_fit", "training_run", "benchmark"},
-    {"demo"},
+    {"guidance", "demo"},
     {"cli"},
 ]
 PACKAGES_OF_BACKBONES = {"mace", "e3nn", "sevenn", "nequip"}

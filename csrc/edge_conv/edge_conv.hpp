@@ -5,7 +5,8 @@
 //
 // The operator is dF/dg. F is linear in each slot, so that its backward is (dF/dx, dF/dy, dF/dw), and its
 // double backward the gradient of ax dF/dx + ay dF/dy + aw dF/dw with respect to (g, x, y, w). Layout
-// ir_mul: i, j, k count components, u the channels of the path; several paths may add into one block of out.
+// ir_mul: i, j, k count components, u the channels of the path. Several paths may add into one block of out,
+// or stand side by side in it (SevenNet's linears read all paths to one irrep as one block).
 #pragma once
 #include <cstdint>
 
@@ -16,13 +17,14 @@ namespace pathtune {
 struct EdgeConvPath {
   int64_t in_offset;           // of the block [dim1, mul] in a row of x
   int64_t y_offset;            // of dim2 components in a row of y
-  int64_t out_offset;          // of the block [dim3, mul] in a row of out
+  int64_t out_offset;          // of the path's first channel in a row of out
   int64_t weight_offset;       // of mul weights in a row of w
   int64_t coefficient_offset;  // of C [dim1, dim2, dim3]
   int64_t mul;
   int64_t dim1;  // 2 l1 + 1
   int64_t dim2;
   int64_t dim3;
+  int64_t out_mul;  // channels of its block of out [dim3, out_mul], of which mul are the path's
 };
 
 struct EdgeConvShape {

@@ -18,13 +18,13 @@ inline void add_to(T* to, Vector<T> v) {
 template <class T, Mode mode, int D1, int D3, int V>
 inline void walk_channels(const EdgeConvPath& path, int64_t m_offset, const Tile<T>& tile, int64_t c) {
   constexpr int lanes = n_lanes<T>;
-  const int64_t mul = path.mul;
+  const int64_t mul = path.mul, out_mul = path.out_mul;
   Vector<T> g[has_gradient(mode) ? D3 : 1][V], out[has_value(mode) ? D3 : 1][V];
 #pragma GCC unroll 16
   for (int k = 0; k < D3; ++k)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      const int64_t at = path.out_offset + k * mul + c + v * lanes;
+      const int64_t at = path.out_offset + k * out_mul + c + v * lanes;
       if constexpr (has_gradient(mode)) g[k][v] = load(tile.g + at);
       if constexpr (has_value(mode)) out[k][v] = load(tile.out + at);
     }
@@ -85,7 +85,8 @@ inline void walk_channels(const EdgeConvPath& path, int64_t m_offset, const Tile
   for (int k = 0; k < D3; ++k)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v)
-      if constexpr (has_value(mode)) store(tile.out + path.out_offset + k * mul + c + v * lanes, out[k][v]);
+      if constexpr (has_value(mode))
+        store(tile.out + path.out_offset + k * out_mul + c + v * lanes, out[k][v]);
 }
 
 template <class T, Mode mode, int D1, int D3>
@@ -123,7 +124,7 @@ void moments_path(const EdgeConvPath& path, int64_t m_offset, const Tile<T>& til
       }
 #pragma GCC unroll 16
       for (int k = 0; k < D3; ++k) {
-        const Vector<T> g = load(tile.g + path.out_offset + k * mul + c);
+        const Vector<T> g = load(tile.g + path.out_offset + k * path.out_mul + c);
 #pragma GCC unroll 16
         for (int i = 0; i < D1; ++i) {
           moments[i][k] += s[i] * g;
@@ -172,7 +173,7 @@ struct AnyPath {
         s = w * ax + aw * x;
       }
       for (int64_t k = 0; k < path.dim3; ++k) {
-        const int64_t ik = i * path.dim3 + k, at_k = path.out_offset + k * path.mul + c;
+        const int64_t ik = i * path.dim3 + k, at_k = path.out_offset + k * path.out_mul + c;
         if (has_value(mode)) {
           Vector<T> more = m[ik] * s;
           if (is_adjoint(mode)) more += am[ik] * t;

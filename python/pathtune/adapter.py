@@ -75,6 +75,9 @@ def load_adapter(base: Potential, file: str | pathlib.Path) -> Potential:
         raise InputError(f"{file}: the model already carries an adapter, expected a plain one")
     if metadata["backbone"] != base.backbone.name:
         raise InputError(f"{file}: was made for a {metadata['backbone']}, but the model is a {base.backbone.name}")
+    if abs(float(metadata["r_max"]) - base.backbone.r_max) > 1e-5:  # A; some packages keep it in float32
+        raise InputError(f"{file}: was made for a cutoff of {float(metadata['r_max']):g} A, "
+                         f"but the model has {base.backbone.r_max:g} A")  # fmt: skip
     elements = tuple(json.loads(metadata["elements"]))
     missing = [z for z in elements if z not in base.atomic_numbers]
     if missing:

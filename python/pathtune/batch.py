@@ -57,14 +57,14 @@ class Batch:
 def collate(
     structures: Sequence[Structure], atomic_numbers: Sequence[int], r_max: float, dtype: torch.dtype
 ) -> Batch:
-    """One batch in the given order; neighbours are found for structures that have none yet.
+    """One batch in the given order; neighbours are found for structures that have none within this r_max yet.
 
     The structures' elements must be among `atomic_numbers` (check_elements says it politely).
     """
     index = np.full(120, -1, dtype=np.int64)
     index[list(atomic_numbers)] = np.arange(len(atomic_numbers))
     for s in structures:
-        if s.graph is None:
+        if s.graph is None or s.graph.r_max != r_max:
             attach_graph(s, r_max)
     graphs = [s.graph for s in structures if s.graph is not None]
     n_atoms = np.array([len(s) for s in structures], dtype=np.int64)

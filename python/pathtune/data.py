@@ -41,6 +41,7 @@ class Graph:
     receiver: np.ndarray  # [n_edges] int64
     unit_shifts: np.ndarray  # [n_edges, 3]; the receiver's image seen from the sender, in cell vectors
     pair: np.ndarray  # [n_edges] int64
+    r_max: float  # A, within which these are all edges
 
 
 @dataclasses.dataclass
@@ -160,7 +161,7 @@ def attach_graph(structure: Structure, r_max: float) -> None:
     # A complete key: the same structure gives the same order, whatever the neighbour search did.
     order = np.lexsort((unit_shifts[:, 2], unit_shifts[:, 1], unit_shifts[:, 0], sender, receiver))
     _, pair_in_order = np.unique(_first_seen(np.concatenate([pair, pair])[order]), return_inverse=True)
-    structure.graph = Graph(sender[order], receiver[order], unit_shifts[order], pair_in_order.astype(np.int64))
+    structure.graph = Graph(sender[order], receiver[order], unit_shifts[order], pair_in_order.astype(np.int64), r_max)
 
 
 def _first_seen(labels: np.ndarray) -> np.ndarray:

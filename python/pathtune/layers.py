@@ -19,6 +19,7 @@ class Path:
     offset: int  # in the layer's flat weights
     shape: tuple[int, ...]  # [mul_in, mul_out], or [mul_in, n_species, mul_out], or the mode's own
     species_axis: int | None = None  # which axis counts species, if any
+    is_reachable: bool = True  # False: no input reaches it, such as the weights of another modality
 
     @property
     def numel(self) -> int:
@@ -62,6 +63,8 @@ class Layer:
         """Ascending flat indices of the weights that data with only these species indices can change."""
         parts = []
         for path in self.paths:
+            if not path.is_reachable:
+                continue
             index = torch.arange(path.offset, path.offset + path.numel).reshape(path.shape)
             if path.species_axis is not None:
                 index = index.index_select(path.species_axis, torch.as_tensor(list(species), dtype=torch.int64))

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from pathtune.batch import Batch
-from pathtune.delta import DeltaParameter, FixedDelta
+from pathtune.delta import DeltaParameter, FixedDelta, effective_weights
 from pathtune.errors import InputError
 from pathtune.layers import Layer, PathRow, select_layers
 from pathtune.ops import SparseWeights
@@ -36,9 +36,10 @@ class Backbone(Protocol):
 
     name: str  # class of the pretrained model, for the fingerprint
     stock: torch.nn.Module  # the pretrained model itself; never changed
-    parameters: dict[str, torch.nn.Parameter]  # those of `stock` by name
+    parameters: dict[str, torch.nn.Parameter]  # those of `stock` that its own package trains, by name
     layers: tuple[Layer, ...]
     sparse_layers: frozenset[str]  # names of the layers whose weights `predict` also takes as SparseWeights
+    readouts: tuple[str, ...]  # how the names of the readouts' parameters begin
     atomic_numbers: tuple[int, ...]
     heads: tuple[str, ...]
     r_max: float  # A
@@ -110,8 +111,7 @@ class Potential(torch.nn.Module):
     def forward(self, batch: Batch, needs_stress: bool = False, training: bool = False) -> Prediction:
         """Energies, forces and, when asked, stress; `training` keeps the graph for a loss on them."""
         parameters = self.backbone.parameters
-        weights = {d.layer.parameter: d.weights(parameters[d.layer.parameter]) for d in self.adapted()}
-        return self.predict(weights, batch, needs_stress, training)
+        return self.predict(effective_weights(self.adapted(), parameters), batch, needs_stress, training)
 
     def predict(
         self, weights: Mapping[str, torch.Tensor | SparseWeights], batch: Batch, needs_stress: bool, training: bool
@@ -237,8 +237,9 @@ def unfreeze(base: Potential, arm: str, elements: Sequence[int] | None = None) -
         raise InputError(f"arm is {arm!r}, expected full or readout (sparsify makes a sparse one)")
     model = _fresh(base, base.backbone.copy())
     model.arm, model.elements = arm, tuple(sorted(elements or base.atomic_numbers))
+    readouts = model.backbone.readouts
     for name, parameter in model.backbone.parameters.items():
-        parameter.requires_grad_(parameter.is_floating_point() and (arm == "full" or name.startswith("readouts.")))
+        parameter.requires_grad_(parameter.is_floating_point() and (arm == "full" or name.startswith(readouts)))
     return model
 
 
@@ -252,15 +253,15 @@ def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathR
     """Every adaptable weight block: module, path l1 x l2 -> l3, mul, counts, share of all weights, norm."""
     species = _species_indices(model, elements or model.atomic_numbers)
     parameters = model.backbone.parameters
-    total = sum(p.numel() for p in parameters.values())
+    total = sum(p.numel() for p in model.backbone.stock.parameters())
     rows = []
     for layer in model.backbone.layers:
         flat = parameters[layer.parameter].detach().double().flatten()
         for path in layer.paths:
             block = flat[path.offset : path.offset + path.numel]
-            n_reachable = path.numel
+            n_reachable = path.numel if path.is_reachable else 0
             if path.species_axis is not None:
-                n_reachable = path.numel // path.shape[path.species_axis] * len(species)
+                n_reachable = n_reachable // path.shape[path.species_axis] * len(species)
             rows.append(PathRow(layer.name, layer.kind, path.text, path.mul, path.numel, n_reachable,
                                 path.numel / total, float(block.pow(2).mean().sqrt())))  # fmt: skip
     return rows

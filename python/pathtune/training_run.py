@@ -24,8 +24,9 @@ from pathtune.run_folder import RunFolder, write_text
 class ModelOptions:
     """Which model, and how it computes."""
 
-    model: str | None = option(None, "a .model file (a pickle: name only files you trust), a known name, or demo")
-    head: str | None = option(None, "head of a multi-head model; its first by default")
+    model: str | None = option(None, "a .model or checkpoint file (a pickle: name only files you trust) or a "
+                                       "name such as demo or sevennet:7net-0")  # fmt: skip
+    head: str | None = option(None, "head of a multi-head model, its first by default; or modality")
     dtype: str | None = option(None, "precision; the file's own by default", choices=("float32", "float64"))
     device: str = option("cpu", "where to compute", choices=("cpu",))
     backend: str = option("auto", "kernels to compute with", choices=("auto", "cpu", "reference"))

@@ -41,6 +41,11 @@ CASES = {
     "a block without a path": ("17x0e+2x1o", "1x0e", "2x1o+17x0e+7x2e", [(0, 0, 1)]),
     "one channel": ("1x0e+1x3o", "1x1o+1x2e", "1x1o+1x2e", [(0, 0, 0), (1, 0, 1)]),
     "l up to 5": ("17x4e+3x3o", "1x4e+1x5o", "17x4e+3x4e+17x5o", [(0, 0, 0), (1, 1, 1), (0, 1, 2)]),
+    "sevennet, joined": ("32x0e+16x1e+8x2e", "1x0e+1x1e+1x2e", "32x0e+16x0e+32x1e+16x1e+16x1e+8x1e+16x2e+8x2e+8x2e",
+                         [(0, 0, 0), (1, 1, 1), (0, 1, 2), (1, 0, 3), (1, 2, 4), (2, 1, 5), (1, 1, 6), (2, 0, 7),
+                          (2, 2, 8)]),
+    "ragged, joined": ("3x0e+19x1o+5x4e", "1x0e+1x1o", "3x1o+19x1o+19x1o+5x4e+3x0e",
+                       [(0, 1, 0), (1, 0, 2), (1, 0, 1), (2, 0, 3), (0, 0, 4)]),
     "wide": ("128x1o", "1x0e+1x2e", "128x1o+128x3o", [(0, 0, 0), (0, 1, 1)]),
 }  # fmt: skip
 GRAPHS = {  # sender, receiver, n_nodes
@@ -68,7 +73,7 @@ def table_of(case):
     # any tensor will do for the kernel; some zeros, as 3j symbols have
     c = [torch.randn(dims(x[a], y[b], out[k]), dtype=torch.float64) for a, b, k in paths]
     c = [t * (torch.rand_like(t) < 0.6) for t in c]
-    return edge_conv_table(x, y, out, [(*path, t) for path, t in zip(paths, c)])
+    return edge_conv_table(x, y, out, [(*path, t) for path, t in zip(paths, c)], joined=case.endswith("joined"))
 
 
 def make(case, graph="several", dtype=torch.float64, weight_row=None):
@@ -289,6 +294,20 @@ def test_rotating_the_inputs_rotates_the_result():
     expected = edge_conv(x[:, in1], y, w, graph, table)
     expected = rotate(expected[:, torch.argsort(out)], product.irreps_out)[:, out]
     assert torch.allclose(found, expected, rtol=0, atol=1e-6)  # D_from_matrix: e3nn's float32 constants
+
+
+def test_joined_blocks_hold_the_same_numbers_component_by_component():
+    x, y, w, graph, joined = make("sevennet, joined")
+    in1, in2, out, paths = CASES["sevennet, joined"]
+    # the same C in each path
+    c = torch.split(joined.coefficients, [int(d[6:9].prod()) for d in joined.paths])
+    c = [t.reshape(d[6:9].tolist()) for t, d in zip(c, joined.paths)]
+    apart = edge_conv_table(irreps(in1), irreps(in2), irreps(out), [(*path, t) for path, t in zip(paths, c)])
+    found, expected = edge_conv(x, y, w, graph, joined), edge_conv(x, y, w, graph, apart)
+    blocks = torch.split(expected, [mul * (2 * ir.l + 1) for mul, ir in irreps(out)], dim=1)
+    by_l = [[b.reshape(len(b), 2 * ir.l + 1, -1) for b, (_, ir) in zip(blocks, irreps(out)) if ir.l == l]
+            for l in range(3)]  # fmt: skip
+    assert torch.equal(found, torch.cat([torch.cat(group, dim=2).flatten(1) for group in by_l], dim=1))
 
 
 @pytest.mark.parametrize(("change", "error", "words"), [

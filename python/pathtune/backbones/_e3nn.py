@@ -48,23 +48,28 @@ def layer_of(name: str, module: Any, species_input: bool = False) -> Layer | Non
 
 
 class PathLinear:
-    """An o3.Linear in layout ir_mul: dense products through torch, one for each path."""
+    """An o3.Linear in layout ir_mul: dense products through torch, one for each path.
 
-    def __init__(self, module: Any):
+    `n_single`: the last block of the input is so many scalars, each of which counts as an irrep of its own
+    (with one path to each output instead of one row of a path's weights).
+    """
+
+    def __init__(self, module: Any, n_single: int = 0):
         if any(ins.i_in == -1 for ins in module.instructions):
             raise ValueError("an o3.Linear with a bias is not covered")
-        blocks_in, blocks_out = blocks(module.irreps_in), blocks(module.irreps_out)
-        self.by_output: list[list[tuple[int, int, int, int, int, float]]] = [[] for _ in blocks_out]
-        self.out_shapes = [(n_components, mul) for _, mul, n_components in blocks_out]
-        instructions = [(ins.i_in, ins.i_out, float(ins.path_weight)) for ins in module.instructions]
-        self.table = species_linear_table(module.irreps_in, module.irreps_out, 1, instructions)
-        offset = 0
+        irreps_in, instructions = list(module.irreps_in), []
+        last = len(irreps_in) - 1
         for ins in module.instructions:
-            in_offset, mul_in, n_components = blocks_in[ins.i_in]
-            mul_out = blocks_out[ins.i_out][1]
-            path = (in_offset, n_components, mul_in, mul_out, offset, float(ins.path_weight))
-            self.by_output[ins.i_out].append(path)
-            offset += mul_in * mul_out
+            n_rows = n_single if n_single and ins.i_in == last else 1
+            instructions += [(ins.i_in + row, ins.i_out, float(ins.path_weight)) for row in range(n_rows)]
+        if n_single:
+            irreps_in[last:] = [(1, irreps_in[last].ir)] * n_single
+        self.table = species_linear_table(irreps_in, module.irreps_out, 1, instructions)
+        self.out_shapes = [(n_components, mul) for _, mul, n_components in blocks(module.irreps_out)]
+        self.by_output: list[list[tuple[int, int, int, int, int, float]]] = [[] for _ in self.out_shapes]
+        for (_, i_out, coefficient), row in zip(instructions, self.table.paths.tolist()):
+            in_offset, _, w_offset, n_components, mul_in, mul_out = row
+            self.by_output[i_out].append((in_offset, n_components, mul_in, mul_out, w_offset, coefficient))
 
     def flops_per_node(self) -> int:
         """FLOPs of one forward for one node."""
@@ -95,11 +100,11 @@ def skip_table(module: Any, n_species: int) -> SpeciesLinearTable:
     return species_linear_table(module.irreps_in1, module.irreps_out, n_species, instructions)
 
 
-def conv_table(module: Any) -> EdgeConvTable:
-    """The paths of a channel-wise ('uvu') tensor product, 3j in float64."""
+def conv_table(module: Any, scale: float = 1.0, joined: bool = False) -> EdgeConvTable:
+    """The paths of a channel-wise ('uvu') tensor product times `scale`, 3j in float64; `joined` as edge_conv_table."""
     instructions = []
     for ins in module.instructions:
         ls = (module.irreps_in1[ins.i_in1].ir.l, module.irreps_in2[ins.i_in2].ir.l, module.irreps_out[ins.i_out].ir.l)
-        c = o3.wigner_3j(*ls, dtype=torch.float64) * float(ins.path_weight)
+        c = o3.wigner_3j(*ls, dtype=torch.float64) * (float(ins.path_weight) * scale)
         instructions.append((ins.i_in1, ins.i_in2, ins.i_out, c))
-    return edge_conv_table(module.irreps_in1, module.irreps_in2, module.irreps_out, instructions)
+    return edge_conv_table(module.irreps_in1, module.irreps_in2, module.irreps_out, instructions, joined)

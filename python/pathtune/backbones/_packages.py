@@ -49,5 +49,28 @@ def import_mace():
             import e3nn  # noqa: F401
             import mace.modules
     except ImportError as error:
-        raise ImportError(f'MACE models need mace-torch: pip install "pathtune[mace]" ({error})') from error
+        raise ImportError(
+            'MACE models need mace-torch: pip install "pathtune[mace]", in an environment without sevenn, '
+            f"which needs another e3nn ({error})"
+        ) from error
     return mace
+
+
+SEVENN = "0.13"  # versions 0.13.x
+
+
+def import_sevenn():
+    """Import sevenn (and the e3nn it needs). Raises ImportError that says what to install."""
+    try:
+        with safe_torch_load(), contextlib.redirect_stdout(io.StringIO()), quiet_torchscript():
+            import sevenn
+            import sevenn.checkpoint
+            import sevenn.util
+    except ImportError as error:
+        raise ImportError(
+            'SevenNet models need sevenn: pip install "pathtune[sevenn]", in an environment without mace-torch, '
+            f"which needs another e3nn ({error})"
+        ) from error
+    if not f"{sevenn.__version__}.".startswith(f"{SEVENN}."):
+        raise ImportError(f"SevenNet models need sevenn {SEVENN}, but {sevenn.__version__} is installed")
+    return sevenn

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import pathlib
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from pathtune.backbones._choice import choose
+from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
 from pathtune.backbones._packages import import_mace, quiet_torchscript, safe_torch_load
 from pathtune.batch import NO_VOLUME_A3, Batch
 from pathtune.data import SHIPPED
@@ -27,14 +28,17 @@ class MaceBackbone:
 
     def __init__(self, stock: Any, backend: str = "auto"):
         mace = import_mace()
+        from pathtune.backbones.mace_forward import MaceForward, unsupported
+
         known = (mace.modules.MACE, mace.modules.ScaleShiftMACE)
         if type(stock) not in known:
             raise InputError(f"model is a {type(stock).__name__}, expected a MACE or ScaleShiftMACE of mace-torch")
         self.stock: Any = stock.requires_grad_(False)
         self.parameters = dict(stock.named_parameters())
         self.name = type(stock).__name__
-        self.backend, self._forward = _choose(backend, stock)
+        self.backend, self._forward = choose(backend, lambda: unsupported(stock), lambda: MaceForward(stock))
         self.layers = _layers(stock)
+        self.readouts: tuple[str, ...] = ("readouts.",)
         self.sparse_layers = self._forward.sparse_layers if self._forward is not None else frozenset()
         self.atomic_numbers = tuple(int(z) for z in stock.atomic_numbers)
         self.heads: tuple[str, ...] = tuple(getattr(stock, "heads", None) or ("Default",))
@@ -85,12 +89,7 @@ class MaceBackbone:
 
     def shapes(self) -> dict[str, list[int]]:
         """Shape of every parameter, the number of species as 0: what an adapter's base must share."""
-        result = {}
-        for name, parameter in self.parameters.items():
-            blocks = self._blocks(name, parameter)
-            result[name] = [n for shape, axis in blocks for n in (shape[:axis] + (0,) + shape[axis + 1 :] if
-                            axis is not None else shape)]  # fmt: skip
-        return result
+        return shapes(self._blocks())
 
     def fingerprint(self, elements: Sequence[int]) -> dict[str, torch.Tensor]:
         """Mean and rms [n_blocks, 2] of every parameter; species-indexed ones per element, float64.
@@ -99,26 +98,16 @@ class MaceBackbone:
         the species table, which rescales them, changes nothing.
         """
         species = [self.atomic_numbers.index(z) for z in elements]
-        result = {}
-        for name, parameter in self.parameters.items():
-            flat, rows, offset = parameter.detach().double().flatten(), [], 0
-            for shape, axis in self._blocks(name, parameter):
-                n = torch.Size(shape).numel()
-                block = flat[offset : offset + n].reshape(shape)
-                offset += n
-                parts = [block] if axis is None else [block.select(axis, s) for s in species]
-                scale = len(self.atomic_numbers) ** -0.5 if axis is not None and "products." not in name else 1.0
-                rows += [torch.stack([p.mean(), p.pow(2).mean().sqrt()]) * scale for p in parts if p.numel()]
-            result[name] = torch.stack(rows) if rows else flat.new_zeros(0, 2)
-        return result
+        rescaled = len(self.atomic_numbers) ** -0.5
+        scale = lambda name: 1.0 if "products." in name else rescaled  # noqa: E731
+        return fingerprint(self.parameters, self._blocks(), species, scale)
 
-    def _blocks(self, name: str, parameter: torch.Tensor) -> list[tuple[tuple[int, ...], int | None]]:
-        """Shapes of a parameter's blocks, one after the other, and which axis counts species."""
-        for layer in self.layers:
-            if layer.parameter == name:
-                return [(path.shape, path.species_axis) for path in layer.paths]
-        by_species = ".symmetric_contractions." in name and parameter.shape[0] == len(self.atomic_numbers)
-        return [(tuple(parameter.shape), 0 if by_species else None)]
+    def _blocks(self) -> dict[str, Blocks]:
+        known, result = layer_blocks(self.layers), {}
+        for name, parameter in self.parameters.items():
+            by_species = ".symmetric_contractions." in name and parameter.shape[0] == len(self.atomic_numbers)
+            result[name] = known.get(name, [(tuple(parameter.shape), 0 if by_species else None)])
+        return result
 
     def copy(self) -> MaceBackbone:
         """An independent copy, parameters included."""
@@ -143,24 +132,6 @@ class MaceBackbone:
             "ptr": ptr,
             "head": torch.full((batch.n_graphs,), head, dtype=torch.int64),
         }
-
-
-def _choose(backend: str, stock: torch.nn.Module):
-    """The backend in force and its forward: None for `reference`, the stock model's own."""
-    from pathtune.backbones.mace_forward import MaceForward, unsupported
-
-    if backend not in ("auto", "cpu", "reference"):
-        raise InputError(f"backend is {backend!r}, expected auto, cpu or reference")
-    if backend == "reference":
-        return backend, None
-    reason = unsupported(stock)
-    if reason is None:
-        return "cpu", MaceForward(stock)
-    message = f"the cpu backend does not cover {reason}"
-    if backend == "cpu":
-        raise InputError(f"backend is 'cpu', but {message}, expected 'auto' or 'reference'")
-    warnings.warn(f"pathtune: {message}: falling back to the stock forward", stacklevel=4)
-    return "reference", None
 
 
 def _layers(stock: torch.nn.Module) -> tuple[Layer, ...]:

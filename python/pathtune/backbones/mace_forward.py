@@ -7,7 +7,6 @@ not cover are named by `unsupported`.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,12 +16,11 @@ from e3nn import o3
 from pathtune._monomials import ContractionTable, contraction_coefficients, contraction_table
 from pathtune._paths import EdgeConvTable, SpeciesLinearTable
 from pathtune.backbones._e3nn import PathLinear, conv_table, skip_table
-from pathtune.batch import NO_VOLUME_A3, Batch
+from pathtune.backbones._geometry import Edges, differentiate, harmonics_parity, on_edges
+from pathtune.batch import Batch
 from pathtune.ops import (
-    ConvGraph,
     SparseWeights,
     SpeciesGroups,
-    conv_graph,
     edge_conv,
     group_by_species,
     sparse_species_linear,
@@ -76,18 +74,6 @@ def radial_is_symmetric(stock: torch.nn.Module) -> bool:
     return bool(torch.equal(one, other))
 
 
-@dataclasses.dataclass
-class _Edges:
-    """Geometry and indices of a batch."""
-
-    vectors: torch.Tensor  # [n_rows, 3] of the representative edge of each row
-    row_sender: torch.Tensor  # [n_rows]
-    row_receiver: torch.Tensor  # [n_rows]
-    row: torch.Tensor  # [n_edges]
-    sign: torch.Tensor  # [n_edges] +1 on representatives, -1 on their reverses
-    graph: ConvGraph
-
-
 class MaceForward:
     """Tables of one stock model; holds no weights."""
 
@@ -97,8 +83,7 @@ class MaceForward:
         self.by_pair = radial_is_symmetric(stock)
         self.n_species = len(stock.atomic_numbers)  # type: ignore
         sh = stock.spherical_harmonics.irreps_out  # type: ignore
-        # reversing an edge turns the sign of the odd spherical harmonics
-        self.parity = torch.cat([torch.full((ir.dim,), float((-1) ** ir.l)) for _, ir in sh])
+        self.parity = harmonics_parity(sh)
         self.embedding_weight = stock.node_embedding.linear.instructions[0].path_weight  # type: ignore
         self.layers = [
             _Layer(i, block, product, sh, self.n_species)
@@ -117,45 +102,19 @@ class MaceForward:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Interaction energies [n_graphs], forces [n_nodes, 3] and stress [n_graphs, 3, 3]."""
         parameters = {**self.parameters, **weights}
-        with torch.enable_grad():
-            edges = self._edges(batch)
-            node_energy = self._node_energies(parameters, batch, edges, head)
-            energy = node_energy.new_zeros(batch.n_graphs).index_add(0, batch.node_graph, node_energy)
-            (slope,) = torch.autograd.grad(energy.sum(), edges.vectors, create_graph=training, allow_unused=True)
-        if slope is None:  # no edges at all
-            slope = torch.zeros_like(edges.vectors)
-        forces = torch.zeros_like(batch.positions)
-        forces = forces.index_add(0, edges.row_sender, slope).index_add(0, edges.row_receiver, -slope)
-        stress = _stress(batch, edges, slope) if needs_stress else None
-        if not training:
-            energy = energy.detach()
-        return energy, forces, stress
-
-    def _edges(self, batch: Batch) -> _Edges:
-        n_edges = batch.sender.numel()
-        if self.by_pair:
-            row = batch.pair
-            # the first edge of each pair: edges are numbered so that pairs appear in ascending order
-            is_first = torch.ones(n_edges, dtype=torch.bool)
-            order = torch.argsort(row, stable=True)
-            is_first[order[1::2]] = False
-            first = order[0::2]
-        else:
-            row, is_first, first = torch.arange(n_edges), torch.ones(n_edges, dtype=torch.bool), torch.arange(n_edges)
-        sender, receiver = batch.sender[first], batch.receiver[first]
-        shift = torch.einsum("ei,eij->ej", batch.unit_shifts[first], batch.cell[batch.node_graph[sender]])
-        vectors = (batch.positions[receiver] - batch.positions[sender] + shift).detach().requires_grad_()
-        sign = torch.where(is_first, 1.0, -1.0).to(vectors.dtype)
-        graph = conv_graph(batch.sender, batch.receiver, batch.n_nodes, row)
-        return _Edges(vectors, sender, receiver, row, sign, graph)
+        return differentiate(
+            lambda edges: self._node_energies(parameters, batch, edges, head),
+            batch, self.by_pair, needs_stress, training,
+        )  # fmt: skip
 
     def _node_energies(
-        self, parameters: Mapping[str, torch.Tensor | SparseWeights], batch: Batch, edges: _Edges, head: int
+        self, parameters: Mapping[str, torch.Tensor | SparseWeights], batch: Batch, edges: Edges, head: int
     ) -> torch.Tensor:  # [n_nodes]
         stock, heads = self.stock, torch.full_like(batch.species, head)
         attrs = torch.nn.functional.one_hot(batch.species, self.n_species).to(edges.vectors.dtype)
         lengths = edges.vectors.norm(dim=1, keepdim=True)
-        y = self._spherical_harmonics(edges)
+        y = stock.spherical_harmonics(edges.vectors)
+        y = on_edges(y, edges, self.parity) if self.by_pair else y
         row_index = torch.stack([edges.row_sender, edges.row_receiver])
         radial, cutoff = stock.radial_embedding(lengths, attrs, row_index, stock.atomic_numbers)  # type: ignore
         groups = group_by_species(batch.species, self.n_species)
@@ -173,14 +132,6 @@ class MaceForward:
             total = total + readout(parameters, features[-1 if len(self.readouts) == 1 else i], head)
         return stock.scale_shift(total, heads) if hasattr(stock, "scale_shift") else total  # type: ignore
 
-    def _spherical_harmonics(self, edges: _Edges) -> torch.Tensor:  # [n_edges, dim_y]
-        y = self.stock.spherical_harmonics(edges.vectors)  # type: ignore
-        if not self.by_pair:
-            return y
-        parity = self.parity.to(y)
-        signs = torch.where(edges.sign.unsqueeze(1) > 0, torch.ones_like(parity), parity)
-        return y.index_select(0, edges.row) * signs
-
 
 class _Layer:
     """One interaction and the product that follows it."""
@@ -194,9 +145,10 @@ class _Layer:
         self.linear = PathLinear(block.linear)  # type: ignore
         self.radial_stock = list(block.conv_tp_weights.named_parameters())  # type: ignore
         self.radial_weights = {name: f"{self.name}.conv_tp_weights.{name}" for name, _ in self.radial_stock}
-        self.skip: SpeciesLinearTable = skip_table(block.skip_tp, n_species)  # type: ignore
+        self.species_linear: SpeciesLinearTable = skip_table(block.skip_tp, n_species)  # type: ignore
         self.contraction, self.contraction_weights = _contraction(product, self.product_name)
         self.product_linear = PathLinear(product.linear)  # type: ignore
+        self.linears, self.radial = (self.linear_up, self.linear, self.product_linear), block.conv_tp_weights
         self.uses_skip = bool(product.use_sc)
         # the readouts and the embedding are too small to gain
         self.sparse_layers = (*(f"{self.name}.{linear}" for linear in ("linear_up", "linear", "skip_tp")),
@@ -204,18 +156,18 @@ class _Layer:
         self._frozen: dict[tuple[int, ...], torch.Tensor] = {}  # coefficients by the species present
         self._frozen_from: list[tuple[torch.Tensor, int]] = []  # the weights they are made of, with versions
 
-    def __call__(self, parameters, x, y, radial, cutoff, edges: _Edges, groups: SpeciesGroups) -> torch.Tensor:
+    def __call__(self, parameters, x, y, radial, cutoff, edges: Edges, groups: SpeciesGroups) -> torch.Tensor:
         def weight(name: str):
             return parameters[f"{self.name}.{name}.weight"]
 
-        skip = _species_linear(x, weight("skip_tp"), groups, self.skip) if self.is_residual else None
+        skip = _species_linear(x, weight("skip_tp"), groups, self.species_linear) if self.is_residual else None
         x = self.linear_up(x, weight("linear_up"))
         w = self._radial(parameters, radial)
         w = w if cutoff is None else w * cutoff
         message = self.linear(edge_conv(x, y, w, edges.graph, self.conv), weight("linear"))
         message = message / self._normalisation(radial, cutoff, edges, x)
         if not self.is_residual:
-            message = _species_linear(message, weight("skip_tp"), groups, self.skip)
+            message = _species_linear(message, weight("skip_tp"), groups, self.species_linear)
         n_nodes, n_ell = message.shape[0], self.contraction.n_ell
         a = message.reshape(n_nodes, n_ell, message.shape[1] // n_ell)
         coefficients = self._coefficients(parameters, groups)
@@ -247,7 +199,7 @@ class _Layer:
             self._frozen[present] = contraction_coefficients(weights, groups.present, self.contraction)
         return self._frozen[present]
 
-    def _normalisation(self, radial, cutoff, edges: _Edges, x: torch.Tensor) -> torch.Tensor | float:
+    def _normalisation(self, radial, cutoff, edges: Edges, x: torch.Tensor) -> torch.Tensor | float:
         if not self.has_density:
             return self.block.avg_num_neighbors  # type: ignore
         density = torch.tanh(self.block.density_fn(radial) ** 2)  # type: ignore
@@ -292,11 +244,3 @@ def _contraction(product: torch.nn.Module, name: str) -> tuple[ContractionTable,
         # mace keeps the highest degree in weights_max and the others in falling order
         names += [f"{prefix}.weights.{nu - 1 - degree}" for degree in range(1, nu)] + [f"{prefix}.weights_max"]
     return contraction_table(outputs), names
-
-
-def _stress(batch: Batch, edges: _Edges, slope: torch.Tensor) -> torch.Tensor:
-    """(1/V) dE/d(strain) [n_graphs, 3, 3]; zero where there is no volume."""
-    outer = edges.vectors.unsqueeze(2) * slope.unsqueeze(1)
-    virial = outer.new_zeros(batch.n_graphs, 3, 3).index_add(0, batch.node_graph[edges.row_sender], outer)
-    stress = 0.5 * (virial + virial.mT) / batch.volume.clamp(min=NO_VOLUME_A3)
-    return torch.where(batch.volume > NO_VOLUME_A3, stress, torch.zeros_like(stress))

@@ -1,4 +1,4 @@
-"""Models with the shapes of published ones and random weights, and structures of a given size."""
+"""Models with the shapes of published ones and random weights, or real ones, and structures of a given size."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ CASES = {
         hidden_irreps="48x0e+48x1o", r_max=5.0, n_species=4, interactions="", num_bessel=8,
         distance_transform="None", pair_repulsion=False, structures="glycine", max_ell=2),
 }  # fmt: skip
+SEVENNETS = {"sevennet-0": "sevennet:7net-0"}  # real weights, which lie inside sevenn
+NAMES = (*CASES, *SEVENNETS)
 OFF23_ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)
 
 
@@ -55,11 +57,15 @@ def atomic_numbers(case: Case) -> list[int]:
 
 
 def build(name: str, seed: int = 0) -> torch.nn.Module:
-    """A stock ScaleShiftMACE in float32 with the case's shapes and random weights."""
+    """A stock model in float32: a ScaleShiftMACE with the case's shapes and random weights, or a real SevenNet."""
+    if name not in NAMES:
+        raise InputError(f"--model is {name!r}, expected one of {', '.join(NAMES)}")
+    if name in SEVENNETS:
+        from pathtune.backbones.sevennet import load_sevennet
+
+        return load_sevennet(SEVENNETS[name], torch.float32).stock
     from pathtune.backbones.mace import stock_mace
 
-    if name not in CASES:
-        raise InputError(f"--model is {name!r}, expected one of {', '.join(CASES)}")
     case = CASES[name]
     torch.manual_seed(seed)
     return stock_mace(
@@ -75,9 +81,9 @@ def build(name: str, seed: int = 0) -> torch.nn.Module:
 
 def structures(name: str, n_atoms: int) -> list[Structure]:
     """Structures of about n_atoms atoms together: a three-element fcc crystal, aspirin or glycine molecules."""
-    if CASES[name].structures == "glycine":
+    if name in CASES and CASES[name].structures == "glycine":
         return read_structures(demo_file("train"), max_frames=max(1, round(n_atoms / 10)))
-    if CASES[name].structures == "metal":
+    if name in SEVENNETS or CASES[name].structures == "metal":
         atoms = ase.build.bulk("Cu", "fcc", a=3.61, cubic=True).repeat((2, 2, max(1, round(n_atoms / 16))))
         atoms.rattle(0.05, seed=0)
         atoms.numbers[::3] = 26

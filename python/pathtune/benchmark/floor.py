@@ -22,20 +22,21 @@ CONV_STEP, CONTRACTION_STEP, LINEAR_STEP = 16, 12, 4
 
 
 def floor_flops(forward, batch: Batch) -> dict[str, float]:
-    """FLOPs of one training step by module for a MaceForward and a batch."""
+    """FLOPs of one training step by module for a backbone's own forward and a batch."""
     n_nodes, n_edges = batch.n_nodes, batch.sender.numel()
     n_rows = n_edges // 2 if forward.by_pair else n_edges
     total = {"conv": 0.0, "contraction": 0.0, "skip_tp": 0.0, "radial": 0.0, "linear": 0.0}
     for layer in forward.layers:
         total["conv"] += CONV_STEP * n_edges * _conv_flops(layer.conv)
-        mul = layer.conv.paths[0, 5].item()
-        terms, monomials = layer.contraction.n_terms, layer.contraction.n_monomials
-        total["contraction"] += CONTRACTION_STEP * n_nodes * mul * (2 * terms + monomials)
-        for _, _, _, n_components, mul_in, mul_out in layer.skip.paths.tolist():
-            total["skip_tp"] += LINEAR_STEP * n_nodes * 2 * n_components * mul_in * mul_out
-        sizes = layer.block.conv_tp_weights.hs
-        total["radial"] += LINEAR_STEP * n_rows * sum(2 * a * b for a, b in itertools.pairwise(sizes))
-        for linear in (layer.linear_up, layer.linear, layer.product_linear):
+        if layer.contraction is not None:
+            mul = layer.conv.paths[0, 5].item()
+            terms, monomials = layer.contraction.n_terms, layer.contraction.n_monomials
+            total["contraction"] += CONTRACTION_STEP * n_nodes * mul * (2 * terms + monomials)
+        if layer.species_linear is not None:
+            for _, _, _, n_components, mul_in, mul_out in layer.species_linear.paths.tolist():
+                total["skip_tp"] += LINEAR_STEP * n_nodes * 2 * n_components * mul_in * mul_out
+        total["radial"] += LINEAR_STEP * n_rows * sum(2 * a * b for a, b in itertools.pairwise(layer.radial.hs))
+        for linear in layer.linears:
             total["linear"] += LINEAR_STEP * n_nodes * linear.flops_per_node()
     return total
 
@@ -43,7 +44,7 @@ def floor_flops(forward, batch: Batch) -> dict[str, float]:
 def _conv_flops(table) -> float:
     """Per edge, forward."""
     flops = 0.0
-    for *_, c_offset, mul, d1, d2, d3 in table.paths.tolist():
+    for *_, c_offset, mul, d1, d2, d3, _ in table.paths.tolist():
         c = table.coefficients[c_offset : c_offset + d1 * d2 * d3].reshape(d1, d2, d3)
         n_pairs = int((c.abs() > 1e-12).any(dim=1).sum())
         flops += mul * (2 * n_pairs + min(d1, d3))

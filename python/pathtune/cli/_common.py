@@ -73,7 +73,7 @@ def read_toml(file: str | pathlib.Path) -> dict[str, Any]:
 def load_model(options: ModelOptions, adapter: str | None = None) -> Potential:
     """The model that the flags name, with its adapter if any."""
     if options.model is None:
-        raise InputError("--model is missing, expected a .model file or a known name")
+        raise InputError("--model is missing, expected a .model or checkpoint file or a known name")
     model = load(options.model, options.dtype, options.head, options.backend)
     return load_adapter(model, adapter) if adapter else model
 

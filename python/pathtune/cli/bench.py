@@ -6,7 +6,7 @@ import argparse
 import json
 import pathlib
 
-from pathtune.benchmark.cases import CASES
+from pathtune.benchmark.cases import NAMES
 from pathtune.run_folder import write_text
 
 
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `pathtune bench`."""
     verbs = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     step = verbs.add_parser("step", help="one training step and one inference")
-    step.add_argument("--model", default="mp-0b3-medium", choices=list(CASES), help="shapes to bench, random weights")
+    step.add_argument("--model", default="mp-0b3-medium", choices=NAMES, help="shapes to bench")
     step.add_argument("--atoms", type=int, default=64, metavar="N", help="about so many atoms (default 64)")
     step.add_argument("--arm", default="sparse", choices=("sparse", "full"), help="what we train; stock trains all")
     step.add_argument("--active-share", type=float, default=0.03, help="of the reachable weights (default 0.03)")

@@ -14,7 +14,7 @@ from pathtune.model import merge
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `pathtune merge`."""
     parser.add_argument("--adapter", metavar="FILE", help="the adapter")
-    parser.add_argument("--out", metavar="FILE", help="the .model file to write; must not exist")
+    parser.add_argument("--out", metavar="FILE", help="the file to write, for the model's own package; must not exist")
     add_options(parser, ModelOptions)
 
 

@@ -1,0 +1,133 @@
+"""Accuracy and forgetting of SevenNet-0, tuned on four sets: every arm with the same three learning rates.
+
+    python bench/accuracy_sevennet.py --out bench/results/accuracy_sevennet.jsonl [--sets agau si] [--seeds 0]
+
+One line of JSON for each finished run, and one for each set's untuned model; a run whose line is there already is
+not repeated, so that the whole can be interrupted and continued. Frames are taken evenly from each split, as many
+as SETS says. The forces on MPtrj, which SevenNet-0 was trained on, are measured for a run only when its validation
+loss is the lowest so far of its set, arm and seed: the others are not reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import pathlib
+import time
+
+import torch
+
+import pathtune
+from pathtune.benchmark.memory import reset_peak, resident
+from pathtune.data import Structure, elements_of
+from pathtune.ops.allocator import keep_large_blocks
+
+DATA = pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data"))
+# folder, frames of train, valid and test, epochs, batch size
+SETS = {
+    "agau": ("lam/agau_pbed3", 52, 34, 71, 14, 4),
+    "si": ("crystals/mlearn_Si", 48, 22, 25, 8, 4),
+    "cu": ("crystals/dnp_Cu", 60, 30, 30, 8, 4),
+    "h2o": ("lam/h2o_pbe0ts", 12, 4, 10, 5, 1),
+}
+ARMS = {"full": None, "sparse 3 %": {"active_share": 0.03}, "sparse 1 %": {"active_share": 0.01}}
+LRS = (0.01, 0.002, 0.05)
+N_RETENTION = 200
+METRICS = ("energy_mae_mev_atom", "forces_mae_mev_a", "stress_mae_gpa")
+
+
+def evenly(structures: list[Structure], n: int) -> list[Structure]:
+    """n of them, evenly spaced."""
+    return [structures[i * len(structures) // n] for i in range(min(n, len(structures)))]
+
+
+def frames(name: str) -> dict[str, list[Structure]]:
+    """The three splits of a set."""
+    folder, *sizes = SETS[name][:4]
+    return {split: evenly(pathtune.read_structures(DATA / folder / f"{split}.extxyz.xz"), n)
+            for split, n in zip(("train", "valid", "test"), sizes)}  # fmt: skip
+
+
+def errors(model: pathtune.Potential, structures: list[Structure]) -> dict[str, float]:
+    """Mean absolute errors, rounded."""
+    scores = pathtune.evaluate(model, structures, batch_size=4)
+    return {key: round(scores[key], 4) for key in METRICS if key in scores}
+
+
+def arm_model(base: pathtune.Potential, arm: str, elements: tuple[int, ...], seed: int) -> pathtune.Potential:
+    """The model that the arm trains."""
+    options = ARMS[arm]
+    if options is None:
+        return pathtune.unfreeze(base, "full", elements)
+    return pathtune.sparsify(base, pathtune.SparseDelta(**options), elements, seed)
+
+
+def one_run(base, name: str, arm: str, lr: float, seed: int, sets: dict) -> tuple[pathtune.Potential, dict]:
+    """Train, and measure errors, time and memory."""
+    _, *_, epochs, batch_size = SETS[name]
+    before = resident("VmRSS")
+    reset_peak()
+    began = time.perf_counter()
+    model = arm_model(base, arm, elements_of(sets["train"]), seed)
+    config = pathtune.FitConfig(epochs=epochs, lr=lr, seed=seed, batch_size=batch_size, refit_e0=False)
+    history = pathtune.fit(model, sets["train"], sets["valid"], config)
+    seconds, peak = time.perf_counter() - began, resident("VmHWM") - before
+    return model, {
+        "set": name, "arm": arm, "lr": lr, "seed": seed, "epochs": epochs, "batch_size": batch_size,
+        "n_train": len(sets["train"]), "n_valid": len(sets["valid"]), "n_test": len(sets["test"]),
+        "seconds": round(seconds, 1), "peak_bytes": peak, "threads": torch.get_num_threads(),
+        "valid_loss": history.epochs[history.best_epoch - 1]["valid_loss"], "best_epoch": history.best_epoch,
+        "counts": model.counts(), "curve": [round(line["valid_loss"], 6) for line in history.epochs],
+        "valid": errors(model, sets["valid"]), "test": errors(model, sets["test"]),
+    }  # fmt: skip
+
+
+def untuned(base, refitted, name: str, sets: dict, retention: list[Structure]) -> dict:
+    """The line of a set's model before any training."""
+    return {"set": name, "arm": "zero-shot", "test": errors(base, sets["test"]),
+            "test_e0": errors(refitted, sets["test"]),
+            "retention_forces_mae_mev_a": errors(base, retention)["forces_mae_mev_a"]}  # fmt: skip
+
+
+def key_of(line: dict) -> tuple:
+    """What a run is known by."""
+    return line["set"], line["arm"], line.get("lr"), line.get("seed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    args = parser.parse_args()
+    keep_large_blocks()
+    lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+
+    def add(line: dict) -> None:
+        lines.append(line)
+        with open(args.out, "a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        print(*key_of(line), line["test"], line.get("retention_forces_mae_mev_a"), line.get("seconds"), flush=True)
+
+    base = pathtune.load("sevennet:7net-0")
+    retention = evenly(pathtune.read_structures(DATA / "retention/mptrj_random_1k/test.extxyz.xz"), N_RETENTION)
+    for seed, name in itertools.product(args.seeds, args.sets):
+        sets = frames(name)
+        refitted, _ = pathtune.refit_e0(base, sets["train"])
+        if (name, "zero-shot", None, None) not in map(key_of, lines):
+            add(untuned(base, refitted, name, sets, retention))
+        for arm, lr in itertools.product(args.arms, LRS):
+            if (name, arm, lr, seed) in map(key_of, lines):
+                continue
+            model, line = one_run(refitted, name, arm, lr, seed, sets)
+            rivals = [r["valid_loss"] for r in lines if (r["set"], r["arm"], r.get("seed")) == (name, arm, seed)]
+            if line["valid_loss"] < min(rivals, default=float("inf")):
+                line["retention_forces_mae_mev_a"] = errors(model, retention)["forces_mae_mev_a"]
+            add(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Which forward computes: a backbone's own, on our kernels, or the stock model's."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from pathtune.errors import InputError
+
+
+def choose(backend: str, unsupported: Callable[[], str | None], own: Callable[[], Any]) -> tuple[str, Any]:
+    """The backend in force and its forward, None for `reference`.
+
+    `unsupported` says in words what the own forward does not cover. Raises InputError for an unknown backend,
+    and for `cpu` where something is not covered; `auto` then warns and falls back.
+    """
+    if backend not in ("auto", "cpu", "reference"):
+        raise InputError(f"backend is {backend!r}, expected auto, cpu or reference")
+    if backend == "reference":
+        return backend, None
+    reason = unsupported()
+    if reason is None:
+        return "cpu", own()
+    message = f"the cpu backend does not cover {reason}"
+    if backend == "cpu":
+        raise InputError(f"backend is 'cpu', but {message}, expected 'auto' or 'reference'")
+    warnings.warn(f"pathtune: {message}: falling back to the stock forward", stacklevel=5)
+    return "reference", None

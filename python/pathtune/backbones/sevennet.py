@@ -1,0 +1,272 @@
+"""SevenNet models of sevenn 0.13: its checkpoints, and the pretrained ones that lie inside its wheel."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import datetime
+import io
+import pathlib
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from pathtune.backbones._choice import choose
+from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
+from pathtune.backbones._packages import import_sevenn, quiet_torchscript
+from pathtune.batch import NO_VOLUME_A3, Batch
+from pathtune.errors import InputError
+from pathtune.layers import Layer, Path
+from pathtune.ops import SparseWeights
+
+PREFIX = "sevennet:"
+NEVER_TRAINED = (".denominator", "rescale_atomic_energy.shift", "rescale_atomic_energy.scale")  # in the wheel's models
+CONFIG = "pathtune_config"  # attribute of a stock module that remembers its checkpoint's config
+
+
+class SevenNetBackbone:
+    """A stock SevenNet for one modality; `stock` is never changed, replaced weights are passed to each call."""
+
+    def __init__(self, stock: Any, modality: str | None = None, backend: str = "auto"):
+        from pathtune.backbones.sevennet_forward import SevenNetForward, unsupported
+
+        self.stock: Any = stock.requires_grad_(False)
+        self.parameters = {name: p for name, p in stock.named_parameters() if not name.endswith(NEVER_TRAINED)}
+        self.modality, modalities = modality, stock.modal_map or {}
+        self._modal_index = modalities[modality] if modality else 0
+        self.heads: tuple[str, ...] = (modality or "Default",)
+        self.name = f"SevenNet of modality {modality}" if modality else "SevenNet"
+        self.readouts: tuple[str, ...] = ("reduce_input_to_hidden.", "reduce_hidden_to_energy.", "readout_FCN.")
+        self.atomic_numbers = tuple(sorted(stock.type_map, key=stock.type_map.get))
+        self.r_max = float(stock.cutoff)
+        self.dtype = next(stock.parameters()).dtype
+        self.layers = _layers(stock, modality)
+        self.backend, self._forward = choose(
+            backend, lambda: unsupported(stock), lambda: SevenNetForward(stock, self._modal_index)
+        )
+        self.sparse_layers = self._forward.sparse_layers if self._forward is not None else frozenset()
+
+    def atomic_energies(self) -> torch.Tensor:
+        """E0 [1, n_species], eV, float64: sevenn's shifts."""
+        rescale = self.stock.rescale_atomic_energy
+        shift = rescale.shift.detach().double()
+        if getattr(rescale, "use_modal_wise_shift", False):
+            shift = shift[self._modal_index]
+        return shift.expand(len(self.atomic_numbers)).clone().unsqueeze(0)
+
+    def predict(
+        self,
+        weights: Mapping[str, torch.Tensor | SparseWeights],
+        batch: Batch,
+        head: int,
+        needs_stress: bool,
+        training: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Interaction energies, forces and stress, with `weights` in place of the stock model's own."""
+        if self._forward is not None:
+            return self._forward.predict(weights, batch, head, needs_stress, training)
+        # The shifts are zeroed, so that a float32 model never adds them: the interaction energy keeps its digits.
+        zeroed = {"rescale_atomic_energy.shift": torch.zeros_like(self.stock.rescale_atomic_energy.shift)}
+        replaced = {f"stock.{name}": w for name, w in {**weights, **zeroed}.items()}
+        data = self._stock_input(batch)
+        self.stock.force_output.training = training  # whether it keeps the graph
+        out = torch.func.functional_call(_StockForward(self.stock), replaced, (data,))
+        forces = out.get("inferred_force", torch.zeros_like(batch.positions))
+        energy, stress = out["inferred_total_energy"], None
+        if needs_stress:
+            voigt = -out.get("inferred_stress", energy.new_zeros(batch.n_graphs, 6))  # xx yy zz xy yz zx
+            stress = voigt[:, [0, 3, 5, 3, 1, 4, 5, 4, 2]].reshape(-1, 3, 3)
+            stress = torch.where(batch.volume < NO_VOLUME_A3, 0.0, stress)
+        return (energy if training else energy.detach()), forces, stress
+
+    def with_weights(
+        self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int
+    ) -> torch.nn.Module:
+        """A stock SevenNet with these parameters and E0 as its shifts."""
+        with quiet_torchscript():
+            stock: Any = copy.deepcopy(self.stock)
+        stock.load_state_dict({name: w.detach() for name, w in weights.items()}, strict=False)
+        rescale = stock.rescale_atomic_energy
+        if getattr(rescale, "use_modal_wise_shift", False):
+            rescale.shift.data[self._modal_index] = e0.to(rescale.shift)
+        elif rescale.shift.numel() == e0.numel():
+            rescale.shift.data.copy_(e0)
+        else:  # one shift for all species
+            from sevenn.nn.scale import SpeciesWiseRescale
+
+            scale = rescale.scale.expand(e0.numel())
+            stock.replace_module("rescale_atomic_energy", SpeciesWiseRescale(e0.tolist(), scale.tolist()))
+            stock.to(self.dtype)
+        for name, parameter in stock.named_parameters():
+            parameter.requires_grad_(not name.endswith(NEVER_TRAINED))
+        return stock
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Shape of every parameter, the number of species as 0: what an adapter's base must share."""
+        return shapes(self._blocks())
+
+    def fingerprint(self, elements: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Mean and rms [n_blocks, 2] of every parameter; species-indexed ones per element, float64."""
+        species = [self.atomic_numbers.index(z) for z in elements]
+        # species linears divided by sqrt(n_species), as docs/adapter-format.md has it for every backbone
+        return fingerprint(self.parameters, self._blocks(), species, lambda name: len(self.atomic_numbers) ** -0.5)
+
+    def _blocks(self) -> dict[str, Blocks]:
+        known = layer_blocks(self.layers)
+        return {name: known.get(name, [(tuple(p.shape), None)]) for name, p in self.parameters.items()}
+
+    def copy(self) -> SevenNetBackbone:
+        """An independent copy, parameters included."""
+        with quiet_torchscript():
+            return type(self)(copy.deepcopy(self.stock), self.modality, self.backend)
+
+    def _stock_input(self, batch: Batch) -> dict[str, torch.Tensor]:
+        shift = torch.einsum("ei,eij->ej", batch.unit_shifts, batch.cell[batch.node_graph[batch.sender]])
+        vectors = batch.positions[batch.receiver] - batch.positions[batch.sender] + shift
+        return {
+            "x": batch.species,
+            "edge_vec": -vectors.detach(),
+            "edge_index": torch.stack([batch.receiver, batch.sender]),
+            "cell_volume": batch.volume.flatten().clone(),
+            "num_atoms": torch.bincount(batch.node_graph, minlength=batch.n_graphs),
+            "batch": batch.node_graph,
+            "modal_type": torch.full((batch.n_graphs,), self._modal_index, dtype=torch.int64),
+        }
+
+
+class _StockForward(torch.nn.Module):
+    """The stock modules one after the other, without the lookups of AtomGraphSequential; any precision."""
+
+    def __init__(self, stock: Any):
+        super().__init__()
+        self.stock = stock
+
+    def forward(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        dtype = data["edge_vec"].dtype
+        data["edge_vec"].requires_grad_()
+        for module in self.stock:
+            data = module(data)
+            if type(module).__name__ == "OnehotEmbedding":  # which is float32 always
+                data = {k: v.to(dtype) if v.is_floating_point() else v for k, v in data.items()}
+        return data
+
+
+def _layers(stock: Any, modality: str | None) -> tuple[Layer, ...]:
+    from pathtune.backbones._e3nn import layer_of
+
+    layers = []
+    for name, module in stock.named_modules():
+        # one-hot species: the embedding's operand, and the second of self connections of the NequIP kind
+        species_input = name == "onehot_to_feature_x.linear" or name.endswith(".fc_tensor_product")
+        layer = layer_of(name, module, species_input)
+        if layer is None:
+            continue
+        if getattr(stock.get_submodule(name.split(".")[0]), "num_modalities", 0) > 1:
+            n_blocks = len(list(module.irreps_in))
+            modal = [k for k, ins in enumerate(module.instructions) if ins.i_in == n_blocks - 1]
+            names = sorted(stock.modal_map, key=stock.modal_map.get)
+            paths = [part for k, path in enumerate(layer.paths)
+                     for part in (_by_modality(path, names, modality) if k in modal else [path])]  # fmt: skip
+            layer = dataclasses.replace(layer, paths=tuple(paths))
+        layers.append(layer)
+    return tuple(layers)
+
+
+def _by_modality(path: Path, names: Sequence[str], modality: str | None) -> list[Path]:
+    """A path from the one-hot modality as one path for each: only the weights of ours are reachable."""
+    mul_out = path.shape[-1]
+    return [Path(f"{path.text} ({name})", path.offset + k * mul_out, (1, mul_out), None, name == modality)
+            for k, name in enumerate(names)]  # fmt: skip
+
+
+def load_sevennet(
+    source: str | pathlib.Path | torch.nn.Module,
+    dtype: torch.dtype | None = None,
+    modality: str | None = None,
+    backend: str = "auto",
+) -> SevenNetBackbone:
+    """A SevenNet backbone from `sevennet:NAME`, `sevennet:NAME:MODALITY`, a checkpoint file, or a module.
+
+    A checkpoint is a pickle: loading it can run code, so it is loaded only because the user named it. Raises
+    InputError for a missing file, an unknown name or modality, or a file that is not a SevenNet checkpoint.
+    """
+    import_sevenn()
+    if isinstance(source, torch.nn.Module):
+        where = type(source).__name__
+        with quiet_torchscript():
+            stock: Any = copy.deepcopy(source)
+    else:
+        where, name = str(source), str(source).removeprefix(PREFIX)
+        if not pathlib.Path(name).is_file() and ":" in name:
+            name, _, modality = name.partition(":")
+        stock = _load_file(_find(name, where), where)
+    modalities = list(stock.modal_map or {})
+    if modalities and modality not in modalities:
+        found = "none is named" if modality is None else f"{modality!r} is none of them"
+        raise InputError(f"{where}: has the modalities {', '.join(modalities)}, but {found}")
+    if modality and not modalities:
+        raise InputError(f"{where}: has no modalities, but {modality!r} is asked for")
+    return SevenNetBackbone(stock.to(dtype) if dtype else stock, modality, backend)
+
+
+def shipped() -> dict[str, pathlib.Path]:
+    """Files of the pretrained models inside the installed sevenn, by name."""
+    import_sevenn()
+    from sevenn import _const
+
+    names = {"7net-0": "SEVENNET_0_11Jul2024", "7net-0_22may2024": "SEVENNET_0_22May2024",
+             "7net-l3i5": "SEVENNET_l3i5", "7net-mf-0": "SEVENNET_MF_0"}  # fmt: skip
+    return {name: pathlib.Path(getattr(_const, constant)) for name, constant in names.items()}
+
+
+def _find(name: str, where: str) -> pathlib.Path:
+    if pathlib.Path(name).is_file():
+        return pathlib.Path(name)
+    if name.lower() in shipped():
+        return shipped()[name.lower()]
+    raise InputError(f"{where}: no such file, and not a model inside sevenn ({', '.join(shipped())})")
+
+
+def _load_file(path: pathlib.Path, where: str) -> Any:
+    import sevenn
+    from packaging.version import Version
+    from sevenn.checkpoint import SevenNetCheckpoint
+
+    try:
+        with quiet_torchscript(), contextlib.redirect_stdout(io.StringIO()):
+            checkpoint = SevenNetCheckpoint(path)
+            config = checkpoint.config
+            is_newer = Version(config["version"]) > Version(sevenn.__version__)
+            stock: Any = None if is_newer else checkpoint.build_model()
+    except Exception as error:
+        raise InputError(f"{where}: not a SevenNet checkpoint ({type(error).__name__}: {error})") from error
+    if is_newer:
+        raise InputError(f"{where}: was written by sevenn {config['version']}, but {sevenn.__version__} is installed")
+    setattr(stock, CONFIG, config)
+    return stock
+
+
+def checkpoint_of(stock: Any) -> dict[str, Any]:
+    """A merged model as the checkpoint that sevenn loads. Raises InputError when it was not loaded from one."""
+    import sevenn
+    from sevenn.nn.scale import get_resolved_shift_scale
+
+    if not hasattr(stock, CONFIG):
+        raise InputError("the model was made of a module, not of a checkpoint: sevenn's config for it is not known")
+    config = copy.deepcopy(getattr(stock, CONFIG))
+    rescale = stock.rescale_atomic_energy
+    config["shift"], config["scale"] = get_resolved_shift_scale(rescale, stock.type_map, stock.modal_map)
+    config["version"] = sevenn.__version__  # of the order of weights, which older checkpoints have otherwise
+    return {
+        "config": config,
+        # copying a module of e3nn turns constants of its compiled code into buffers
+        "model_state_dict": {k: v for k, v in stock.state_dict().items() if "._tensor_constant" not in k},
+        "optimizer_state_dict": {},
+        "scheduler_state_dict": {},
+        "epoch": 0,
+        "time": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
+        "hash": uuid.uuid4().hex,
+    }

@@ -1,0 +1,187 @@
+"""SevenNet's forward by our operators: layout ir_mul throughout, edges once per pair.
+
+It reads the stock model's own parameters and sub-modules (radial basis and network, activations), so that
+there is one set of weights. sevenn's edges point from receiver to sender, the other way round than ours:
+spherical harmonics are taken of the negative vectors. Its denominators are folded into the coefficients of
+the convolutions. What is not covered is named by `unsupported`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pathtune._paths import blocks, layout_permutation
+from pathtune.backbones._e3nn import PathLinear, conv_table, skip_table
+from pathtune.backbones._geometry import Edges, differentiate, harmonics_parity, on_edges
+from pathtune.batch import Batch
+from pathtune.ops import (
+    SparseWeights,
+    SpeciesGroups,
+    edge_conv,
+    group_by_species,
+    sparse_species_linear,
+    species_linear,
+)
+
+INTROS = {"SelfConnectionLinearIntro": "linear", "SelfConnectionIntro": "fc_tensor_product"}
+RESCALES = ("Rescale", "SpeciesWiseRescale", "ModalWiseRescale")
+
+
+def unsupported(stock: Any) -> str | None:
+    """The first module of a stock SevenNet that this forward does not cover, in words; None if none."""
+    modules = stock._modules
+    if "reduce_hidden_to_energy" not in modules:
+        return "a readout other than two linears"
+    for name, module in modules.items():
+        kind = type(module).__name__
+        if name.endswith("_convolution") and kind != "IrrepsConvolution":
+            return f"convolution {kind} ({name})"
+        if name.endswith("_self_connection_intro") and kind not in INTROS:
+            return f"self connection {kind} ({name})"
+        if kind == "IrrepsLinear" and any(ins.i_in == -1 for ins in module.linear.instructions):
+            return f"a linear with a bias ({name})"
+        if name.endswith("_self_interaction_2"):
+            conv = modules[name.replace("self_interaction_2", "convolution")].convolution
+            if conv.irreps_out.simplify() != module._irreps_in_wo_modal.simplify():
+                return f"irreps that the convolution does not make ({name})"
+    if {ins.i_out for ins in modules["onehot_to_feature_x"].linear.instructions} != {0}:
+        return "an embedding of more than one irrep"
+    return None if type(modules["rescale_atomic_energy"]).__name__ in RESCALES else "the rescaling of energies"
+
+
+class SevenNetForward:
+    """Tables of one stock model for one of its modalities; holds no weights."""
+
+    by_pair = True  # the radial functions know the length of an edge only
+
+    def __init__(self, stock: Any, modality: int):
+        self.modules = modules = stock._modules
+        self.parameters = dict(stock.named_parameters())  # once: walking the modules costs a millisecond
+        self.modality, self.n_species = modality, modules["onehot_idx_to_onehot"].num_classes
+        self.parity = harmonics_parity(modules["edge_embedding"].spherical.irreps_out)
+        self.embedding_weight = modules["onehot_to_feature_x"].linear.instructions[0].path_weight
+        n_layers = sum(name.endswith("_convolution") for name in modules)
+        self.layers = [_Layer(t, modules, modality, self.n_species) for t in range(n_layers)]
+        self.sparse_layers = frozenset(name for layer in self.layers for name in layer.sparse_layers)
+        self.hidden = _Linear("reduce_input_to_hidden", modules, modality)
+        self.out = _Linear("reduce_hidden_to_energy", modules, modality)
+        self.scale = energy_scale(modules["rescale_atomic_energy"], modality, self.n_species)
+
+    def predict(
+        self,
+        weights: Mapping[str, torch.Tensor | SparseWeights],
+        batch: Batch,
+        head: int,
+        needs_stress: bool,
+        training: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Interaction energies [n_graphs], forces [n_nodes, 3] and stress [n_graphs, 3, 3]."""
+        parameters = {**self.parameters, **weights}
+        return differentiate(
+            lambda edges: self._node_energies(parameters, batch, edges), batch, True, needs_stress, training
+        )
+
+    def _node_energies(self, parameters: Mapping[str, Any], batch: Batch, edges: Edges) -> torch.Tensor:  # [n_nodes]
+        embedding = self.modules["edge_embedding"]
+        lengths = edges.vectors.norm(dim=1)
+        radial = embedding.basis_function(lengths) * embedding.cutoff_function(lengths).unsqueeze(1)
+        y = on_edges(embedding.spherical(-edges.vectors), edges, self.parity)
+        groups = group_by_species(batch.species, self.n_species)
+        x = self._embedding(parameters["onehot_to_feature_x.linear.weight"], batch.species)
+        for layer in self.layers:
+            x = layer(parameters, x, y, radial, edges, groups)
+        energy = self.out(self.hidden(x, parameters), parameters)
+        return energy[:, 0] * self.scale.to(x)[batch.species]
+
+    def _embedding(self, weight: torch.Tensor, species: torch.Tensor) -> torch.Tensor:  # [n_nodes, mul]
+        rows = weight.reshape(-1, self.modules["onehot_to_feature_x"].irreps_out.dim)
+        x = torch.nn.functional.embedding(species, rows[: self.n_species])
+        if rows.shape[0] > self.n_species:  # and one row for each modality
+            x = x + rows[self.n_species + self.modality]
+        return x * self.embedding_weight
+
+
+class _Layer:
+    """Self connection, convolution between two linears, and gate."""
+
+    def __init__(self, t: int, modules: Mapping[str, Any], modality: int, n_species: int):
+        intro, conv = modules[f"{t}_self_connection_intro"], modules[f"{t}_convolution"]
+        kind = INTROS[type(intro).__name__]
+        self.skip_name = f"{t}_self_connection_intro.{kind}"
+        self.skip = PathLinear(intro.linear) if kind == "linear" else None
+        self.species_linear = None if self.skip else skip_table(intro.fc_tensor_product, n_species)
+        self.first = _Linear(f"{t}_self_interaction_1", modules, modality)
+        self.radial = conv.weight_nn
+        self.conv = conv_table(conv.convolution, 1.0 / float(conv.denominator), joined=True)
+        self.second = _Linear(f"{t}_self_interaction_2", modules, modality)
+        self.contraction = None
+        self.linears = [linear for linear in (self.skip, self.first.linear, self.second.linear) if linear]
+        self.gate = _Gate(modules[f"{t}_equivariant_gate"].gate)
+        self.sparse_layers = (self.skip_name, f"{self.first.name}.linear", f"{self.second.name}.linear")
+
+    def __call__(self, parameters, x, y, radial, edges: Edges, groups: SpeciesGroups) -> torch.Tensor:
+        weight = parameters[f"{self.skip_name}.weight"]
+        if self.skip is not None:
+            skip = self.skip(x, weight)
+        else:
+            operator = sparse_species_linear if isinstance(weight, SparseWeights) else species_linear
+            skip = operator(x, weight, groups, self.species_linear)  # type: ignore
+        message = edge_conv(self.first(x, parameters), y, self.radial(radial), edges.graph, self.conv)
+        return self.gate(self.second(message, parameters) + skip)
+
+
+class _Linear:
+    """An IrrepsLinear; one that knows modalities reads a one-hot vector of them as its last scalars."""
+
+    def __init__(self, name: str, modules: Mapping[str, Any], modality: int):
+        self.name, self.modality = name, modality
+        n = modules[name].num_modalities
+        self.n_modalities = n if n > 1 else 0
+        self.linear = PathLinear(modules[name].linear, self.n_modalities)
+
+    def __call__(self, x: torch.Tensor, parameters: Mapping[str, Any]) -> torch.Tensor:
+        if self.n_modalities:
+            one_hot = x.new_zeros(x.shape[0], self.n_modalities)
+            one_hot[:, self.modality] = 1.0
+            x = torch.cat([x, one_hot], dim=1)
+        return self.linear(x, parameters[f"{self.name}.linear.weight"])
+
+
+class _Gate:
+    """e3nn's Gate in layout ir_mul: activated scalars, then each block of vectors and tensors times its gates."""
+
+    def __init__(self, gate: Any):
+        self.scalars, self.gates = gate.act_scalars, gate.act_gates
+        self.blocks = blocks(gate.irreps_gated)
+        # e3nn's own sorting, applied to the numbers of the columns
+        columns = torch.arange(gate.irreps_in.dim, dtype=torch.float32).unsqueeze(0)
+        place = layout_permutation(gate.irreps_in).argsort()
+        scalars, gates, gated = (place[part[0].long()] for part in gate.sc(columns))
+        self.scalars_at, self.gates_at = _range_or_index(scalars), _range_or_index(gates)
+        self.gated_at = _range_or_index(gated[layout_permutation(gate.irreps_gated)])
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        parts = [self.scalars(x[:, self.scalars_at])]
+        if self.blocks:
+            gates, gated, begin = self.gates(x[:, self.gates_at]), x[:, self.gated_at], 0
+            for offset, mul, n_components in self.blocks:
+                block = gated[:, offset : offset + n_components * mul].unflatten(1, (n_components, mul))
+                parts.append((block * gates[:, begin : begin + mul].unsqueeze(1)).flatten(1))
+                begin += mul
+        return torch.cat(parts, dim=1)
+
+
+def _range_or_index(columns: torch.Tensor) -> slice | torch.Tensor:
+    n, begin = columns.numel(), int(columns[0]) if columns.numel() else 0
+    return slice(begin, begin + n) if torch.equal(columns, torch.arange(begin, begin + n)) else columns
+
+
+def energy_scale(rescale: Any, modality: int, n_species: int) -> torch.Tensor:  # [n_species]
+    """By what sevenn multiplies the output of the network, for one modality."""
+    scale = rescale.scale.detach()
+    if getattr(rescale, "use_modal_wise_scale", False):
+        scale = scale[modality]
+    return scale.expand(n_species).clone()

@@ -1,0 +1,121 @@
+"""The accelerated forward of SevenNet against the stock model, in float64 and on the wheel's models."""
+
+import ase
+import ase.build
+import pytest
+import torch
+
+from models import crystal, molecule
+from pathtune import InputError, SparseDelta, calculator, load, sparsify, unfreeze
+from pathtune.batch import collate
+from pathtune.data import from_atoms
+from sevennets import VARIANTS, tiny_sevennet
+
+pytestmark = pytest.mark.usefixtures("needs_sevenn")
+START = SparseDelta(start="paper", initial_std=0.1)
+WHEEL = ["7net-0", "7net-0_22may2024", "7net-l3i5", "7net-mf-0:PBE", "7net-mf-0:R2SCAN"]
+
+
+def both(stock):
+    head = "b" if stock.modal_map else None
+    return [load(stock, backend=backend, head=head) for backend in ("reference", "cpu")]
+
+
+def batch_of(model, *atoms):
+    structures = [from_atoms(a) for a in atoms]
+    return collate(structures, model.atomic_numbers, model.backbone.r_max, model.backbone.dtype)
+
+
+def force_loss_gradients(model, batch):
+    p = model(batch, needs_stress=True, training=True)
+    value = (p.interaction_energy**2).sum() + (p.forces**3).sum() + (p.stress**2).sum()
+    return torch.autograd.grad(value, model.trainable(), allow_unused=True, materialize_grads=True)
+
+
+def candidates(model, share):
+    """A random share of each layer's reachable weights."""
+    result = {}
+    for layer in model.backbone.layers:
+        reachable = layer.reachable(range(len(model.atomic_numbers)))
+        chosen = torch.randperm(reachable.numel())[: max(1, int(share * reachable.numel()))]
+        result[layer.name] = reachable[chosen].sort().values
+    return result
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_energies_forces_stress_and_gradients_equal_the_stock_models(variant):
+    reference, ours = both(tiny_sevennet(**VARIANTS[variant]))
+    assert ours.backbone.backend == "cpu"
+    batch = batch_of(ours, crystal(), molecule(1), molecule(n=1))
+    p, q = reference(batch, needs_stress=True), ours(batch, needs_stress=True)
+    assert p.forces.abs().max() > 1e-3
+    assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(p.forces, q.forces, rtol=1e-11, atol=1e-11)
+    assert torch.allclose(p.stress, q.stress, rtol=1e-11, atol=1e-11)
+    few = candidates(ours, 0.1)
+    for arm in (lambda m: unfreeze(m, "full"), lambda m: sparsify(m, START),
+                lambda m: sparsify(m, START, candidates=few)):  # fmt: skip
+        expected, found = (force_loss_gradients(arm(m), batch) for m in (reference, ours))
+        assert any(g.abs().max() > 0 for g in expected)
+        for a, b in zip(expected, found):
+            assert (a - b).abs().max() <= 1e-10 * max(a.abs().max().item(), 1e-3)
+
+
+@pytest.mark.parametrize("name", WHEEL)
+def test_the_wheels_models_agree_with_stock_in_float32(name):
+    reference, ours = (load(f"sevennet:{name}", backend=backend) for backend in ("reference", "cpu"))
+    copper = ase.build.bulk("Cu", "fcc", a=3.6, cubic=True)
+    copper.rattle(0.1, seed=0)
+    copper.numbers[:2] = 79, 8
+    batch = batch_of(ours, copper, ase.build.molecule("CH3CH2OH"))
+    p, q = reference(batch, needs_stress=True), ours(batch, needs_stress=True)
+    assert ((p.interaction_energy - q.interaction_energy) / batch.n_atoms).abs().max() <= 1e-6
+    assert (p.forces - q.forces).abs().max() <= 1e-5
+    assert (p.stress - q.stress).abs().max() <= 1e-6
+
+
+def test_our_calculator_equals_sevenns():
+    from sevenn.calculator import SevenNetCalculator
+
+    with pytest.warns(UserWarning, match="No tensor product accelerator"):
+        stock = SevenNetCalculator("7net-mf-0", modal="R2SCAN", device="cpu")
+    ours = calculator(load("sevennet:7net-mf-0:R2SCAN"))
+    gold = ase.build.bulk("Au", "fcc", a=4.1, cubic=True)
+    gold.rattle(0.1, seed=0)
+    energies = [gold.get_potential_energy() for gold.calc in (stock, ours)]
+    assert abs(energies[0] - energies[1]) <= 1e-6 * abs(energies[0])  # stock adds the shifts in float32
+    assert abs(stock.results["forces"] - ours.results["forces"]).max() <= 1e-5
+    assert abs(stock.results["stress"] - ours.results["stress"]).max() <= 1e-6
+
+
+def test_no_edges_and_no_structures():
+    reference, ours = both(tiny_sevennet())
+    far = ase.Atoms("HO", positions=[[0, 0, 0], [50, 0, 0]])
+    p, q = (m(batch_of(m, far), needs_stress=True) for m in (reference, ours))
+    assert q.forces.abs().max() == 0
+    assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=0, atol=1e-12)
+    empty = ours(collate([], ours.atomic_numbers, ours.backbone.r_max, torch.float64))
+    assert empty.interaction_energy.shape == (0,)
+
+
+def test_the_same_step_repeats_bitwise():
+    model = sparsify(load(tiny_sevennet(torch.float32), backend="cpu"), START)
+    batch = batch_of(model, crystal(), molecule(3))
+    runs = [force_loss_gradients(model, batch) for _ in range(3)]
+    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"readout_as_fcn": True, "readout_fcn_hidden_neurons": [4], "readout_fcn_activation": "relu"},
+     "a readout other than two linears"),
+    ({"use_bias_in_linear": True}, "a linear with a bias"),
+])  # fmt: skip
+def test_an_uncovered_module_falls_back_with_one_warning_and_cpu_refuses(changes, words):
+    stock = tiny_sevennet(**changes)
+    with pytest.warns(UserWarning, match=f"does not cover {words}") as warned:
+        model = load(stock)
+    assert len([w for w in warned if "pathtune" in str(w.message)]) == 1
+    assert model.backbone.backend == "reference"
+    assert torch.isfinite(model(batch_of(model, crystal())).forces).all()
+    with pytest.raises(InputError, match=f"does not cover {words}"):
+        load(stock, backend="cpu")
