@@ -24,7 +24,7 @@ import torch
 from pathtune.delta import DeltaParameter
 from pathtune.errors import InputError
 from pathtune.model import Potential
-from pathtune.sparse_delta import BY_STEP, HOLD
+from pathtune.sparse_delta import BY_STEP, HOLD, SparseDelta
 
 REGROW_UNTIL = 0.8  # of by_step: what comes later has no time to grow
 N_NARROWINGS = 40  # until by_step: each drops a twentieth of the candidates on the way from 25 to 3 %
@@ -34,15 +34,14 @@ class Narrowing:
     """Narrows the deltas of one model as its optimizer trains them. Holds no state but the plan."""
 
     def __init__(self, model: Potential, optimizer: Any, n_steps: int):
-        """Raises InputError when the share is to be reached after the last of `n_steps`."""
+        """Raises InputError as check_by_step."""
         config = model.config
         assert config is not None
         self.model, self.config, self.optimizer = model, config, optimizer
         self.deltas: list[Any] = model.adapted()
         self.n_reachable = sum(d.n_reachable for d in self.deltas)
         self.by_step = config.by_step or max(1, round(BY_STEP * n_steps))
-        if config.by_step and config.by_step > n_steps:
-            raise InputError(f"by_step is {config.by_step}, expected at most the {n_steps} steps of the run")
+        check_by_step(config, n_steps)
         self.interval = max(1, round(self.by_step * (1 - HOLD) / N_NARROWINGS))
 
     def after_step(self, step: int, dense_gradients: Callable[[], Sequence[torch.Tensor]] | None = None) -> None:
@@ -103,6 +102,12 @@ class Narrowing:
         z = self._state(d).get("z", y)
         beta1 = self.optimizer.param_groups[0]["betas"][0]
         return torch.lerp(z, y, 1 / beta1), y, z
+
+
+def check_by_step(config: SparseDelta, n_steps: int) -> None:
+    """Raise InputError when the share is to be reached after the last of `n_steps`."""
+    if config.by_step and config.by_step > n_steps:
+        raise InputError(f"by_step is {config.by_step}, expected at most the {n_steps} steps of the run")
 
 
 def saliency(values: torch.Tensor, mean_square: torch.Tensor | None) -> torch.Tensor:

@@ -12,9 +12,9 @@ from typing import Any
 from pathtune.errors import InputError
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A dataclass field with its help text and, for words, the allowed ones."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+def option(default: Any, help: str, choices: tuple[str, ...] | None = None, words: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with its help text; `choices`: the allowed words, `words`: those allowed beside a number."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "words": words})
 
 
 def check_choices(config: Any) -> None:
@@ -42,7 +42,7 @@ def value_type(field_type: Any) -> type:
 def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
     """An instance of the dataclass `cls` from a table of a TOML file; InputError names an unknown key."""
     hints = typing.get_type_hints(cls)
-    known = [field.name for field in dataclasses.fields(cls)]
+    known = {field.name: field.metadata.get("words", ()) for field in dataclasses.fields(cls)}
     arguments = {}
     for key, value in values.items():
         if key not in known:
@@ -52,7 +52,7 @@ def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
             value = tuple(value)
         if expected is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if not isinstance(value, expected):
+        if not isinstance(value, expected) and value not in known[key]:
             raise InputError(f"{where}: {key} is {value!r}, expected {expected.__name__}")
         arguments[key] = value
     return cls(**arguments)

@@ -11,6 +11,7 @@ THRESHOLD_DECAY = {"L": 0.01, "H": 0.3}  # the paper's configurations: low and h
 SCOPES = ("linear", "contraction", "radial")
 SCORES = ("random", "gradient", "fisher", "gradient_weight")
 DEFAULT_SHARE = 0.03
+AUTO = "auto"
 IDENTITY_ONLY = ("initial_share", "score", "layer_limit", "regrow")
 PAPER_ONLY = ("schedule", "threshold_decay", "threshold", "initial_std", "initial_threshold")
 
@@ -30,8 +31,9 @@ class SparseDelta:
     """
 
     start: str | None = option(None, "identity (default) or paper", choices=("identity", "paper"))
-    active_share: float | None = option(None, "share of the reachable adapted weights that may change at the end "
-                                              f"({DEFAULT_SHARE} from an identity start)")  # fmt: skip
+    active_share: float | str | None = option(
+        None, "share of the reachable adapted weights that may change at the end "
+        f"({DEFAULT_SHARE} from an identity start); auto: by a short sweep", words=(AUTO,))  # fmt: skip
     by_step: int | None = option(None, f"training step that reaches active_share ({BY_STEP:.0%} of the run)")
     initial_share: float = option(0.25, "identity start: share of the weights that begin as candidates")
     score: str = option("random", "identity start: what chooses the first candidates", choices=SCORES)
@@ -51,7 +53,7 @@ class SparseDelta:
         check_choices(self)
         for name in ("active_share", "initial_share", "layer_limit"):
             value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
+            if value not in (None, AUTO) and not 0 < value <= 1:
                 raise InputError(f"{name} is {value}, expected a share in (0, 1]")
         if not 0 <= self.regrow < 1:
             raise InputError(f"regrow is {self.regrow}, expected a share in [0, 1)")
@@ -93,7 +95,9 @@ class SparseDelta:
 
     @property
     def final_share(self) -> float | None:
-        """The active share to reach; None where the paper's decay decides."""
+        """The active share to reach; None where the paper's decay decides. InputError while it is "auto"."""
+        if isinstance(self.active_share, str):
+            raise InputError(f"active_share is {self.active_share!r}, expected a number here: choose_share finds one")
         return DEFAULT_SHARE if self.active_share is None and not self.is_paper else self.active_share
 
     @property

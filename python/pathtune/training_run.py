@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from pathtune.data import Structure, elements_of
 from pathtune.evaluation import evaluate
 from pathtune.loading import save
 from pathtune.model import Potential, merge, sparsify, unfreeze
+from pathtune.narrowing import check_by_step
 from pathtune.options import option
 from pathtune.progress import Progress
 from pathtune.run_folder import RunFolder, write_text
@@ -47,6 +49,7 @@ def adapt(base: Potential, train: Sequence[Structure], options: Mapping[str, Any
     """The arm that `options` (sections run, delta, fit) names, ready to train; InputError as sparsify and unfreeze."""
     arm, elements = options["run"].arm, elements_of(train)
     if arm == "sparse":
+        check_by_step(options["delta"], options["fit"].epochs * math.ceil(len(train) / options["fit"].batch_size))
         return sparsify(base, options["delta"], elements, options["fit"].seed)
     return unfreeze(base, arm, elements)
 

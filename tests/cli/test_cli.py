@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from models import crystal, labelled, molecule, tiny_mace
+from pathtune import InputError, SparseDelta, guidance, load, sparsify
 from pathtune.cli import main
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
@@ -131,6 +132,9 @@ MISTAKES = {
     "model is no model": (lambda w, a: replace(a, "--model", str(w / "train.xyz")), "train.xyz: not a MACE model"),
     "unknown key": (lambda w, a: [*a, "--energy-key", "dft"], "'dft'"),
     "unknown target": (lambda w, a: [*a, "--targets", "nothing"], "'nothing' matches no layer of scope linear"),
+    "share beyond 1": (lambda w, a: [*a, "--active-share", "2"], "active_share is 2.0, expected a share in (0, 1]"),
+    "share of nothing": (lambda w, a: [*a, "--active-share", "1e-9"], "less than one of"),
+    "late step": (lambda w, a: [*a, "--by-step", "100000"], "by_step is 100000, expected at most"),
     "no out": (lambda w, a: a[:-2], "--out is missing"),
     "zero epochs": (lambda w, a: replace(a, "--epochs", "0"), "epochs is 0"),
     "missing config": (lambda w, a: [*a, "--config", "none.toml"], "none.toml: cannot be read"),
@@ -196,3 +200,20 @@ def test_loading_a_model_is_silent_and_leaves_torch_load_safe(world):
     done = subprocess.run([sys.executable, "-c", code, str(world / "tiny.model")], capture_output=True, text=True,
                           env=clean, check=False)  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_automatic_share_is_swept_explained_drawn_and_used(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(guidance.choose_share, "__defaults__", (None, None, (0.05, 0.5), None, None))
+    assert main([*fit_arguments(world, tmp_path / "run"), "--active-share", "auto"]) == 0
+    out = capsys.readouterr().out
+    assert "active share: " in out
+    points = json.loads((tmp_path / "run" / "sweep.json").read_text())["points"]
+    assert [p["share"] for p in points] == [0.05, 0.5]
+    assert (tmp_path / "run" / "sweep.png").exists()
+    counts = json.loads((tmp_path / "run" / "metrics.json").read_text())["counts"]
+    assert counts["active"] in (round(0.05 * counts["reachable_weights"]), round(0.5 * counts["reachable_weights"]))
+
+
+def test_an_automatic_share_wants_a_decision_first(world):
+    with pytest.raises(InputError, match="active_share is 'auto', expected a number here: choose_share finds one"):
+        sparsify(load(str(world / "tiny.model")), SparseDelta(active_share="auto"))

@@ -31,11 +31,23 @@ def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
             if kind is bool:
                 kwargs["action"] = argparse.BooleanOptionalAction
             else:
-                kwargs["type"] = str if kind is tuple else kind
+                kwargs["type"] = _parser(str if kind is tuple else kind, field.metadata.get("words", ()))
                 kwargs["metavar"] = field.name.upper() if not field.metadata["choices"] else None
                 kwargs["choices"] = field.metadata["choices"]
                 kwargs["nargs"] = "+" if kind is tuple else None
             group.add_argument(f"--{field.name.replace('_', '-')}", **kwargs)
+
+
+def _parser(kind: type, words: tuple[str, ...]) -> Any:
+    """The kind itself, or a function that also lets the words through."""
+    if not words:
+        return kind
+
+    def parse(text: str):
+        return text if text in words else kind(text)
+
+    parse.__name__ = f"{kind.__name__} or {' or '.join(words)}"  # what argparse's message shows
+    return parse
 
 
 def _shown(value: Any) -> str:

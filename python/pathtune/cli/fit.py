@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any
 
 from pathtune._fit import FitConfig
@@ -16,12 +17,14 @@ from pathtune.cli._common import (
     required,
     score_lines,
 )
-from pathtune.data import LabelKeys, check_elements, read_structures
+from pathtune.data import LabelKeys, Structure, check_elements, read_structures
+from pathtune.guidance import choose_share, draw_sweep
+from pathtune.model import Potential
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.options import to_toml
 from pathtune.progress import Progress
 from pathtune.run_folder import RunFolder
-from pathtune.sparse_delta import SparseDelta
+from pathtune.sparse_delta import AUTO, SparseDelta
 from pathtune.training_run import RunOptions, adapt, run_arm
 
 SECTIONS: dict[str, Any] = {
@@ -55,10 +58,13 @@ def run(args: argparse.Namespace) -> int:
     e0_fit = None
     if config.refit_e0:
         base, e0_fit = refit_e0(base, train)
-    model, folder = adapt(base, train, options), RunFolder(out)
+    folder, is_automatic = RunFolder(out), run_options.arm == "sparse" and options["delta"].active_share == AUTO
+    model = None if is_automatic else adapt(base, train, options)
     folder.start(to_toml(**options), args.resume)
     if not args.json and e0_fit:
         print(e0_fit, flush=True)
+    if model is None:
+        model = adapt(base, train, {**options, "delta": _decide(base, train, valid, options, folder, args.json)})
     progress = Progress(config.epochs, quiet=args.json)
     metrics = run_arm(model, base, {"train": train, "valid": valid}, config, folder, e0_fit, progress)
     if args.json:
@@ -66,6 +72,18 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(metrics, folder)
     return 0
+
+
+def _decide(base: Potential, train: list[Structure], valid: list[Structure], options: dict[str, Any],
+            folder: RunFolder, is_quiet: bool) -> SparseDelta:  # fmt: skip
+    """The delta with the share that a sweep finds; sweep.json and sweep.png stay in the folder."""
+    report = None if is_quiet else lambda line: print(line, flush=True)
+    delta, file = options["delta"], folder.folder / "sweep.json"
+    choice = choose_share(base, train, valid, delta, options["fit"], file=file, report=report)
+    draw_sweep(choice, file.with_suffix(".png"))
+    if report:
+        report(f"active share: {choice.reason}")
+    return dataclasses.replace(delta, active_share=choice.share)
 
 
 def _print(metrics: dict[str, Any], folder: RunFolder) -> None:
