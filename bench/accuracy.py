@@ -26,9 +26,10 @@ from pathtune.data import elements_of
 DATA = pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data"))
 CASES = {
     "ethanol": {"model": "mace_spice_32x0e", "data": "rmd17/ethanol", "train": 50, "test": None, "epochs": 100},
-    "3bpa": {"model": "mace_spice_32x0e", "data": "molecules/3bpa", "train": 50, "test": 200, "epochs": 60},
+    "3bpa": {"model": "mace_spice_32x0e", "data": "molecules/3bpa", "train": 50, "test": None, "epochs": 60,
+             "test_split": "test_mixedT"},
     "ge": {"model": "mace_gst_64x0e_64x1o", "data": "crystals/mlearn_Ge", "train": None, "test": None, "epochs": 20},
-}
+}  # fmt: skip
 # An arm: options of the delta (None: all weights are trained) and the learning rates to try.
 ARMS = {
     "full": (None, [1e-3, 3e-3, 1e-2]),
@@ -94,7 +95,8 @@ def one_run(base, arm: str, lr: float, seed: int, epochs: int, batch_size: int, 
 
 def load_sets(case: dict) -> dict:
     read = lambda split, n: pathtune.read_structures(DATA / case["data"] / f"{split}.extxyz.xz", max_frames=n)  # noqa: E731
-    return {"train": read("train", case["train"]), "valid": read("valid", None), "test": read("test", case["test"])}
+    test = read(case.get("test_split", "test"), case["test"])
+    return {"train": read("train", case["train"]), "valid": read("valid", None), "test": test}
 
 
 def best_lr(runs: list[dict]) -> float:

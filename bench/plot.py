@@ -39,24 +39,29 @@ def plot_steps() -> None:
 
 
 def plot_accuracy() -> None:
-    result = json.loads((RESULTS / "accuracy_ethanol.json").read_text())
-    figure, axes = plt.subplots(figsize=(5, 3.2))
-    colours = {"full": "#4c8bb8", "L": "#d1603d", "H": "#7a9a3b"}
-    for run in result["runs"]:
-        counts = run["counts"]
-        share = 100.0 if run["arm"] == "full" else 100 * counts["active"] / counts["reachable_weights"]
-        axes.plot(share, run["test"]["forces_mae_mev_a"], "o", ms=5, color=colours[run["arm"]], alpha=0.7)
-    for arm, colour in colours.items():
-        label = "full fine-tuning" if arm == "full" else f"sparse, schedule {arm}"
-        axes.plot([], [], "o", color=colour, label=label)
-    axes.set_xscale("log")
-    axes.set_xticks([15, 30, 60, 100], ["15", "30", "60", "100"])
-    axes.minorticks_off()
-    axes.set_xlabel("weights changed, % of the reachable adapted ones")
-    axes.set_ylabel("force MAE on test, meV/A")
-    axes.set_title(f"ethanol, {result['train']} structures, {result['epochs']} epochs", fontsize=9)
-    axes.legend(fontsize=8, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    files = {"ethanol": "ethanol", "3bpa": "3BPA", "ge": "germanium"}
+    figure, panels = plt.subplots(1, 3, figsize=(9, 3))
+    for axes, (case, title) in zip(panels, files.items()):
+        result = json.loads((RESULTS / f"accuracy_{case}.json").read_text())
+        full = next(row for row in result["table"] if row["arm"] == "full")["forces_mae_mev_a"][0]
+        axes.axhline(full, color="#4c8bb8", ls="--", label="full fine-tuning")
+        marks = (("sparse 3 %", "#d1603d", "pathtune, 3 % and 1 %"), ("sparse 1 %", "#d1603d", None),
+                 ("L", "#7a9a3b", "the paper's L and H"), ("H", "#7a9a3b", None))  # fmt: skip
+        for arm, colour, label in marks:
+            row = next((row for row in result["table"] if row["arm"] == arm), None)
+            if row:
+                share = 100 * row["active_share_of_reachable_weights"]
+                axes.plot(share, row["forces_mae_mev_a"][0], "o", color=colour, label=label)
+        axes.set_xscale("log")
+        axes.set_xlim(0.7, 130)
+        axes.set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
+        axes.minorticks_off()
+        axes.set_ylim(0.94 * full, 1.25 * full)
+        axes.set_title(f"{title}, {result['epochs']} epochs", fontsize=9)
+        axes.set_xlabel("weights changed, % of the reachable", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("force MAE on test, meV/A")
+    panels[0].legend(fontsize=7, frameon=False)
     figure.tight_layout()
     figure.savefig(IMAGES / "accuracy.png", dpi=150)
 

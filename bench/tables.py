@@ -45,20 +45,33 @@ def step_table() -> str:
     return rows(header, body)
 
 
-def accuracy_table(name: str) -> str:
+ERRORS = {"energy_mae_mev_atom": "E meV/atom", "forces_mae_mev_a": "F meV/A", "stress_mae_gpa": "stress GPa"}
+
+
+def accuracy_table(name: str, arms: tuple[str, ...] = ()) -> str:
+    """The arms named, or all."""
     r = load(name)
-    first = [key for key in r["zero_shot"] if "mae" in key]
-    labels = {"energy_mae_mev_atom": "E meV/atom", "forces_mae_mev_a": "F meV/A", "stress_mae_gpa": "stress GPa"}
-    header = ["arm", "learning rate", *(labels[key] for key in first), "weights changed, of the reachable"]
-    body = [["zero-shot", "", *(f"{r['zero_shot'][key]:.2f}" for key in first), "none"],
-            ["zero-shot, E0 refit", "", *(f"{r['zero_shot_e0'][key]:.2f}" for key in first), "none"]]  # fmt: skip
-    names = {"full": "full fine-tuning", "L": "sparse, schedule L", "H": "sparse, schedule H"}
+    keys = [key for key in ERRORS if key in r["zero_shot"]]
+    header = ["arm", "learning rate", "seeds", *(ERRORS[key] for key in keys), "F against full",
+              "weights changed: of the reachable, of all", "F at step 0, validation", "s"]  # fmt: skip
+    body = []
+    for label, field in (("zero-shot", "zero_shot"), ("zero-shot, E0 refit", "zero_shot_e0")):
+        body.append([label, "", "", *(f"{r[field][key]:.2f}" for key in keys), "", "none", "", ""])
+    full = next(row for row in r["table"] if row["arm"] == "full")
     for row in r["table"]:
-        share = row.get("active_share_of_reachable")
+        if arms and row["arm"] not in arms:
+            continue
         spread = row["n_seeds"] > 1  # one seed has none to show
-        errors = [f"{row[key][0]:.2f}" + (f" (spread {row[key][1]:.2f})" if spread else "") for key in first]
-        changed = "all" if share is None else f"{100 * share:.1f} %"
-        body.append([names[row["arm"]], f"{row['lr']:g}", *errors, changed])
+        errors = [f"{row[key][0]:.2f}" + (f" (spread {row[key][1]:.2f})" if spread else "") for key in keys]
+        changed = "all"
+        if "active_share_of_all_weights" in row:
+            shares = (row["active_share_of_reachable_weights"], row["active_share_of_all_weights"])
+            changed = ", ".join(f"{100 * share:.3g} %" for share in shares)
+        ratio = row["forces_mae_mev_a"][0] / full["forces_mae_mev_a"][0]
+        label = {"full": "full fine-tuning", "L": "the paper's L", "H": "the paper's H"}.get(row["arm"], row["arm"])
+        rate = f"{row['lr']:g} of {', '.join(f'{lr:g}' for lr in row['lrs'])}"
+        step_0, seconds = f"{row['valid_forces_at_step_0']:.0f}", f"{row['seconds']:.0f}"
+        body.append([label, rate, str(row["n_seeds"]), *errors, f"{ratio:.2f}", changed, step_0, seconds])
     return rows(header, body)
 
 
@@ -119,6 +132,7 @@ TABLES = {
     "step": step_table,
     "sevennet": sevennet_table,
     "ethanol": lambda: accuracy_table("accuracy_ethanol"),
+    "3bpa": lambda: accuracy_table("accuracy_3bpa"),
     "ge": lambda: accuracy_table("accuracy_ge"),
 }
 

@@ -11,6 +11,7 @@
 #include "edge_conv/edge_conv.hpp"
 #include "isa.hpp"
 #include "sampled_gradient/sampled_gradient.hpp"
+#include "soft_threshold/soft_threshold.hpp"
 #include "species_linear/species_linear.hpp"
 #include "symmetric_contraction/symmetric_contraction.hpp"
 
@@ -50,6 +51,7 @@ void bind_species_linear(py::tuple sizes, int n_threads, uintptr_t order, uintpt
 
 #include "edge_conv/binding.inl"
 #include "sampled_gradient/binding.inl"
+#include "soft_threshold/binding.inl"
 #include "symmetric_contraction/binding.inl"
 
 }  // namespace
@@ -71,5 +73,6 @@ PYBIND11_MODULE(_core, m) {
 
   define_edge_conv(m);
   define_sampled_gradient(m);
+  define_soft_threshold(m);
   bind_symmetric_contraction(m);
 }

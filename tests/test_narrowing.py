@@ -8,7 +8,8 @@ import schedulefree
 import torch
 
 from models import labelled, molecule, tiny_mace
-from pathtune import FitConfig, InputError, SparseDelta, fit, load, merge, sparsify
+from pathtune import FitConfig, InputError, SparseDelta, fit, load, merge, narrowing, sparsify
+from pathtune import delta as delta_module
 from pathtune.batch import collate
 from pathtune.data import from_atoms
 from pathtune.losses import loss
@@ -291,3 +292,46 @@ def test_a_plan_holds_candidates_for_a_sixth_of_the_way(base):
     for step in range(1, 110):
         plan.after_step(step)
     assert [d.values.numel() for d in model.adapted()] == n
+
+
+def losses_of_steps(model, monkeypatch, config):
+    from pathtune import _fit
+
+    found, original = [], _fit._Run._train_step
+
+    def step(self, batch):
+        found.append(original(self, batch))
+        return found[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_fit._Run, "_train_step", step)
+        fit(model, structures(5), structures(2), config)
+    return torch.tensor(found, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("threshold", ["per_layer", "per_path"])
+def test_the_fast_mode_follows_the_reference_mode_for_50_steps(monkeypatch, threshold):
+    delta = SparseDelta(schedule="H", threshold=threshold)
+    config = FitConfig(epochs=10, batch_size=1, lr=1e-2)
+    monkeypatch.setattr(narrowing, "drop_dead", lambda *_: None)  # nothing is dropped
+    reference = sparsify(load(tiny_mace(), backend="reference"), delta, ELEMENTS)
+    expected = losses_of_steps(reference, monkeypatch, config)
+    monkeypatch.setattr(delta_module, "CROSSOVER", 2.0)  # every layer that can be is trained sparsely
+    fast = sparsify(load(tiny_mace(), backend="cpu"), delta, ELEMENTS)
+    assert sum(d.is_sparse for d in fast.adapted()) == 8
+    found = losses_of_steps(fast, monkeypatch, config)
+    assert len(found) == 50
+    assert ((found - expected).abs() / expected).max() < 1e-5
+    assert 0 < fast.counts()["active"] < 0.9 * fast.counts()["reachable_weights"]
+
+
+def test_what_is_dropped_under_thresholds_would_not_have_come_back(monkeypatch):
+    delta, config = SparseDelta(threshold_decay=3.0), FitConfig(epochs=12, batch_size=1, lr=2e-2)
+    base = load(tiny_mace())
+    dropping = sparsify(base, delta, ELEMENTS)
+    with_drops = losses_of_steps(dropping, monkeypatch, config)
+    kept = sum(d.values.numel() for d in dropping.adapted())
+    assert kept < 0.9 * dropping.counts()["reachable_weights"]
+    monkeypatch.setattr(narrowing, "drop_dead", lambda *_: None)
+    shadow = losses_of_steps(sparsify(base, delta, ELEMENTS), monkeypatch, config)
+    assert ((with_drops - shadow).abs() / shadow).max() < 1e-9

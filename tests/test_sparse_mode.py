@@ -1,6 +1,7 @@
 """Laws of the sparse mode: what the dense mode says, without the dense gradient."""
 
 import pytest
+import schedulefree
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -10,6 +11,8 @@ from pathtune import delta as delta_module
 from pathtune.adapter import load_adapter, save_adapter
 from pathtune.batch import collate
 from pathtune.data import from_atoms
+from pathtune.delta import DeltaParameter
+from pathtune.layers import Layer, Path
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 LAYERS = [f"{block}.{name}" for i in range(2)
@@ -171,3 +174,26 @@ def test_the_sparse_mode_is_for_few_candidates_and_the_cpu_backend():
 def test_wrong_candidates_are_named(candidates, words):
     with pytest.raises(InputError, match=words):
         sparsify(load(tiny_mace()), candidates=candidates)
+
+
+def bytes_of(*tensors):
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def test_delta_and_optimizer_memory_is_a_fifteenth_of_dense_at_3_percent():
+    paths = (Path("0e -> 0e", 0, (128, 128)), Path("1o -> 1o", 128**2, (128, 128)))
+    layer = Layer("layer", "path linear", paths, 2 * 128**2)
+    base = torch.zeros(layer.numel)
+    chosen = torch.randperm(layer.numel)[: round(0.03 * layer.numel)].sort().values
+    delta = DeltaParameter(layer, chosen, SparseDelta(), base, layer.numel, is_covered=True)
+    assert delta.is_sparse
+    optimizer = schedulefree.AdamWScheduleFree([delta.values], lr=1e-3)
+    optimizer.train()
+    delta.values.grad = torch.ones_like(delta.values)
+    optimizer.step()
+    state = [t for t in optimizer.state[delta.values].values() if torch.is_tensor(t)]
+    tables = [t for t in vars(delta.target.candidates).values() if torch.is_tensor(t)]
+    parts = [delta.values, delta.values.grad, delta.indices, delta.segment, *state, *tables]
+    sparse = bytes_of(*{t.data_ptr(): t for t in parts}.values())  # the indices are shared
+    dense = 4 * bytes_of(base)  # D, its gradient and two sequences of the optimizer, as the paper's code keeps them
+    assert sparse <= dense / 15

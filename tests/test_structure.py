@@ -26,6 +26,7 @@ LAYERS = [
     {"narrowing", "scoring"},
     {"backbones", "adapter", "atomic_energies", "evaluation", "calculator", "loading"},
     {"_fit", "benchmark"},
+    {"guidance"},
     {"cli"},
 ]
 PACKAGES_OF_BACKBONES = {"mace", "e3nn", "sevenn", "nequip"}

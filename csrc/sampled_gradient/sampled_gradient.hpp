@@ -1,10 +1,16 @@
-// sampled_gradient: the weight gradient of a species linear or a path linear, at candidate entries only.
+// sampled_gradient: the gradient of a sparse delta, W' = W + S(D, d), at its candidates only.
 //
-//   out[q] = c_p sum_{n: species[n] = s_q} sum_k x[n, in_p, k, u_q] g[n, out_p, k, v_q]
+//   a[q]      = c_p sum_t sum_{n: species[n] = s_q} sum_k x_t[n, in_p, k, u_q] g_t[n, out_p, k, v_q]
+//   dL/dD[q]  = a[q] where q is active, |D[q]| > d, else 0
+//   dL/dd     = - sum over the active q of sign(D[q]) a[q]
 //
-// q = (p, s, u, v) runs over the candidates; the dense product x^T g is never formed. A path linear is a
-// species linear of one species to which every node belongs. With (x, g) = (input, cotangent) it is one term
-// of a force loss's weight gradient, with (adjoint of the force pass's gradient, cotangent) the other.
+// Where a candidate is active and which sign it has is read off S(D, d): no optimizer step can change it
+// between the forward and the backward pass.
+//
+// q = (p, s, u, v) runs over the candidates of a layer, all layers in one call; the dense product x^T g is
+// never formed. A path linear is a species linear of one species to which every node belongs. A force loss
+// has two terms t: (input, adjoint of the output), and (adjoint of the force pass's gradient of the input,
+// cotangent of the output).
 //
 // The index below is made once for a set of candidates (python/pathtune/ops/sampled_gradient.py): a call
 // sorts nothing. Only tiles of `tile_channels` channels that hold a candidate are read; a tile's channels
@@ -41,19 +47,39 @@ struct SampledIndex {
   const int32_t* u_tiles;      // [n_u_tiles] first channel of each tile of x
   const int32_t* v_tiles;      // [n_v_tiles] and of g
   const int32_t* v_row;        // [n_candidates] grouped by block and run
-  const int32_t* place;        // [n_candidates] of a grouped candidate in out
+  const int32_t* place;        // [n_candidates] of a grouped candidate among the layer's
   int64_t n_blocks;
   int64_t n_candidates;
 };
 
-// Overwrites out; candidates whose species is absent get zero. shape.n_nodes etc. as in species_linear.
+// One product of a layer; the nodes may be others from term to term.
+template <class T>
+struct SampledTerm {
+  const T* x;  // [n_nodes, dim_in]
+  const T* g;  // [n_nodes, dim_out]
+  SpeciesGroups groups;
+  int64_t n_present;
+};
+
+template <class T>
+struct SampledLayer {
+  SampledIndex candidates;
+  const SpeciesLinearPath* paths;  // [n_paths]
+  const double* coefficients;      // [n_paths]
+  int64_t dim_in, dim_out;
+  const SampledTerm<T>* terms;  // [n_terms]; none: only `other` counts
+  int64_t n_terms;
+  const T* other;          // [n_candidates] added to a: what reaches S on another way; or null
+  const T* delta;          // [n_candidates] S(D, d); or null: no threshold, every candidate is active
+  const int64_t* segment;  // [n_candidates] which threshold a candidate obeys; or null: the first
+  int64_t n_thresholds;
+  T* grad_values;      // [n_candidates] dL/dD
+  T* grad_thresholds;  // [n_thresholds] dL/dd
+};
+
+// Overwrites the gradients; an absent species adds nothing to its candidates.
 PATHTUNE_DECLARE_PER_ISA(template <class T>
-                         void sampled_gradient(const SpeciesLinearShape&, const SpeciesGroups&,
-                                               const SampledIndex&,
-                                               const SpeciesLinearPath* paths,  // [n_paths]
-                                               const double* coefficients,      // [n_paths]
-                                               const T* x,                      // [n_nodes, dim_in]
-                                               const T* g,                      // [n_nodes, dim_out]
-                                               T* out);)                        // [n_candidates]
+                         void sampled_gradient(const SampledLayer<T>* layers,  // [n_layers]
+                                               int64_t n_layers, int n_threads);)
 
 }  // namespace pathtune

@@ -16,6 +16,7 @@ from pathtune.calculator import calculator
 from pathtune.data import LabelKeys, read_structures
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
+from pathtune.guidance import ShareChoice, choose_share
 from pathtune.loading import load, save
 from pathtune.model import Potential, merge, paths, sparsify, unfreeze
 from pathtune.sparse_delta import SparseDelta
@@ -28,8 +29,10 @@ __all__ = [
     "InputError",
     "LabelKeys",
     "Potential",
+    "ShareChoice",
     "SparseDelta",
     "calculator",
+    "choose_share",
     "evaluate",
     "fit",
     "load",

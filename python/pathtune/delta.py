@@ -9,11 +9,12 @@ layer's operator computes it there only.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from pathtune.layers import Layer
-from pathtune.ops import Candidates, SparseWeights, group_candidates
+from pathtune.ops import DeltaTarget, SparseWeights, group_candidates, sparse_weights
 from pathtune.sparse_delta import SparseDelta
 
 # Cost model of a layer's weight gradient: a dense product costs 1, a sampled one about 0.12 to transpose the
@@ -71,9 +72,11 @@ class DeltaParameter(torch.nn.Module):
         """What follows from the set of candidates: mode, tables, segments."""
         pays = self.is_covered and pays_sparse(self.indices.numel(), self.n_reachable)
         shapes = self.layer.linear_shapes() if pays else None
-        self._private = None if shapes is None else _PrivateWeights(group_candidates(self.indices, shapes))
+        candidates = None if shapes is None else group_candidates(self.indices, shapes)
+        segment = None
         if self.threshold_score is not None and self.threshold_score.numel() > 1:
-            self.segment = self.layer.path_of_entries(self.indices)
+            segment = self.segment = self.layer.path_of_entries(self.indices)
+        self.target = DeltaTarget(self.indices, segment, candidates)
 
     @torch.no_grad()
     def set_candidates(self, indices: torch.Tensor, values: torch.Tensor) -> None:
@@ -97,15 +100,7 @@ class DeltaParameter(torch.nn.Module):
     @property
     def is_sparse(self) -> bool:
         """Whether the gradient is computed at the candidates only."""
-        return self._private is not None
-
-    def weights(self, base: torch.Tensor) -> torch.Tensor | SparseWeights:
-        """W' as the backbone's forward takes it: `effective`, or its sparse form."""
-        if self._private is None:
-            return self.effective(base)
-        values = self.delta()
-        effective = self._private.write(base, values)
-        return SparseWeights(effective, values, self._private.candidates)
+        return self.target.candidates is not None
 
     @property
     def threshold(self) -> torch.Tensor:
@@ -118,33 +113,6 @@ class DeltaParameter(torch.nn.Module):
         """Number of entries with |D| > d."""
         with torch.no_grad():
             return int((self.delta() != 0).sum())
-
-
-class _PrivateWeights:
-    """A layer's own W', which is rewritten in place, at the candidates, when S(D, d) has changed.
-
-    A graph whose backward is still to come keeps its W': autograd counts the writes and refuses a backward
-    through a W' that was rewritten since, so that a stale one is an error and never a wrong gradient.
-    """
-
-    def __init__(self, candidates: Candidates):
-        self.candidates = candidates
-        self._base: torch.Tensor | None = None
-        self._base_version = -1
-        self._base_at = self._effective = self._written = torch.zeros(0)
-
-    @torch.no_grad()
-    def write(self, base: torch.Tensor, values: torch.Tensor) -> torch.Tensor:  # [weight_numel], plain
-        indices, values = self.candidates.indices, values.detach()
-        if self._base is not base or self._base_version != base._version:
-            self._base, self._base_version = base, base._version
-            self._effective, self._base_at = base.detach().clone(), base.detach()[indices]
-            self._written = torch.zeros_like(values)
-        # Compared by value: optimizers that write through `.data` change no version counter.
-        if not torch.equal(self._written, values):
-            self._effective.index_copy_(0, indices, self._base_at + values)
-            self._written = values.clone()
-        return self._effective
 
 
 class FixedDelta(torch.nn.Module):
@@ -169,8 +137,20 @@ class FixedDelta(torch.nn.Module):
         """W' = W + S(D, d), of the shape of `base`."""
         return base.flatten().index_add(0, self.indices, self.values).view_as(base)
 
-    weights = effective
-
     def n_active(self) -> int:
         """Number of entries that differ from zero."""
         return int((self.values != 0).sum())
+
+
+def effective_weights(
+    deltas: Sequence[DeltaParameter | FixedDelta], parameters: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor | SparseWeights]:
+    """W' of every layer by parameter name as the backbone's forward takes it; `parameters` hold the W."""
+    trained = [d for d in deltas if isinstance(d, DeltaParameter)]
+    weights = sparse_weights(
+        [d.target for d in trained], [d.values for d in trained], [d.threshold_score for d in trained],
+        [parameters[d.layer.parameter] for d in trained],
+    )  # fmt: skip
+    result = {d.layer.parameter: w for d, w in zip(trained, weights)}
+    fixed = [d for d in deltas if isinstance(d, FixedDelta)]
+    return {**result, **{d.layer.parameter: d.effective(parameters[d.layer.parameter]) for d in fixed}}

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from pathtune.batch import Batch
-from pathtune.delta import DeltaParameter, FixedDelta
+from pathtune.delta import DeltaParameter, FixedDelta, effective_weights
 from pathtune.errors import InputError
 from pathtune.layers import Layer, PathRow, select_layers
 from pathtune.ops import SparseWeights
@@ -111,8 +111,7 @@ class Potential(torch.nn.Module):
     def forward(self, batch: Batch, needs_stress: bool = False, training: bool = False) -> Prediction:
         """Energies, forces and, when asked, stress; `training` keeps the graph for a loss on them."""
         parameters = self.backbone.parameters
-        weights = {d.layer.parameter: d.weights(parameters[d.layer.parameter]) for d in self.adapted()}
-        return self.predict(weights, batch, needs_stress, training)
+        return self.predict(effective_weights(self.adapted(), parameters), batch, needs_stress, training)
 
     def predict(
         self, weights: Mapping[str, torch.Tensor | SparseWeights], batch: Batch, needs_stress: bool, training: bool

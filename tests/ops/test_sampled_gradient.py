@@ -1,12 +1,14 @@
 """Laws of sampled_gradient, on fresh random inputs."""
 
+import dataclasses
+
 import pytest
 import torch
 from test_species_linear import CASES, SPECIES, make
 
 from pathtune import reference
-from pathtune.ops import group_by_species, group_candidates, sampled_gradient
-from pathtune.ops.sampled_gradient import index_of, sizes_of
+from pathtune.ops import DeltaCotangent, delta_gradients, group_by_species, group_candidates, sampled_gradient
+from pathtune.ops.sampled_gradient import flattened, index_of, sizes_of
 
 SHARES = [0.0, 0.03, 0.3, 1.0]
 
@@ -126,3 +128,75 @@ def test_wrong_arguments_are_named(change, error, words):
     x, g, candidates, species, table = inputs("ragged tails", "several", 0.2)
     with pytest.raises(error, match=words):
         kernel(*change(x, g), candidates, species, table)
+
+
+def cotangent(case, share, n_terms, n_thresholds, has_other=False, dtype=torch.float64):
+    """A layer's DeltaCotangent, and dL/dD and dL/dd of it by the dense reference."""
+    x, g, candidates, species, table = inputs(case, "several", share, dtype)
+    n = candidates.indices.numel()
+    values, segment = torch.randn(n, dtype=dtype), torch.randint(0, max(n_thresholds, 1), (n,))
+    threshold = torch.rand(n_thresholds, dtype=dtype)
+    terms, total = [], torch.zeros(n, dtype=torch.float64)
+    for i in range(n_terms):  # nodes of their own in each term
+        own = species[i:]
+        pair = torch.randn(own.numel(), x.shape[1], dtype=dtype), torch.randn(own.numel(), g.shape[1], dtype=dtype)
+        terms.append((*pair, group_by_species(own, table.n_species)))
+        total += reference.sampled_gradient(*(t.double() for t in pair), candidates.indices, own, table)
+    other = torch.randn(n, dtype=dtype) if has_other else None
+    total += 0 if other is None else other.double()
+    delta = reference.soft_threshold(values, threshold, segment) if n_thresholds else values
+    expected = total * (delta != 0) if n_thresholds else total
+    by_threshold = torch.zeros(n_thresholds, dtype=torch.float64)
+    if n_thresholds:
+        by_threshold.index_add_(0, segment, -delta.sign().double() * expected)
+    layer = DeltaCotangent(delta=delta, n_thresholds=n_thresholds, segment=segment if n_thresholds > 1 else None,
+                           other=other, terms=terms, candidates=candidates, table=table)  # fmt: skip
+    return layer, expected, by_threshold
+
+
+LAYERS = [("wide", 0.03, 2, 1, False), ("vectors", 1.0, 1, 3, True), ("ragged tails", 0.3, 0, 2, True),
+          ("two paths into one irrep", 0.5, 3, 0, True), ("vectors", 0.0, 2, 1, False), ("vectors", 0.2, 0, 1, False),
+          ("an irrep without a path", 0.4, 2, 2, False)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_all_layers_in_one_call_equal_reference(dtype, tolerance, isa):
+    layers, *expected = zip(*(cotangent(*arguments, dtype) for arguments in LAYERS))
+    for found, exact in zip(delta_gradients(layers), expected):
+        for f, e in zip(found, exact):
+            assert f.dtype == dtype
+            assert f.shape == e.shape
+            assert ((f.double() - e).abs() <= tolerance * e.abs().amax()).all() if e.numel() else True
+    assert delta_gradients([]) == ([], [])
+
+
+def test_inactive_entries_cost_nothing_and_get_zero():
+    layer, *_ = cotangent("wide", 0.2, 2, 1)
+    layer = dataclasses.replace(layer, delta=torch.zeros_like(layer.delta))
+    (values,), (thresholds,) = delta_gradients([layer])
+    assert (values == 0).all()
+    assert thresholds.tolist() == [0]
+
+
+def test_layers_repeat_bitwise():
+    layers = [cotangent(*arguments, torch.float32)[0] for arguments in LAYERS]
+    runs = [[*values, *thresholds] for values, thresholds in (delta_gradients(layers) for _ in range(3))]
+    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))
+
+
+def test_opcheck_of_all_layers():
+    layers = [cotangent(*arguments)[0] for arguments in LAYERS[:4]]
+    torch.library.opcheck(torch.ops.pathtune.delta_gradients, flattened(layers))
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"other": torch.zeros(3, dtype=torch.float64)}, ValueError, "number of entries of other is 3"),
+    ({"other": torch.zeros(3)}, TypeError, "other is torch.float32, but delta is torch.float64"),
+    ({"segment": torch.zeros(3, dtype=torch.int64)}, ValueError, "number of segments is 3"),
+    ({"candidates": None}, ValueError, "2 terms, but no candidates"),
+    ({"delta": torch.zeros(3, dtype=torch.float64)}, ValueError, "number of candidates is"),
+])  # fmt: skip
+def test_wrong_layers_are_named(change, error, words):
+    layer, *_ = cotangent("vectors", 0.2, 2, 1)
+    with pytest.raises(error, match=words):
+        delta_gradients([dataclasses.replace(layer, **change)])

@@ -1,7 +1,15 @@
 """Operators: one file each, with checks, custom_op, fake and autograd. The sole importers of `_core`."""
 
+from pathtune.ops.delta_node import DeltaTarget, sparse_weights
 from pathtune.ops.edge_conv import ConvGraph, conv_graph, edge_conv
-from pathtune.ops.sampled_gradient import Candidates, group_candidates, sampled_gradient
+from pathtune.ops.sampled_gradient import (
+    Candidates,
+    DeltaCotangent,
+    delta_gradients,
+    group_candidates,
+    sampled_gradient,
+)
+from pathtune.ops.soft_threshold import ThresholdedLayer, soft_threshold
 from pathtune.ops.sparse_linear import SparseWeights, sparse_path_linear, sparse_species_linear
 from pathtune.ops.species_linear import SpeciesGroups, group_by_species, species_linear
 from pathtune.ops.symmetric_contraction import symmetric_contraction
@@ -9,15 +17,21 @@ from pathtune.ops.symmetric_contraction import symmetric_contraction
 __all__ = [
     "Candidates",
     "ConvGraph",
+    "DeltaCotangent",
+    "DeltaTarget",
     "SparseWeights",
     "SpeciesGroups",
+    "ThresholdedLayer",
     "conv_graph",
+    "delta_gradients",
     "edge_conv",
     "group_by_species",
     "group_candidates",
     "sampled_gradient",
+    "soft_threshold",
     "sparse_path_linear",
     "sparse_species_linear",
+    "sparse_weights",
     "species_linear",
     "symmetric_contraction",
 ]

@@ -1,4 +1,4 @@
-"""Which gradients the running backward pass will use."""
+"""What the running backward pass is, and which gradients it will use."""
 
 from __future__ import annotations
 
@@ -33,3 +33,9 @@ def _will_execute(function) -> bool:
         # Raised exactly when `function` is a leaf whose gradient autograd.grad() was asked for, and
         # outside of a backward pass (a direct call in a test); AttributeError where torch lacks it: all mean yes.
         return True
+
+
+def pass_number() -> int:
+    """Number of the running backward pass, no other pass has it; -1 outside of one, or where torch does not tell."""
+    number = getattr(torch._C, "_current_graph_task_id", None)
+    return -1 if number is None else number()

@@ -1,7 +1,8 @@
 """sampled_gradient: formula and contract in csrc/sampled_gradient/sampled_gradient.hpp.
 
-The candidates of a layer are grouped once, by `group_candidates`; a call sorts nothing. The gradient of the
-result with respect to x and g is left to ops/sparse_linear.py, which closes the set under differentiation.
+The candidates of a layer are grouped once, by `group_candidates`; a call sorts nothing. `sampled_gradient` is one
+product of one layer; ops/sparse_linear.py gives it derivatives. `delta_gradients` is the kernel in full: all
+products of all layers, through the soft threshold; it ends a backward pass and has no derivatives.
 """
 
 from __future__ import annotations
@@ -102,13 +103,18 @@ def sampled_gradient(
     beyond a tile of rows. Raises TypeError on dtype or device, ValueError on a size that disagrees.
     """
     check_same_kind("sampled_gradient", x=x, g=g)
-    op = "sampled_gradient"
+    _check_term("sampled_gradient", x, g, candidates, groups, table)
+    return _sampled(x, g, *index_of(candidates, groups, table), sizes_of(x, table))
+
+
+def _check_term(
+    op: str, x: torch.Tensor, g: torch.Tensor, candidates: Candidates, groups: SpeciesGroups, table: SpeciesLinearTable
+) -> None:
     check_size(op, "row length of x", x.shape[1], table.dim_in)
     check_size(op, "row length of g", g.shape[1], table.dim_out)
     check_size(op, "number of rows of g", g.shape[0], x.shape[0])
     check_size(op, "number of grouped nodes", groups.order.numel(), x.shape[0])
     check_size(op, "number of weights of the candidates", candidates.weight_numel, table.weight_numel)
-    return _sampled(x, g, *index_of(candidates, groups, table), sizes_of(x, table))
 
 
 def index_of(candidates: Candidates, groups: SpeciesGroups, table: SpeciesLinearTable) -> list[torch.Tensor]:
@@ -122,6 +128,11 @@ def sizes_of(x: torch.Tensor, table: SpeciesLinearTable) -> list[int]:
     return [x.shape[0], table.dim_in, table.dim_out, table.n_species, table.weight_numel]
 
 
+def _record(index: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    blocks, *_, place = index
+    return (*[t.data_ptr() for t in index], blocks.shape[0], place.numel())
+
+
 @torch.library.custom_op("pathtune::sampled_gradient", mutates_args=(), device_types="cpu")
 def _sampled(
     x: torch.Tensor, g: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor, present: torch.Tensor,
@@ -130,13 +141,119 @@ def _sampled(
     indices: torch.Tensor, sizes: list[int],
 ) -> torch.Tensor:  # fmt: skip
     x, g, out = x.contiguous(), g.contiguous(), x.new_empty(place.numel())
-    counts = (*sizes[:4], present.numel(), paths.shape[0], blocks.shape[0], place.numel())
-    index = (order, ptr, present, paths, coefficients, blocks, runs, u_tiles, v_tiles, v_row, place)
-    getattr(_core, f"sampled_gradient_{KERNEL_DTYPES[x.dtype]}")(
-        counts, torch.get_num_threads(), tuple(t.data_ptr() for t in index),
-        x.data_ptr(), g.data_ptr(), out.data_ptr(),
-    )  # fmt: skip
+    layer = (*_record((blocks, runs, u_tiles, v_tiles, v_row, place)), paths.data_ptr(), coefficients.data_ptr(),
+             sizes[1], sizes[2], 0, 1, 0, 0, 0, 0, out.data_ptr(), 0)  # fmt: skip
+    _kernel(x)([layer], [_term(x, g, order, ptr, present)], torch.get_num_threads())
     return out
 
 
 _sampled.register_fake(lambda x, g, *rest: x.new_empty(rest[-3].shape[0]))
+
+
+def _kernel(like: torch.Tensor):
+    return getattr(_core, f"sampled_gradient_{KERNEL_DTYPES[like.dtype]}")
+
+
+def _term(x: torch.Tensor, g: torch.Tensor, *groups: torch.Tensor) -> tuple[int, ...]:
+    return (x.data_ptr(), g.data_ptr(), *[t.data_ptr() for t in groups], groups[-1].numel())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeltaCotangent:
+    """What reaches S(D, d) of one layer in a backward pass: products of its operator, and anything else."""
+
+    delta: torch.Tensor  # [n_candidates] S(D, d)
+    n_thresholds: int  # 0: none, every candidate is active
+    segment: torch.Tensor | None = None  # [n_candidates] int64, which threshold an entry obeys; None: the only one
+    other: torch.Tensor | None = None  # [n_candidates] cotangent of S beside the products
+    terms: Sequence[tuple[torch.Tensor, torch.Tensor, SpeciesGroups]] = ()  # x [n_nodes, dim_in], g [n_nodes, dim_out]
+    candidates: Candidates | None = None  # with terms only
+    table: SpeciesLinearTable | None = None
+
+
+def delta_gradients(layers: Sequence[DeltaCotangent]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """dL/dD [n_candidates] and dL/dd [n_thresholds] of every layer, in one call of the kernel, without derivatives.
+
+    Raises TypeError on dtype or device, ValueError on a size that disagrees.
+    """
+    if not layers:
+        return [], []
+    outputs = (_delta_gradients if torch.compiler.is_compiling() else _run)(*flattened(layers))
+    return outputs[::2], outputs[1::2]
+
+
+def flattened(
+    layers: Sequence[DeltaCotangent],
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], list[int]]:
+    """Arguments of the operator: five tensors of each term, eight and three of each layer, four sizes."""
+    terms: list[torch.Tensor] = []
+    tables: list[torch.Tensor] = []
+    deltas: list[torch.Tensor] = []
+    sizes: list[int] = []
+    for layer in layers:
+        dims = _check_cotangent(layer)
+        for x, g, groups in layer.terms:
+            terms += (x.contiguous(), g.contiguous(), groups.order, groups.ptr, groups.present)
+        if layer.terms and layer.candidates is not None and layer.table is not None:
+            tables += (*layer.candidates.index(), layer.table.paths, layer.table.coefficients)
+        deltas += (layer.delta.contiguous(), _or_empty(layer.other, layer.delta), _or_empty(layer.segment, layer.delta))
+        sizes += (len(layer.terms), layer.n_thresholds, *dims)
+    return terms, tables, deltas, sizes
+
+
+def _check_cotangent(layer: DeltaCotangent) -> tuple[int, int]:
+    """dim_in and dim_out, zeros without terms."""
+    op, n = "delta_gradients", layer.delta.numel()
+    if layer.other is not None:
+        check_same_kind(op, delta=layer.delta, other=layer.other)
+        check_size(op, "number of entries of other", layer.other.numel(), n)
+    if layer.segment is not None:
+        check_size(op, "number of segments", layer.segment.numel(), n)
+    if not layer.terms:
+        return 0, 0
+    if layer.candidates is None or layer.table is None:
+        raise ValueError(f"{op}: a layer has {len(layer.terms)} terms, but no candidates or no table")
+    check_size(op, "number of candidates", layer.candidates.indices.numel(), n)
+    for x, g, groups in layer.terms:
+        check_same_kind(op, delta=layer.delta, x=x, g=g)
+        _check_term(op, x, g, layer.candidates, groups, layer.table)
+    return layer.table.dim_in, layer.table.dim_out
+
+
+def _or_empty(tensor: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    return like.new_empty(0) if tensor is None else tensor.contiguous()
+
+
+def _run(
+    terms: list[torch.Tensor], tables: list[torch.Tensor], deltas: list[torch.Tensor], sizes: list[int]
+) -> list[torch.Tensor]:
+    """For each layer dL/dD and dL/dd; the lists hold what DeltaCotangent does, flattened."""
+    layers, outputs, first, table = [], [], 0, 0
+    for at, (delta, other, segment) in enumerate(zip(deltas[::3], deltas[1::3], deltas[2::3])):
+        n_terms, n_thresholds, dim_in, dim_out = sizes[4 * at : 4 * at + 4]
+        index = (*[0] * 7, delta.numel(), 0, 0)
+        if n_terms:
+            *candidates, paths, coefficients = tables[table : table + 8]
+            index, table = (*_record(candidates), paths.data_ptr(), coefficients.data_ptr()), table + 8
+        out = delta.new_empty(delta.numel()), delta.new_empty(n_thresholds)
+        layers.append((*index, dim_in, dim_out, first, first + n_terms, other.data_ptr(),
+                       delta.data_ptr() if n_thresholds else 0, segment.data_ptr(), n_thresholds,
+                       out[0].data_ptr(), out[1].data_ptr()))  # fmt: skip
+        first += n_terms
+        outputs += out
+    products = [_term(*terms[i : i + 5]) for i in range(0, len(terms), 5)]
+    _kernel(deltas[0])(layers, products, torch.get_num_threads())
+    return outputs
+
+
+@torch.library.custom_op("pathtune::delta_gradients", mutates_args=(), device_types="cpu")
+def _delta_gradients(
+    terms: list[torch.Tensor], tables: list[torch.Tensor], deltas: list[torch.Tensor], sizes: list[int]
+) -> list[torch.Tensor]:
+    return _run(terms, tables, deltas, sizes)
+
+
+@_delta_gradients.register_fake
+def _(terms, tables, deltas, sizes):
+    return [like for delta, n in zip(deltas[::3], sizes[1::4]) for like in (delta.new_empty(delta.numel()),
+                                                                          delta.new_empty(n))]  # fmt: skip

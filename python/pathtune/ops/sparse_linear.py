@@ -5,7 +5,8 @@
 
 W' is a plain tensor that autograd does not see, so that its dense gradient is never formed; S carries the
 gradient in its place. The two forms and sampled_gradient are closed under differentiation: the derivative of
-sampled_gradient is F or G with its cotangent written into an otherwise empty W'.
+sampled_gradient is F or G with its cotangent written into an otherwise empty W'. Where S comes from
+ops/delta_node.py, the products (x, g) are left with its node, which makes one call of all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import functools
 import torch
 
 from pathtune._paths import SpeciesLinearTable
-from pathtune.ops._autograd import needed_gradients
+from pathtune.ops._autograd import needed_gradients, pass_number
 from pathtune.ops._check import check_same_kind, check_size
 from pathtune.ops.sampled_gradient import Candidates, _sampled, index_of, sizes_of
 from pathtune.ops.species_linear import SpeciesGroups
@@ -129,7 +130,7 @@ def _backward_of_forward(ctx, g):
     needs_x, needs_values = needed_gradients(ctx)[:2]
     return (
         _grad_x(g, values, effective, *index, ctx.sizes) if needs_x else None,
-        _sampled(x, g, *index, ctx.sizes) if needs_values else None,
+        _gradient_of_values(ctx, x, g, index) if needs_values else None,
         *([None] * 14),
     )
 
@@ -139,9 +140,26 @@ def _backward_of_grad_x(ctx, adjoint):
     needs_g, needs_values = needed_gradients(ctx)[:2]
     return (
         _forward(adjoint, values, effective, *index, ctx.sizes) if needs_g else None,
-        _sampled(adjoint, g, *index, ctx.sizes) if needs_values else None,
+        _gradient_of_values(ctx, adjoint, g, index) if needs_values else None,
         *([None] * 14),
     )
+
+
+def _gradient_of_values(ctx, x: torch.Tensor, g: torch.Tensor, index) -> torch.Tensor | None:
+    """sampled_gradient(x, g), or None when the product was left with the node that made S.
+
+    To be called only when the engine has said that it will run that node.
+    """
+    node, output = ctx.next_functions[1]  # of the second tensor, values
+    products = getattr(node, "products", None)
+    number = pass_number()
+    if products is None or number < 0 or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return _sampled(x, g, *index, ctx.sizes)
+    _, dim_in, dim_out, n_species, weight_numel = ctx.sizes
+    table = SpeciesLinearTable(paths=index[3], coefficients=index[4], dim_in=dim_in, dim_out=dim_out,
+                               n_species=n_species, weight_numel=weight_numel)  # fmt: skip
+    products.setdefault(number, {}).setdefault(output, []).append((x, g, SpeciesGroups(*index[:3]), table))
+    return None
 
 
 def _backward_of_sampled(ctx, adjoint):

@@ -1,0 +1,27 @@
+// Included by bindings.cpp, inside its anonymous namespace, after sampled_gradient's.
+
+// n_candidates, values, thresholds, segment, indices, base, effective, delta (0 where the header says null)
+using ThresholdedLayerFields = std::array<int64_t, 8>;
+
+// (n_active, n_changed) of each layer
+template <class T>
+std::vector<std::pair<int64_t, int64_t>> bind_soft_threshold(
+    const std::vector<ThresholdedLayerFields>& fields, int n_threads) {
+  std::vector<ThresholdedLayer<T>> layers;
+  for (const auto& f : fields)
+    layers.push_back({f[0], address<const T>(f[1]), address<const T>(f[2]), address<const int64_t>(f[3]),
+                      address<const int64_t>(f[4]), address<const T>(f[5]), address<T>(f[6]),
+                      address<T>(f[7]), 0, 0});
+  {
+    py::gil_scoped_release release;
+    PATHTUNE_CALL(soft_threshold<T>, layers.data(), int64_t(layers.size()), n_threads);
+  }
+  std::vector<std::pair<int64_t, int64_t>> counts;
+  for (const auto& layer : layers) counts.push_back({layer.n_active, layer.n_changed});
+  return counts;
+}
+
+void define_soft_threshold(py::module_& m) {
+  m.def("soft_threshold_f32", &bind_soft_threshold<float>);
+  m.def("soft_threshold_f64", &bind_soft_threshold<double>);
+}

@@ -1,0 +1,165 @@
+"""How many weights to change: a short sweep over active shares and the one-standard-error rule on validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pathtune._fit import FitConfig, fit
+from pathtune.batch import collate
+from pathtune.data import Structure, elements_of
+from pathtune.errors import InputError
+from pathtune.losses import loss
+from pathtune.model import Potential, sparsify
+from pathtune.run_folder import write_text
+from pathtune.sparse_delta import SparseDelta
+
+SHARES = (0.003, 0.01, 0.03, 0.1, 0.3)
+EPOCHS_SHARE = 0.25  # of the run's epochs, for each run of the sweep
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepPoint:
+    """One short run."""
+
+    share: float
+    active: int  # weights changed
+    losses: list[float]  # of each validation structure
+
+    @property
+    def mean(self) -> float:
+        """Mean validation loss."""
+        return statistics.fmean(self.losses)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShareChoice:
+    """The chosen share, why, and the sweep that says so."""
+
+    share: float
+    reason: str
+    points: list[SweepPoint]  # ascending in the share
+    epochs: int  # of each run of the sweep
+
+
+def choose_share(
+    base: Potential,
+    train: Sequence[Structure],
+    valid: Sequence[Structure],
+    delta: SparseDelta | None = None,
+    config: FitConfig | None = None,
+    shares: Sequence[float] = SHARES,
+    file: str | pathlib.Path | None = None,
+    report: Callable[[str], None] | None = None,
+) -> ShareChoice:
+    """The smallest active share that is not clearly worse than the best of a short sweep.
+
+    One run for each share, a quarter of the epochs of `config` long, on `base` with its E0 refitted already.
+    With a `file` (JSON), finished runs are kept there and not repeated. Raises InputError for fewer than two
+    validation structures, shares outside (0, 1], or when no share means as much as one weight.
+    """
+    delta, config = delta or SparseDelta(), config or FitConfig()
+    if len(valid) < 2:
+        raise InputError(f"the sweep has {len(valid)} validation structures, expected at least 2")
+    epochs = max(1, round(EPOCHS_SHARE * config.epochs))
+    config = dataclasses.replace(config, epochs=epochs, refit_e0=False, patience=0)
+    elements, points = elements_of(train), _read(file, epochs, len(valid))
+    for share in sorted(set(shares)):
+        if any(p.share == share for p in points):
+            continue
+        try:
+            model = sparsify(base, dataclasses.replace(delta, active_share=share, by_step=None), elements, config.seed)
+        except InputError:
+            if 0 < share <= 1:  # less than one weight of a small model
+                continue
+            raise
+        fit(model, train, valid, config)
+        points.append(SweepPoint(share, model.counts()["active"], validation_losses(model, valid, config)))
+        if report:
+            report(f"share {100 * share:5.2f} %  {points[-1].active:8,d} weights  validation {points[-1].mean:.4g}")
+        if file is not None:
+            write_text(pathlib.Path(file), json.dumps({"epochs": epochs, "points": _plain(points)}, indent=1) + "\n")
+    if not points:
+        tried = ", ".join(map(str, shares))
+        raise InputError(f"shares are {tried}: each is less than one weight, expected larger ones")
+    return one_standard_error(sorted(points, key=lambda p: p.share), epochs)
+
+
+def validation_losses(model: Potential, valid: Sequence[Structure], config: FitConfig) -> list[float]:
+    """Loss of each structure by itself, as in training."""
+    c, values = config, []
+    for structure in valid:
+        batch = collate([structure], model.atomic_numbers, model.backbone.r_max, model.backbone.dtype)
+        prediction = model(batch, needs_stress=bool(batch.has_stress.any()))
+        value = loss(prediction, batch, c.loss, c.energy_weight, c.forces_weight, c.stress_weight, c.huber_delta)
+        values.append(float(value.detach()))
+    return values
+
+
+def one_standard_error(points: Sequence[SweepPoint], epochs: int = 0) -> ShareChoice:
+    """The smallest share whose mean loss exceeds the best's by no more than one standard error.
+
+    The rule of Breiman et al., Classification and Regression Trees (1984), section 3.4.3, with the standard error
+    of the paired difference, since all runs are judged on the same structures. `points` ascend in the share.
+    """
+    best = min(points, key=lambda p: p.mean)
+    for point in points:
+        differences = [a - b for a, b in zip(point.losses, best.losses)]
+        error = statistics.stdev(differences) / math.sqrt(len(differences))
+        excess = point.mean - best.mean
+        if excess <= error:
+            break
+    if point is best:
+        is_first = point is points[0]
+        smaller = "and is the smallest" if is_first else "no smaller one comes within one standard error of it"
+        reason = f"{_percent(point.share)} has the lowest validation loss, {point.mean:.4g}; {smaller}"
+    else:
+        reason = (f"{_percent(point.share)} is the smallest share within one standard error of the best, "
+                  f"{_percent(best.share)}: its validation loss is {excess:.2g} higher, {point.mean:.4g} against "
+                  f"{best.mean:.4g}, and the standard error of that difference is {error:.2g}")  # fmt: skip
+    return ShareChoice(point.share, reason, list(points), epochs)
+
+
+def draw_sweep(choice: ShareChoice, file: str | pathlib.Path) -> None:
+    """A PNG of the validation loss against the active share, with the choice marked."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from pathtune.run_folder import write_atomically
+
+    figure = Figure(figsize=(4.5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    shares = [100 * p.share for p in choice.points]
+    errors = [statistics.stdev(p.losses) / math.sqrt(len(p.losses)) for p in choice.points]
+    axes.errorbar(shares, [p.mean for p in choice.points], errors, fmt="o-", color="#4c8bb8", capsize=3)
+    axes.axvline(100 * choice.share, color="#d1603d", ls="--", label=f"chosen: {_percent(choice.share)}")
+    axes.set_xscale("log")
+    axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
+    axes.minorticks_off()
+    axes.set_xlabel("weights changed, % of the reachable adapted ones")
+    axes.set_ylabel(f"validation loss after {choice.epochs} epochs")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    canvas = FigureCanvasAgg(figure)
+    write_atomically(pathlib.Path(file), lambda stream: canvas.print_png(stream, metadata={"Software": None}))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _plain(points: Sequence[SweepPoint]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(p) for p in points]
+
+
+def _read(file: str | pathlib.Path | None, epochs: int, n_valid: int) -> list[SweepPoint]:
+    if file is None or not pathlib.Path(file).exists():
+        return []
+    state = json.loads(pathlib.Path(file).read_text())
+    points = [SweepPoint(**p) for p in state["points"]]
+    return points if state["epochs"] == epochs and all(len(p.losses) == n_valid for p in points) else []

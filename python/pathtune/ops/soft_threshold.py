@@ -1,0 +1,94 @@
+"""soft_threshold: formula and contract in csrc/soft_threshold/soft_threshold.hpp.
+
+Outside of autograd, as W' itself is: ops/delta_node.py gives S(D, d) its derivatives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from pathtune import _core
+from pathtune.ops._check import KERNEL_DTYPES, check_same_kind, check_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ThresholdedLayer:
+    """One layer's delta, and the weights that it is written into."""
+
+    values: torch.Tensor  # [n_candidates] D
+    threshold: torch.Tensor | None = None  # [n_thresholds] d; None: S = D
+    segment: torch.Tensor | None = None  # [n_candidates] int64, which threshold an entry obeys; None: the only one
+    indices: torch.Tensor | None = None  # [n_candidates] int64, ascending, into the weights
+    base: torch.Tensor | None = None  # [weight_numel] W
+    effective: torch.Tensor | None = None  # [weight_numel] W', equal to W beside the candidates; None: S only
+
+
+def soft_threshold(layers: Sequence[ThresholdedLayer]) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
+    """S(D, d) = sign(D) relu(|D| - d) of every layer, and W' = W + S in place at the candidates.
+
+    Returns S [n_candidates], and the counts of active entries and of entries of W' that have another value now.
+    Where there are such, autograd will refuse a backward pass through the W' that was. Raises TypeError on dtype
+    or device, ValueError on a size that disagrees.
+    """
+    for layer in layers:
+        _check(layer)
+    tensors = [tuple(_or_empty(t, layer.values) for t in (
+        layer.values, layer.threshold, layer.segment, layer.indices, layer.base, layer.effective,
+    )) for layer in layers]  # fmt: skip
+    if torch.compiler.is_compiling():
+        results = [_soft_threshold(*given) for given in tensors]
+        return [delta for delta, _ in results], [(int(n), int(m)) for _, (n, m) in results]
+    deltas, counts = _run(tensors)
+    changed = [given[-1] for given, (_, n_changed) in zip(tensors, counts) if n_changed]
+    if changed:
+        torch.autograd.graph.increment_version(changed)
+    return deltas, counts
+
+
+def _check(layer: ThresholdedLayer) -> None:
+    op, n = "soft_threshold", layer.values.numel()
+    floats = {name: getattr(layer, name) for name in ("values", "threshold", "base", "effective")}
+    check_same_kind(op, **{name: t for name, t in floats.items() if t is not None})
+    if layer.segment is not None:
+        check_size(op, "number of segments", layer.segment.numel(), n)
+    if layer.effective is None:
+        return
+    if layer.indices is None or layer.base is None:
+        raise ValueError(f"{op}: effective is given without indices or base")
+    check_size(op, "number of indices", layer.indices.numel(), n)
+    check_size(op, "number of effective weights", layer.effective.numel(), layer.base.numel())
+    if not layer.effective.is_contiguous():
+        raise ValueError(f"{op}: effective has strides {layer.effective.stride()}, expected it contiguous")
+
+
+def _or_empty(tensor: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    return like.new_empty(0) if tensor is None else tensor.contiguous()
+
+
+def _run(layers: list[tuple[torch.Tensor, ...]]) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
+    """values, threshold, segment, indices, base, effective of each layer, empty where absent."""
+    if not layers:
+        return [], []
+    deltas = [torch.empty_like(given[0], memory_format=torch.contiguous_format) for given in layers]
+    records = [(delta.numel(), *[t.data_ptr() for t in given], delta.data_ptr())
+               for given, delta in zip(layers, deltas)]  # fmt: skip
+    kernel = getattr(_core, f"soft_threshold_{KERNEL_DTYPES[deltas[0].dtype]}")
+    return deltas, kernel(records, torch.get_num_threads())
+
+
+@torch.library.custom_op("pathtune::soft_threshold", mutates_args=("effective",), device_types="cpu")
+def _soft_threshold(
+    values: torch.Tensor, threshold: torch.Tensor, segment: torch.Tensor, indices: torch.Tensor,
+    base: torch.Tensor, effective: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Of one layer: S, and the counts [2] of active and of changed entries."""
+    (delta,), (counts,) = _run([(values, threshold, segment, indices, base, effective)])
+    return delta, torch.tensor(counts)
+
+
+_soft_threshold.register_fake(
+    lambda values, *rest: (torch.empty_like(values), torch.empty(2, dtype=torch.int64, device="cpu"))
+)

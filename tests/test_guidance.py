@@ -1,0 +1,65 @@
+"""Laws of choosing the active share."""
+
+import json
+
+import pytest
+
+from models import labelled, molecule, tiny_mace
+from pathtune import FitConfig, InputError, guidance, load
+from pathtune.data import from_atoms
+from pathtune.guidance import SweepPoint, choose_share, draw_sweep, one_standard_error
+
+
+def point(share, *losses):
+    return SweepPoint(share, round(1000 * share), list(losses))
+
+
+def test_a_smaller_share_within_one_standard_error_of_the_best_is_preferred():
+    choice = one_standard_error([point(0.01, 1.0, 2.0, 3.3), point(0.1, 1.1, 1.9, 3.2), point(0.3, 1.0, 1.9, 3.4)])
+    assert choice.share == 0.01
+    assert "1 % is the smallest share within one standard error of the best, 10 %" in choice.reason
+
+
+def test_a_clearly_worse_share_is_not_chosen_however_much_structures_differ():
+    # each structure is worse by about 0.5, while the structures differ by hundreds
+    choice = one_standard_error([point(0.01, 100.5, 200.6, 300.5), point(0.1, 100.0, 200.0, 300.0)])
+    assert choice.share == 0.1
+    assert "no smaller one" in choice.reason
+
+
+def test_the_smallest_share_wins_when_it_is_the_best():
+    choice = one_standard_error([point(0.01, 1.0, 1.0), point(0.1, 2.0, 1.5)])
+    assert choice.share == 0.01
+    assert "and is the smallest" in choice.reason
+
+
+def structures(n=4, seed=0):
+    return [from_atoms(a) for a in labelled([molecule(seed + i, n=4) for i in range(n)], seed)]
+
+
+@pytest.mark.usefixtures("needs_mace")
+def test_a_sweep_tries_every_share_once_and_resumes(tmp_path, monkeypatch):
+    base, file = load(tiny_mace()), tmp_path / "sweep.json"
+    config = FitConfig(epochs=4, batch_size=4)
+    arguments = (base, structures(), structures(3, seed=9))
+    lines = []
+    choice = choose_share(*arguments, config=config, shares=(0.5, 0.1, 1e-6), file=file, report=lines.append)
+    assert [p.share for p in choice.points] == [0.1, 0.5]  # 1e-6 is less than one weight
+    assert choice.epochs == 1
+    assert len(lines) == 2
+    assert [p["share"] for p in json.loads(file.read_text())["points"]] == [0.1, 0.5]
+    monkeypatch.setattr(guidance, "fit", None)  # nothing is trained again
+    assert choose_share(*arguments, config=config, shares=(0.5, 0.1), file=file) == choice
+    draw_sweep(choice, tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("needs_mace")
+def test_a_sweep_without_means_is_named():
+    base = load(tiny_mace())
+    with pytest.raises(InputError, match="the sweep has 1 validation structures, expected at least 2"):
+        choose_share(base, structures(), structures(1))
+    with pytest.raises(InputError, match="each is less than one weight"):
+        choose_share(base, structures(), structures(2), shares=(1e-7,))
+    with pytest.raises(InputError, match=r"active_share is 3"):
+        choose_share(base, structures(), structures(2), shares=(3.0,))
