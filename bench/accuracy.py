@@ -29,6 +29,7 @@ CASES = {
     "3bpa": {"model": "mace_spice_32x0e", "data": "molecules/3bpa", "train": 50, "test": None, "epochs": 60,
              "test_split": "test_mixedT"},
     "ge": {"model": "mace_gst_64x0e_64x1o", "data": "crystals/mlearn_Ge", "train": None, "test": None, "epochs": 20},
+    "ethanol_sevennet": {"model": "sevennet:7net-0", "data": "rmd17/ethanol", "train": 50, "test": 200, "epochs": 60},
 }  # fmt: skip
 # An arm: options of the delta (None: all weights are trained) and the learning rates to try.
 ARMS = {
@@ -49,9 +50,11 @@ ARMS = {
 }
 
 
-def build_model(name: str, folder: pathlib.Path) -> pathlib.Path:
-    """The stock `.model` file of weights in the data folder, made by the folder's own script."""
-    file = folder / f"{name}.model"
+def model_of(name: str) -> pathlib.Path | str:
+    """A name that pathtune knows, or the `.model` file of weights in the data folder, made by its own script."""
+    if ":" in name:
+        return name
+    file = pathlib.Path(tempfile.gettempdir()) / f"{name}.model"
     if not file.exists():
         command = [sys.executable, str(DATA / "weights" / "to_mace.py"), name, str(file)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -148,7 +151,7 @@ def main() -> None:
     args = parser.parse_args()
     case = CASES[args.case]
     epochs, sets = args.epochs or case["epochs"], load_sets(case)
-    base = pathtune.load(build_model(case["model"], pathlib.Path(tempfile.gettempdir())), dtype="float32")
+    base = pathtune.load(model_of(case["model"]), dtype="float32")
     refitted, _ = pathtune.refit_e0(base, sets["train"])
     result = json.loads(args.out.read_text()) if args.out.exists() else {"runs": []}
     result.update({"case": args.case, **case, "epochs": epochs, "batch_size": args.batch_size,

@@ -14,6 +14,7 @@ import torch
 
 import bench_edge_conv
 import bench_sampled_gradient
+import bench_soft_threshold
 import bench_species_linear
 import bench_symmetric_contraction
 
@@ -53,6 +54,13 @@ def rows() -> list[dict]:
             product = bench_sampled_gradient.Product(sizes, share)
             result.append({"operator": "sampled_gradient", "shape": shape, "pass": f"{100 * share:g} % active",
                            **ratio(product.dense, product.sampled, 40, 2)})  # fmt: skip
+            result.append({"operator": "sampled_gradient", "shape": shape,
+                           "pass": f"{100 * share:g} % active, both terms and threshold",
+                           **ratio(product.dense_force_loss, product.sampled_force_loss, 40, 2)})  # fmt: skip
+    for n_candidates in bench_soft_threshold.CANDIDATES:
+        deltas = bench_soft_threshold.Deltas(n_candidates)
+        result.append({"operator": "soft_threshold", "shape": f"8 layers, {n_candidates} candidates each",
+                       "pass": "W' = W + S(D, d)", **ratio(deltas.torch, deltas.kernel, 20, 5)})  # fmt: skip
     return result
 
 

@@ -1,6 +1,6 @@
 """Plots from the JSON files in bench/results: step times, and force error against the share of weights changed.
 
-python bench/plot.py    # writes docs/images/step.png and docs/images/accuracy.png
+python bench/plot.py    # writes step.png, accuracy.png and demo_curves.png in docs/images
 """
 
 from __future__ import annotations
@@ -66,7 +66,29 @@ def plot_accuracy() -> None:
     figure.savefig(IMAGES / "accuracy.png", dpi=150)
 
 
+def plot_demo_curves() -> None:
+    result = json.loads((RESULTS / "demo.json").read_text())
+    figure, axes = plt.subplots(figsize=(5, 3.2))
+    shades = {(arm, lr): s for arm, lrs in result["learning_rates"].items() for lr, s in zip(lrs, (0.3, 0.6, 1.0))}
+    for run in result["curves"]:
+        if run["arm"] == "full" or run["target_share"] == result["share"]:
+            colour = COLOURS["pathtune full" if run["arm"] == "full" else "pathtune sparse"]
+            epochs, shade = range(1, len(run["curve"]) + 1), shades[run["arm"], run["lr"]]
+            axes.plot(epochs, run["curve"], color=colour, alpha=shade, lw=1)
+    for arm, label in (("pathtune full", "full fine-tuning"), ("pathtune sparse", "sparse")):
+        axes.plot([], [], color=COLOURS[arm], label=f"{label}, 3 learning rates x {len(result['seeds'])} seeds")
+    axes.set_yscale("log")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("validation loss")
+    axes.set_title("demo: glycine, 50 structures", fontsize=9)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(IMAGES / "demo_curves.png", dpi=150)
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(parents=True, exist_ok=True)
     plot_steps()
     plot_accuracy()
+    plot_demo_curves()

@@ -114,6 +114,47 @@ def _best_runs(runs: list[dict], keys: tuple[str, ...]) -> list[str]:
             mean(lambda r: r["retention_forces_mae_mev_a"])]  # fmt: skip
 
 
+def mean_and_spread(value: list[float], digits: int) -> str:
+    mean, spread = value
+    return f"{mean:,.{digits}f}" + (f" (spread {spread:,.{digits}f})" if spread else "")
+
+
+def demo_table() -> str:
+    body = []
+    for row in load("demo")["rows"]:
+        changed, share, size, seconds = (row[key][0] for key in ("changed", "share", "bytes", "seconds"))
+        body.append([
+            row["arm"], mean_and_spread(row["energy_mae_mev_atom"], 2), mean_and_spread(row["forces_mae_mev_a"], 1),
+            f"{changed:,.0f} ({100 * share:.3g} %)" if changed else "none",
+            f"{size / 1000:.0f}" if changed else "", f"{seconds:.0f}" if changed else "",
+        ])  # fmt: skip
+    r = load("demo")
+    table = rows(["arm", "E meV/atom", "F meV/A", "weights changed", "to store, kB", "training, s"], body)
+    return f"{table}\n\n{r['options']['epochs']} epochs; seeds {', '.join(map(str, r['seeds']))}."
+
+
+def share_table() -> str:
+    body = [[f"{100 * s['target_share']:g} %", f"{100 * s['active_share'][0]:.2f} %",
+             mean_and_spread(s["forces_mae_mev_a"], 1)] for s in load("demo")["shares"]]  # fmt: skip
+    return rows(["target share", "weights changed", "F meV/A"], body)
+
+
+def demo_model_table() -> str:
+    p = json.loads((ROOT / "python" / "pathtune" / "demo" / "model.json").read_text())["provenance"]
+    total = load("demo")
+    body = [
+        ["weights", f"{p['n_weights']:,d}"],
+        ["pretraining structures, GFN2-xTB", f"{p['n_train']:,d}"],
+        ["epochs, best epoch", f"{p['epochs_done']}, {p['best_epoch']}"],
+        ["held-out molecules", ", ".join(p["held_out_molecules"])],
+        ["E MAE on those", f"{p['held_out']['energy_mae_mev_atom']:.1f} meV/atom"],
+        ["F MAE on those", f"{p['held_out']['forces_mae_mev_a']:.1f} meV/A"],
+        ["one demo, start to table", f"{max(total['wall_seconds']):.0f} s at most, {total['threads']} thread(s)"],
+        ["peak memory of a demo", f"{max(total['peak_bytes']) / 1e9:.2f} GB"],
+    ]
+    return rows(["", ""], body)
+
+
 def scaling_table() -> str:
     r = load("scaling")
     per_atom = [f"{v:.2f}" for v in r["ms_per_atom"].values()]
@@ -127,11 +168,15 @@ def operator_table() -> str:
 
 
 TABLES = {
+    "demo": demo_table,
+    "demo_model": demo_model_table,
+    "demo_shares": share_table,
     "scaling": scaling_table,
     "operators": operator_table,
     "step": step_table,
     "sevennet": sevennet_table,
     "ethanol": lambda: accuracy_table("accuracy_ethanol"),
+    "ethanol_short": lambda: accuracy_table("accuracy_ethanol", ("full", "sparse 3 %", "sparse 1 %", "L", "H")),
     "3bpa": lambda: accuracy_table("accuracy_3bpa"),
     "ge": lambda: accuracy_table("accuracy_ge"),
 }

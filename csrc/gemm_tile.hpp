@@ -1,7 +1,6 @@
 // Small matrix products whose rows lie anywhere in memory, shared by the kernels that group rows:
-//   multiply             y[r, v] += c sum_u x[r, u] W[u, v]
-//   multiply_transposed  x[r, u] += c sum_v y[r, v] W[u, v]
-//   accumulate_outer     W[u, v] += c sum_r x[r, u] y[r, v]
+//   multiply          y[r, v] += c sum_u x[r, u] W[u, v]
+//   accumulate_outer  W[u, v] += c sum_r x[r, u] y[r, v]
 // One thread runs one call. A tile of rows x vectors stays in registers over the inner loop; W is read
 // in place (row stride ld), because a species' slice is strided and packing it would cost as much as it
 // saves at the 10 to 100 rows that a species has in a batch.
@@ -62,47 +61,6 @@ inline void multiply(int n_rows, const T* const* x, T* const* y, const T* w, int
   for (; r + tile_rows <= n_rows; r += tile_rows)
     multiply_rows<T, tile_rows>(x + r, y + r, w, ld, n_inner, n_outer, c);
   for (; r < n_rows; ++r) multiply_rows<T, 1>(x + r, y + r, w, ld, n_inner, n_outer, c);
-}
-
-// Dot products over v, Rows x Cols of them at once; the lanes are summed at the end.
-template <class T, int Rows, int Cols>
-inline void dot_tile(const T* const* y, T* const* x, const T* w, int64_t ld, int n_outer, T c) {
-  constexpr int lanes = n_lanes<T>;
-  Vector<T> sum[Rows][Cols] = {};
-  auto accumulate = [&](auto&& read, int v) {
-    Vector<T> yv[Rows];
-    for (int r = 0; r < Rows; ++r) yv[r] = read(y[r] + v);
-    for (int k = 0; k < Cols; ++k) {
-      const Vector<T> wv = read(w + k * ld + v);
-      for (int r = 0; r < Rows; ++r) sum[r][k] += yv[r] * wv;
-    }
-  };
-  int v = 0;
-  for (; v + lanes <= n_outer; v += lanes) accumulate([](const T* p) { return load(p); }, v);
-  if (v < n_outer) accumulate([&](const T* p) { return load_partial(p, n_outer - v); }, v);
-  for (int r = 0; r < Rows; ++r)
-    for (int k = 0; k < Cols; ++k) x[r][k] += c * sum_lanes<T>(sum[r][k]);
-}
-
-template <class T, int Rows>
-inline void dot_rows(const T* const* y, T* const* x, const T* w, int64_t ld, int n_inner, int n_outer, T c) {
-  T* at[Rows];
-  int u = 0;
-  auto advance = [&](int u0) {
-    for (int r = 0; r < Rows; ++r) at[r] = x[r] + u0;
-    return at;
-  };
-  for (; u + 4 <= n_inner; u += 4) dot_tile<T, Rows, 4>(y, advance(u), w + u * ld, ld, n_outer, c);
-  for (; u < n_inner; ++u) dot_tile<T, Rows, 1>(y, advance(u), w + u * ld, ld, n_outer, c);
-}
-
-template <class T>
-inline void multiply_transposed(int n_rows, const T* const* y, T* const* x, const T* w, int64_t ld,
-                                int n_inner, int n_outer, T c) {
-  constexpr int rows = vector_bytes == 64 ? 4 : 2;
-  int r = 0;
-  for (; r + rows <= n_rows; r += rows) dot_rows<T, rows>(y + r, x + r, w, ld, n_inner, n_outer, c);
-  for (; r < n_rows; ++r) dot_rows<T, 1>(y + r, x + r, w, ld, n_inner, n_outer, c);
 }
 
 // Rows u0 .. u0 + Cols - 1 of W, one stretch of v.

@@ -54,6 +54,25 @@ inline void transpose(Vector<T> (&rows)[n_lanes<T>]) {
   }
 }
 
+// to[column][row] = from[row][column]; rows of `from` are `stride` apart, those of `to` n_rows.
+template <class T>
+inline void transpose_matrix(const T* from, int64_t stride, int64_t n_rows, int64_t n_columns, T* to) {
+  constexpr int lanes = n_lanes<T>;
+  const int64_t whole_rows = n_rows / lanes * lanes, whole_columns = n_columns / lanes * lanes;
+  for (int64_t r = 0; r < whole_rows; r += lanes)
+    for (int64_t c = 0; c < whole_columns; c += lanes) {
+      Vector<T> block[lanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes; ++i) block[i] = load(from + (r + i) * stride + c);
+      transpose<T>(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes; ++i) store(to + (c + i) * n_rows + r, block[i]);
+    }
+  for (int64_t r = 0; r < n_rows; ++r)
+    for (int64_t c = r < whole_rows ? whole_columns : 0; c < n_columns; ++c)
+      to[c * n_rows + r] = from[r * stride + c];
+}
+
 // Lane i of the result is the sum of the lanes of rows[i], in a fixed pairwise order.
 template <class T>
 inline Vector<T> sum_rows(Vector<T> (&rows)[n_lanes<T>]) {

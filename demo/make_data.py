@@ -7,8 +7,9 @@ level of theory meets a molecule it never saw at another level of theory.
     python demo/make_data.py --step domain     # only the glycine chunks
     python demo/make_data.py --check           # recompute ten stored labels; exit 1 if they differ
 
-Written to demo/data/: organics_xtb.extxyz.xz (pretraining), glycine_{train,valid,test}.extxyz.xz
-(domain) and provenance.json. Every frame has info["REF_energy"] in eV, arrays["REF_forces"] in
+Written: demo/data/organics_xtb.extxyz.xz (pretraining) and provenance.json, and the domain's
+glycine_{train,valid,test}.extxyz.xz, which the package ships, to python/pathtune/demo/.
+Every frame has info["REF_energy"] in eV, arrays["REF_forces"] in
 eV/A, positions in A. Positions are rounded *before* they are labelled, so that a label belongs
 to exactly the geometry in the file.
 
@@ -276,7 +277,12 @@ def check_set(frames: list[Atoms], level: str) -> dict:
     return {key: float(f"{x:.3g}") if isinstance(x, float) else x for key, x in figures.items()}
 
 
-def assemble(out: Path, chunks: Path) -> None:
+def packed_path(out: Path, shipped: Path, name: str) -> Path:
+    """File of one set: the package ships the domain's."""
+    return (shipped if name.startswith(DOMAIN) else out) / f"{name}.extxyz.xz"
+
+
+def assemble(out: Path, shipped: Path, chunks: Path) -> None:
     """Chunks into the four packed files and provenance.json, with all checks."""
     names = list_pretraining_molecules()
     by_molecule = {name: read(chunk_path(chunks, "xtb", name), ":") for name in names}
@@ -291,7 +297,7 @@ def assemble(out: Path, chunks: Path) -> None:
         level = "xtb" if name == "organics_xtb" else "dft"
         checks[name] = check_set(frames, level)
         isolated = atoms["xtb"] if level == "xtb" else []
-        files[f"{name}.extxyz.xz"] = pack(out / f"{name}.extxyz.xz", isolated + frames)
+        files[f"{name}.extxyz.xz"] = pack(packed_path(out, shipped, name), isolated + frames)
     train, test = sets[f"{DOMAIN}_train"], sets[f"{DOMAIN}_test"]
     checks["test_to_train_nearest_a"] = round(float(find_nearest_a(test, train).min()), 4)
 
@@ -331,11 +337,11 @@ def sum_cost(chunks: Path, level: str) -> dict:
     return total | {"seconds_per_frame": round(total["seconds"] / total["n_frames"], 3)}
 
 
-def recompute_labels(out: Path) -> bool:
+def recompute_labels(out: Path, shipped: Path) -> bool:
     """Recompute N_CHECK stored labels a level; print the differences; True when all agree."""
-    organics = read_packed(out / "organics_xtb.extxyz.xz")
+    organics = read_packed(packed_path(out, shipped, "organics_xtb"))
     molecules = [f for f in organics if f.info["config_type"] != "IsolatedAtom"]
-    paths = [out / f"{DOMAIN}_{split}.extxyz.xz" for split in DOMAIN_TRAJECTORIES]
+    paths = [packed_path(out, shipped, f"{DOMAIN}_{split}") for split in DOMAIN_TRAJECTORIES]
     domain = [frame for path in paths for frame in read_packed(path)]
     print(f"tolerance: {CHECK_TOLERANCE}")
     all_agree = True
@@ -356,24 +362,26 @@ def recompute_labels(out: Path) -> bool:
 def main() -> int:
     """Parse the arguments; exit status 1 when --check finds a difference."""
     here = Path(__file__).parent / "data"
+    package = Path(__file__).parent.parent / "python" / "pathtune" / "demo"
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--step", choices=("all", "pretrain", "domain", "assemble"), default="all")
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
     parser.add_argument("--out", type=Path, default=here, help="folder of the packed files")
+    parser.add_argument("--shipped", type=Path, default=package, help="folder of the domain's files")
     parser.add_argument("--chunks", type=Path, default=here / "chunks", help="resumable work")
     parser.add_argument("--check", action="store_true", help="recompute ten stored labels")
     options = parser.parse_args()
     if options.check:
-        return 0 if recompute_labels(options.out) else 1
+        return 0 if recompute_labels(options.out, options.shipped) else 1
     if options.step in ("all", "pretrain"):
         finish_all_chunks("xtb", list_pretraining_molecules(), options.chunks, options.jobs)
     if options.step in ("all", "domain"):
         trajectories = [t for split in DOMAIN_TRAJECTORIES.values() for t in split]
         finish_all_chunks("dft", trajectories, options.chunks, options.jobs)
     if options.step in ("all", "assemble"):
-        assemble(options.out, options.chunks)
+        assemble(options.out, options.shipped, options.chunks)
     return 0
 
 

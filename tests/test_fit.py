@@ -1,5 +1,6 @@
 """Laws of fitting: the same seed, a killed run, the E0 refit, the loss."""
 
+import dataclasses
 import json
 import math
 
@@ -117,6 +118,27 @@ def test_a_rank_deficient_refit_is_of_minimum_norm_and_says_so(base):
     shifts = np.array(list(report.shift_ev.values()))
     assert np.allclose(shifts / counts[counts > 0], (shifts / counts[counts > 0])[0])
     assert "minimum norm" in str(report)
+
+
+def test_what_the_energies_drifted_by_is_taken_out_at_the_end(base):
+    frames = structures(8)
+    config = FitConfig(epochs=3, batch_size=2, lr=3e-2, energy_weight=1e-3, refit_e0_last=False)
+    drifted, refitted = adapted(base), adapted(base)
+    fit(drifted, frames, frames, config)
+    history = fit(refitted, frames, frames, dataclasses.replace(config, refit_e0_last=True))
+    before, after = (evaluate(m, frames) for m in (drifted, refitted))
+    assert after["energy_rmse_mev_atom"] < before["energy_rmse_mev_atom"]
+    assert after["energy_rmse_mev_atom"] == pytest.approx(history.last_e0_fit.rms_after_mev_atom, rel=1e-6)
+    assert after["forces_mae_mev_a"] == before["forces_mae_mev_a"]
+
+
+def test_without_energies_there_is_nothing_to_refit(base):
+    frames = structures()
+    for s in frames:
+        s.energy_ev = None
+    refitted, report = refit_e0(base, frames)
+    assert torch.equal(refitted.e0, base.e0)
+    assert report.shift_ev == {}
 
 
 def test_isolated_atoms_fix_their_element(base):

@@ -25,8 +25,8 @@ LAYERS = [
     {"model", "losses"},
     {"narrowing", "scoring"},
     {"backbones", "adapter", "atomic_energies", "evaluation", "calculator", "loading"},
-    {"_fit", "benchmark"},
-    {"guidance"},
+    {"_fit", "training_run", "benchmark"},
+    {"guidance", "demo"},
     {"cli"},
 ]
 PACKAGES_OF_BACKBONES = {"mace", "e3nn", "sevenn", "nequip"}

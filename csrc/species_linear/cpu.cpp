@@ -6,6 +6,7 @@
 #include "gemm_tile.hpp"
 #include "list.hpp"
 #include "species_linear.hpp"
+#include "transpose.hpp"
 
 namespace pathtune::PATHTUNE_ISA {
 namespace {
@@ -70,8 +71,24 @@ void species_linear_grad_x(const SpeciesLinearShape& shape, const SpeciesGroups&
                            const SpeciesLinearPath* paths, const double* coefficients, const T* grad_y,
                            const T* weights, T* grad_x) {
   const List<Chunk> chunks = chunks_of_nodes(groups, shape.n_present);
+  // The weights of the species present, transposed: products of rows run along memory then, as the forward's.
+  List<int64_t> first(size_t(shape.n_paths) + 1, 0);
+  for (int64_t p = 0; p < shape.n_paths; ++p)
+    first[size_t(p) + 1] = first[size_t(p)] + shape.n_present * paths[p].mul_in * paths[p].mul_out;
+  const Buffer<T> transposed(first[size_t(shape.n_paths)]);
+  auto slice = [&](int64_t p, int64_t group) {
+    return transposed.data() + first[size_t(p)] + group * paths[p].mul_in * paths[p].mul_out;
+  };
 #pragma omp parallel num_threads(shape.n_threads)
   {
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < shape.n_paths * shape.n_present; ++i) {
+      const SpeciesLinearPath& path = paths[i / shape.n_present];
+      const int64_t group = i % shape.n_present;
+      transpose_matrix(weights + path.weight_offset + groups.present[group] * path.mul_out,
+                       shape.n_species * path.mul_out, path.mul_in, path.mul_out,
+                       slice(i / shape.n_present, group));
+    }
     List<T*> x_rows;
     List<const T*> y_rows;
 #pragma omp for schedule(dynamic)
@@ -85,10 +102,8 @@ void species_linear_grad_x(const SpeciesLinearShape& shape, const SpeciesGroups&
                      n_nodes);
         collect_rows(y_rows, grad_y, shape.dim_out, path.out_offset, path.mul_out, path.n_components, nodes,
                      n_nodes);
-        multiply_transposed<T>(int(x_rows.size()), y_rows.data(), x_rows.data(),
-                               weights + path.weight_offset + groups.present[chunk.group] * path.mul_out,
-                               shape.n_species * path.mul_out, int(path.mul_in), int(path.mul_out),
-                               T(coefficients[p]));
+        multiply<T>(int(x_rows.size()), y_rows.data(), x_rows.data(), slice(p, chunk.group), path.mul_in,
+                    int(path.mul_out), int(path.mul_in), T(coefficients[p]));
       }
     }
   }

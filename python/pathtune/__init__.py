@@ -13,7 +13,7 @@ from pathtune._fit import FitConfig, History, fit
 from pathtune.adapter import load_adapter, save_adapter
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.calculator import calculator
-from pathtune.data import LabelKeys, read_structures
+from pathtune.data import LabelKeys, demo_file, read_structures
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
 from pathtune.guidance import ShareChoice, choose_share
@@ -33,6 +33,7 @@ __all__ = [
     "SparseDelta",
     "calculator",
     "choose_share",
+    "demo_file",
     "evaluate",
     "fit",
     "load",

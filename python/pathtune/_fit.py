@@ -47,6 +47,7 @@ class FitConfig:
     clip: float = option(10.0, "largest norm of the gradient")
     patience: int = option(0, "stop after so many epochs without a better validation loss; 0: never")
     refit_e0: bool = option(True, "refit the energy of each element to the training data first")
+    refit_e0_last: bool = option(True, "and once more at the end, which takes out what the energies drifted by")
     checkpoint_minutes: float = option(5.0, "longest time between checkpoints, which also end every epoch")
     seed: int = option(0, "of the order of structures and the initial delta")
 
@@ -64,6 +65,7 @@ class History:
     epochs: list[dict[str, Any]]
     e0_fit: E0Fit | None
     best_epoch: int
+    last_e0_fit: E0Fit | None = None
 
 
 def fit(
@@ -91,7 +93,11 @@ def fit(
         refitted, e0_fit = refit_e0(model, train)
         model.e0.copy_(refitted.e0)
     run = _Run(model, train, valid, config, folder, progress or Progress(config.epochs, quiet=True), e0_fit)
-    return run.run()
+    history = run.run()
+    if config.refit_e0_last:
+        refitted, history.last_e0_fit = refit_e0(model, train)
+        model.e0.copy_(refitted.e0)
+    return history
 
 
 def learning_rate(model: Potential, config: FitConfig) -> float:

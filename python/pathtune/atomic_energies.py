@@ -45,6 +45,8 @@ def refit_e0(model: Potential, structures: Sequence[Structure], batch_size: int 
     otherwise (METHOD, section 3, item 9). Raises InputError for a label more than 25 eV/atom off the fit.
     """
     labelled = [s for s in structures if s.energy_ev is not None]
+    if not labelled:
+        return model, E0Fit({}, 0, 0, (), 0.0, 0.0)
     elements = elements_of(labelled)
     predicted = predicted_energies(model, labelled, batch_size)
     residual = np.array([s.energy_ev for s in labelled], dtype=np.float64) - predicted

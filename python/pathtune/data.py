@@ -20,6 +20,7 @@ from pathtune.options import option
 
 MAX_FORCE_EV_A = 1000.0  # beyond any structure a potential is trained on: a unit error or a broken run
 MIN_DISTANCE_A = 0.1
+SHIPPED = pathlib.Path(__file__).parent / "demo"  # model and structures that come with this package
 ISOLATED_ATOM = "IsolatedAtom"  # MACE's config_type of frames that give E0 directly
 
 
@@ -65,6 +66,13 @@ class Structure:
     def has_volume(self) -> bool:
         """Whether a stress is defined: periodic in all directions."""
         return bool(self.pbc.all()) and abs(np.linalg.det(self.cell)) > 1e-6
+
+
+def demo_file(split: str) -> pathlib.Path:
+    """The shipped structures of glycine at PBE/def2-SVP: "train" (50), "valid" (20) or "test" (100)."""
+    if split not in ("train", "valid", "test"):
+        raise InputError(f"demo_file: split is {split!r}, expected train, valid or test")
+    return SHIPPED / f"glycine_{split}.extxyz.xz"
 
 
 def read_structures(

@@ -17,10 +17,10 @@ from pathtune.layers import Layer
 from pathtune.ops import DeltaTarget, SparseWeights, group_candidates, sparse_weights
 from pathtune.sparse_delta import SparseDelta
 
-# Cost model of a layer's weight gradient: a dense product costs 1, a sampled one about 0.12 to transpose the
-# operands and 1.1 times the share of the touchable entries that are candidates (measured, one thread, MKL;
-# bench/bench_sampled_gradient.py: 0.5 to 0.7 at 40 %). A quarter is careful: there it pays on every shape.
-CROSSOVER = 0.25
+# Cost model of a layer's weight gradient, for bench/bench_sampled_gradient.py to confirm: a dense product costs 1, a
+# sampled one 0.1 (to transpose the operands) + 1.4 times the share of the touchable entries that are active. The two
+# are equal near 0.65 for thousands of rows and 0.43 for 64, where calls cost as much as products.
+CROSSOVER = 0.4
 
 
 def pays_sparse(n_candidates: int, n_touchable: int) -> bool:

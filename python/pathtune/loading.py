@@ -23,6 +23,7 @@ def load(
 ) -> Potential:
     """A pretrained potential from a file, a module, or a name.
 
+    "demo": the small MACE that comes with pathtune (H C N O, GFN2-xTB; demo/pretrain.py made it).
     MACE: a `.model` file of mace-torch, or a name mace can download. SevenNet: a checkpoint of sevenn, or
     `sevennet:7net-0`, `sevennet:7net-l3i5`, `sevennet:7net-mf-0:PBE`, which lie inside its wheel. `dtype`: float32
     or float64, the file's own by default. `head`: for a multi-head MACE, its first by default; a SevenNet's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -65,3 +66,14 @@ def to_mapping(config: Any) -> dict[str, Any]:
         if value is not None:
             result[field.name] = list(value) if isinstance(value, tuple) else value
     return result
+
+
+def to_toml(**sections: Any) -> str:
+    """The dataclasses as a config file, one section each."""
+    lines = []
+    for name, config in sections.items():
+        lines.append(f"[{name}]")
+        # JSON's strings, numbers, booleans and lists of strings are TOML's too.
+        lines += [f"{key} = {json.dumps(value)}" for key, value in to_mapping(config).items()]
+        lines.append("")
+    return "\n".join(lines)

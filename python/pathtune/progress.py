@@ -53,3 +53,47 @@ class Progress:
         per_epoch = line["seconds"] / line["epoch"]
         left = per_epoch * (self.n_epochs - line["epoch"])
         print(f"{text}  {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+class SeriesProgress(Progress):
+    """One bar over several fits of as many epochs each; on no terminal a line after each fit."""
+
+    def __init__(self, n_epochs: int, quiet: bool = False):
+        super().__init__(n_epochs, quiet)
+        self.n_fits = 1
+        self.title, self.n_done, self.n_running = "", 0, 0
+
+    def __enter__(self) -> SeriesProgress:
+        self.n_running += 1
+        return super().__enter__() if self.n_running == 1 else self  # type: ignore
+
+    def __exit__(self, *error: object) -> None:
+        self.n_running -= 1
+        if not self.n_running:
+            super().__exit__(*error)
+
+    def begin(self, title: str) -> None:
+        """Before a fit."""
+        self.title = title
+        self._show(0.0)
+
+    def end(self, text: str) -> None:
+        """After a fit, with a line that says what it gave."""
+        self.n_done += 1
+        self._show(0.0)
+        if self.bar:
+            self.bar.console.print(text, highlight=False)
+        elif not self.quiet:
+            print(f"{text}  run {self.n_done} of {self.n_fits}", file=sys.stderr, flush=True)
+
+    def step(self, epoch: int, step: int, n_steps: int, loss: float) -> None:
+        """After a step."""
+        self._show((epoch + step / n_steps) / self.n_epochs)
+
+    def epoch(self, line: dict[str, Any], best_epoch: int) -> None:
+        """Nothing: an epoch is too short for a line."""
+
+    def _show(self, done: float) -> None:
+        if self.bar:
+            title = f"{self.title} ({min(self.n_done + 1, self.n_fits)} of {self.n_fits})"
+            self.bar.update(self.task, completed=self.n_done + done, total=self.n_fits, description=title)

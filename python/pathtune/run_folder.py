@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -31,7 +32,8 @@ def write_atomically(file: pathlib.Path, write: Callable[[BinaryIO], Any]) -> No
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # nothing was made where nothing can be: the error above says why
+            temporary.unlink()
 
 
 def write_text(file: pathlib.Path, text: str) -> None:

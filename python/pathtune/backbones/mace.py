@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from pathtune.backbones._choice import choose
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
 from pathtune.backbones._packages import import_mace, quiet_torchscript, safe_torch_load
 from pathtune.batch import NO_VOLUME_A3, Batch
+from pathtune.data import SHIPPED
 from pathtune.errors import InputError
 from pathtune.layers import Layer, Path
 from pathtune.ops import SparseWeights
@@ -161,7 +166,7 @@ def _opt_in_layers(stock: Any) -> list[Layer]:
 def load_mace(
     source: str | pathlib.Path | torch.nn.Module, dtype: torch.dtype | None = None, backend: str = "auto"
 ) -> MaceBackbone:
-    """A MACE backbone from a `.model` file, a module, or a name that mace's own downloader knows.
+    """A MACE backbone from a `.model` file, a module, "demo", or a name that mace's own downloader knows.
 
     A `.model` file is a pickle: loading it can run code, so it is loaded only because the user named it.
     Raises InputError for a missing file, an unknown name, or a file that is not a MACE model.
@@ -170,6 +175,8 @@ def load_mace(
     if isinstance(source, torch.nn.Module):
         with quiet_torchscript():
             stock: torch.nn.Module = copy.deepcopy(source)
+    elif str(source) == SHIPPED.name:
+        stock = _load_shipped(SHIPPED)
     else:
         stock = _load_file(_find(str(source)))
     return MaceBackbone(stock.to(dtype) if dtype else stock, backend)
@@ -186,13 +193,27 @@ def stock_mace(**options) -> torch.nn.Module:
         options[name] = o3.Irreps(options[name])
     options.setdefault("gate", torch.nn.functional.silu)
     options.setdefault("num_elements", len(options["atomic_numbers"]))
+    options["atomic_energies"] = np.asarray(options["atomic_energies"])
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        fixed = {"atomic_inter_scale": 1.0, "atomic_inter_shift": 0.0, "use_reduced_cg": False}
-        return mace.modules.ScaleShiftMACE(**fixed, **options)
+        defaults = {"atomic_inter_scale": 1.0, "atomic_inter_shift": 0.0, "use_reduced_cg": False}
+        with quiet_torchscript():
+            return mace.modules.ScaleShiftMACE(**defaults | options)
     finally:
         torch.set_default_dtype(before)
+
+
+def _load_shipped(folder: pathlib.Path) -> torch.nn.Module:
+    """The model of demo/pretrain.py: constructor arguments as JSON, weights as safetensors; nothing is executed."""
+    try:
+        arguments = json.loads((folder / "model.json").read_text())["constructor"]
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder}: the shipped model cannot be read ({error}), reinstall pathtune") from error
+    stock = stock_mace(**arguments)
+    stock.load_state_dict(weights, strict=True)
+    return stock
 
 
 def _find(source: str) -> pathlib.Path:
@@ -207,7 +228,8 @@ def _find(source: str) -> pathlib.Path:
             return pathlib.Path(foundations_models.download_mace_mp_checkpoint(source))
         except Exception as error:
             raise InputError(f"{source}: mace's download failed ({error}); name a .model file instead") from error
-    raise InputError(f"{source}: no such file, and not a model that mace downloads ({', '.join(names)})")
+    known = ", ".join([SHIPPED.name, *names])
+    raise InputError(f"{source}: no such file, and no model that comes with pathtune or mace downloads ({known})")
 
 
 def _load_file(path: pathlib.Path) -> torch.nn.Module:

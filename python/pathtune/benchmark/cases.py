@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import warnings
 
 import ase.build
 import numpy as np
 import torch
 
-from pathtune.data import Structure, from_atoms, read_structures
+from pathtune.data import Structure, demo_file, from_atoms, read_structures
 from pathtune.errors import InputError
 
 
@@ -26,7 +25,7 @@ class Case:
     num_bessel: int
     distance_transform: str
     pair_repulsion: bool
-    structures: str  # "metal" or "aspirin"
+    structures: str  # "metal", "aspirin" or "glycine"
     correlation: int = 3
     max_ell: int = 3
 
@@ -40,10 +39,10 @@ CASES = {
     "off23-medium": Case(
         hidden_irreps="128x0e+128x1o", r_max=5.0, n_species=10, interactions="", num_bessel=8,
         distance_transform="None", pair_repulsion=False, structures="aspirin"),
-    # two layers small enough for a laptop's first minutes
+    # of the model that comes with pathtune, 133,632 weights
     "demo": Case(
-        hidden_irreps="32x0e+32x1o", r_max=5.0, n_species=4, interactions="", num_bessel=8,
-        distance_transform="None", pair_repulsion=False, structures="aspirin", max_ell=2),
+        hidden_irreps="48x0e+48x1o", r_max=5.0, n_species=4, interactions="", num_bessel=8,
+        distance_transform="None", pair_repulsion=False, structures="glycine", max_ell=2),
 }  # fmt: skip
 SEVENNETS = {"sevennet-0": "sevennet:7net-0"}  # real weights, which lie inside sevenn
 NAMES = (*CASES, *SEVENNETS)
@@ -69,21 +68,21 @@ def build(name: str, seed: int = 0) -> torch.nn.Module:
 
     case = CASES[name]
     torch.manual_seed(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit's, from e3nn
-        return stock_mace(
-            r_max=case.r_max, num_bessel=case.num_bessel, num_polynomial_cutoff=5, max_ell=case.max_ell,
-            interaction_cls=f"RealAgnostic{case.interactions}ResidualInteractionBlock",
-            interaction_cls_first=f"RealAgnostic{case.interactions}InteractionBlock",
-            num_interactions=2, hidden_irreps=case.hidden_irreps, MLP_irreps="16x0e",
-            atomic_energies=np.zeros(case.n_species), avg_num_neighbors=50.0, atomic_numbers=atomic_numbers(case),
-            correlation=case.correlation, radial_MLP=[64, 64, 64], pair_repulsion=case.pair_repulsion,
-            distance_transform=case.distance_transform,
-        )  # fmt: skip
+    return stock_mace(
+        r_max=case.r_max, num_bessel=case.num_bessel, num_polynomial_cutoff=5, max_ell=case.max_ell,
+        interaction_cls=f"RealAgnostic{case.interactions}ResidualInteractionBlock",
+        interaction_cls_first=f"RealAgnostic{case.interactions}InteractionBlock",
+        num_interactions=2, hidden_irreps=case.hidden_irreps, MLP_irreps="16x0e",
+        atomic_energies=np.zeros(case.n_species), avg_num_neighbors=50.0, atomic_numbers=atomic_numbers(case),
+        correlation=case.correlation, radial_MLP=[64, 64, 64], pair_repulsion=case.pair_repulsion,
+        distance_transform=case.distance_transform,
+    )  # fmt: skip
 
 
 def structures(name: str, n_atoms: int) -> list[Structure]:
-    """Structures of about n_atoms atoms together: a three-element fcc crystal, or aspirin molecules."""
+    """Structures of about n_atoms atoms together: a three-element fcc crystal, aspirin or glycine molecules."""
+    if name in CASES and CASES[name].structures == "glycine":
+        return read_structures(demo_file("train"), max_frames=max(1, round(n_atoms / 10)))
     if name in SEVENNETS or CASES[name].structures == "metal":
         atoms = ase.build.bulk("Cu", "fcc", a=3.61, cubic=True).repeat((2, 2, max(1, round(n_atoms / 16))))
         atoms.rattle(0.05, seed=0)

@@ -152,7 +152,7 @@ def bench_step(name: str, n_atoms: int, arm: str, active_share: float, rounds: i
     result: dict[str, Any] = {
         "model": name, "n_atoms": batch.n_nodes, "n_edges": batch.sender.numel(), "arm": arm,
         "active_share": active_share if arm == "sparse" else 1.0, "threads": torch.get_num_threads(),
-        "machine": _machine(), "rounds": rounds, "agreement": agree,
+        "machine": machine(), "rounds": rounds, "agreement": agree,
         "median_seconds": median, "all_seconds": times,
         "ratio": {
             "step": median["stock full"] / mine,
@@ -172,7 +172,8 @@ def bench_step(name: str, n_atoms: int, arm: str, active_share: float, rounds: i
     return result
 
 
-def _machine() -> dict[str, str]:
+def machine() -> dict[str, str]:
+    """Processor, system and torch version: what a time depends on."""
     model = "unknown"
     try:
         with open("/proc/cpuinfo") as stream:

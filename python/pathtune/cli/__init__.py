@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathtune.errors import InputError
 
 VERBS = {
+    "demo": "tune the model that comes with pathtune, compare with full fine-tuning",
     "paths": "list every adaptable weight of a model",
     "fit": "fine-tune a model on labelled structures",
     "evaluate": "errors of a model on labelled structures",

@@ -15,19 +15,8 @@ from pathtune.adapter import load_adapter
 from pathtune.errors import InputError
 from pathtune.loading import load
 from pathtune.model import Potential
-from pathtune.options import from_mapping, option, to_mapping, value_type
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """Which model, and how it computes."""
-
-    model: str | None = option(None, "a .model or checkpoint file (a pickle: name only files you trust) or a "
-                                       "name such as sevennet:7net-0")  # fmt: skip
-    head: str | None = option(None, "head of a multi-head model, its first by default; or modality")
-    dtype: str | None = option(None, "precision; the file's own by default", choices=("float32", "float64"))
-    device: str = option("cpu", "where to compute", choices=("cpu",))
-    backend: str = option("auto", "kernels to compute with", choices=("auto", "cpu", "reference"))
+from pathtune.options import from_mapping, value_type
+from pathtune.training_run import ModelOptions
 
 
 def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
@@ -79,17 +68,6 @@ def read_toml(file: str | pathlib.Path) -> dict[str, Any]:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: is not TOML ({error})") from error
-
-
-def to_toml(**sections: Any) -> str:
-    """The dataclasses as a config file that options_from reads back."""
-    lines = []
-    for name, config in sections.items():
-        lines.append(f"[{name}]")
-        # JSON's strings, numbers, booleans and lists of strings are TOML's too.
-        lines += [f"{key} = {json.dumps(value)}" for key, value in to_mapping(config).items()]
-        lines.append("")
-    return "\n".join(lines)
 
 
 def load_model(options: ModelOptions, adapter: str | None = None) -> Potential:

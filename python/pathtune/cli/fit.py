@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 from typing import Any
 
-from pathtune import __version__
-from pathtune._fit import FitConfig, History, fit
-from pathtune.adapter import save_adapter
-from pathtune.atomic_energies import E0Fit, refit_e0
+from pathtune._fit import FitConfig
+from pathtune.atomic_energies import refit_e0
 from pathtune.cli._common import (
     ModelOptions,
     add_options,
@@ -19,29 +15,14 @@ from pathtune.cli._common import (
     print_json,
     required,
     score_lines,
-    to_toml,
 )
-from pathtune.data import LabelKeys, Structure, check_elements, elements_of, read_structures
-from pathtune.evaluation import evaluate
-from pathtune.loading import save
-from pathtune.model import Potential, merge, sparsify, unfreeze
+from pathtune.data import LabelKeys, check_elements, read_structures
 from pathtune.ops.allocator import keep_large_blocks
-from pathtune.options import option
+from pathtune.options import to_toml
 from pathtune.progress import Progress
-from pathtune.run_folder import RunFolder, write_text
+from pathtune.run_folder import RunFolder
 from pathtune.sparse_delta import SparseDelta
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Data, arm and folder of a run."""
-
-    train: str | None = option(None, "labelled structures to train on")
-    valid: str | None = option(None, "labelled structures that choose the best epoch")
-    out: str | None = option(None, "folder to make")
-    arm: str = option("sparse", "what to train", choices=("sparse", "full", "readout"))
-    max_frames: int | None = option(None, "only the first so many training structures")
-
+from pathtune.training_run import RunOptions, adapt, run_arm
 
 SECTIONS: dict[str, Any] = {
     "run": RunOptions, "model": ModelOptions, "data": LabelKeys, "delta": SparseDelta, "fit": FitConfig,
@@ -74,44 +55,17 @@ def run(args: argparse.Namespace) -> int:
     e0_fit = None
     if config.refit_e0:
         base, e0_fit = refit_e0(base, train)
-    elements = elements_of(train)
-    model = (sparsify(base, options["delta"], elements, config.seed) if run_options.arm == "sparse"
-             else unfreeze(base, run_options.arm, elements))  # fmt: skip
-    folder = RunFolder(out)
+    model, folder = adapt(base, train, options), RunFolder(out)
     folder.start(to_toml(**options), args.resume)
     if not args.json and e0_fit:
         print(e0_fit, flush=True)
-    before = evaluate(base, valid)
     progress = Progress(config.epochs, quiet=args.json)
-    history = fit(model, train, valid, dataclasses.replace(config, refit_e0=False), folder=folder, progress=progress)
-    metrics = _finish(model, history, before, valid, e0_fit, folder)
+    metrics = run_arm(model, base, {"train": train, "valid": valid}, config, folder, e0_fit, progress)
     if args.json:
         print_json(metrics)
     else:
         _print(metrics, folder)
     return 0
-
-
-def _finish(model: Potential, history: History, before: dict, valid: list[Structure], e0_fit: E0Fit | None,
-            folder: RunFolder) -> dict[str, Any]:  # fmt: skip
-    metrics: dict[str, Any] = {
-        "pathtune": __version__,
-        "arm": model.arm,
-        "valid_before": before,
-        "valid": evaluate(model, valid),
-        "counts": model.counts(),
-        "e0_fit": dataclasses.asdict(e0_fit) if e0_fit else None,
-        "best_epoch": history.best_epoch,
-        "epochs": len(history.epochs),
-        "seconds": history.epochs[-1]["seconds"] if history.epochs else 0.0,
-    }
-    if model.arm == "sparse":
-        summary = {key: metrics[key] for key in ("pathtune", "best_epoch", "epochs")}
-        save_adapter(model, folder.adapter, summary)
-        metrics["adapter_bytes"] = folder.adapter.stat().st_size
-    save(merge(model), folder.merged)
-    write_text(folder.metrics, json.dumps(metrics, indent=1) + "\n")
-    return metrics
 
 
 def _print(metrics: dict[str, Any], folder: RunFolder) -> None:

@@ -14,6 +14,7 @@ from pathtune import _core
 from pathtune._paths import EdgeConvTable
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import KERNEL_DTYPES, check_same_kind, check_size
+from pathtune.ops._operator import operator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _only(needs: list[bool], tensors) -> list[torch.Tensor | None]:
 # Index arguments of all three operators: seven of the graph, two of the table.
 
 
-@torch.library.custom_op("pathtune::edge_conv", mutates_args=(), device_types="cpu")
+@operator("pathtune::edge_conv")
 def _forward(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, sender: torch.Tensor, receiver_ptr: torch.Tensor,
     sender_order: torch.Tensor, sender_ptr: torch.Tensor, weight_row: torch.Tensor, row_ptr: torch.Tensor,
@@ -146,7 +147,7 @@ def _forward(
     return out
 
 
-@torch.library.custom_op("pathtune::edge_conv_backward", mutates_args=(), device_types="cpu")
+@operator("pathtune::edge_conv_backward")
 def _first_backward(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, g: torch.Tensor, sender: torch.Tensor,
     receiver_ptr: torch.Tensor, sender_order: torch.Tensor, sender_ptr: torch.Tensor,
@@ -160,7 +161,7 @@ def _first_backward(
     return gx, gy, gw
 
 
-@torch.library.custom_op("pathtune::edge_conv_double_backward", mutates_args=(), device_types="cpu")
+@operator("pathtune::edge_conv_double_backward")
 def _second_backward(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, g: torch.Tensor, ax: torch.Tensor | None,
     ay: torch.Tensor | None, aw: torch.Tensor | None, sender: torch.Tensor, receiver_ptr: torch.Tensor,

@@ -15,6 +15,7 @@ import torch
 from pathtune import _core
 from pathtune._paths import SpeciesLinearTable
 from pathtune.ops._check import KERNEL_DTYPES, check_same_kind, check_size
+from pathtune.ops._operator import operator
 from pathtune.ops.species_linear import SpeciesGroups
 
 TILE_CHANNELS = 16  # as in the header
@@ -133,7 +134,7 @@ def _record(index: Sequence[torch.Tensor]) -> tuple[int, ...]:
     return (*[t.data_ptr() for t in index], blocks.shape[0], place.numel())
 
 
-@torch.library.custom_op("pathtune::sampled_gradient", mutates_args=(), device_types="cpu")
+@operator("pathtune::sampled_gradient")
 def _sampled(
     x: torch.Tensor, g: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor, present: torch.Tensor,
     paths: torch.Tensor, coefficients: torch.Tensor, blocks: torch.Tensor, runs: torch.Tensor,
@@ -246,7 +247,7 @@ def _run(
     return outputs
 
 
-@torch.library.custom_op("pathtune::delta_gradients", mutates_args=(), device_types="cpu")
+@operator("pathtune::delta_gradients")
 def _delta_gradients(
     terms: list[torch.Tensor], tables: list[torch.Tensor], deltas: list[torch.Tensor], sizes: list[int]
 ) -> list[torch.Tensor]:

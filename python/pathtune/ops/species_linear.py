@@ -14,6 +14,7 @@ from pathtune import _core
 from pathtune._paths import SpeciesLinearTable
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import KERNEL_DTYPES, check_same_kind, check_size
+from pathtune.ops._operator import operator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _call(name: str, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, index,
     return out
 
 
-@torch.library.custom_op("pathtune::species_linear", mutates_args=(), device_types="cpu")
+@operator("pathtune::species_linear")
 def _forward(
     x: torch.Tensor, weights: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor, present: torch.Tensor,
     paths: torch.Tensor, coefficients: torch.Tensor, sizes: list[int],
@@ -84,7 +85,7 @@ def _forward(
     return _call("species_linear", x, weights, out, (order, ptr, present, paths, coefficients), sizes)
 
 
-@torch.library.custom_op("pathtune::species_linear_grad_x", mutates_args=(), device_types="cpu")
+@operator("pathtune::species_linear_grad_x")
 def _grad_x(
     grad_y: torch.Tensor, weights: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor, present: torch.Tensor,
     paths: torch.Tensor, coefficients: torch.Tensor, sizes: list[int],
@@ -93,7 +94,7 @@ def _grad_x(
     return _call("species_linear_grad_x", grad_y, weights, out, (order, ptr, present, paths, coefficients), sizes)
 
 
-@torch.library.custom_op("pathtune::species_linear_grad_weights", mutates_args=(), device_types="cpu")
+@operator("pathtune::species_linear_grad_weights")
 def _grad_weights(
     x: torch.Tensor, grad_y: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor, present: torch.Tensor,
     paths: torch.Tensor, coefficients: torch.Tensor, sizes: list[int],

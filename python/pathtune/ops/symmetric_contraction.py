@@ -12,6 +12,7 @@ from pathtune import _core
 from pathtune._monomials import ContractionTable
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import KERNEL_DTYPES, check_same_kind, check_size
+from pathtune.ops._operator import operator
 from pathtune.ops.species_linear import SpeciesGroups
 
 NAME = "pathtune::symmetric_contraction"
@@ -63,7 +64,7 @@ def _like(x: torch.Tensor, needed: bool) -> torch.Tensor:
     return x.new_empty(x.shape if needed else 0)
 
 
-@torch.library.custom_op(NAME, mutates_args=(), device_types="cpu")
+@operator(NAME)
 def _forward(
     a: torch.Tensor, coefficients: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor,
     present: torch.Tensor, branches: torch.Tensor, last: torch.Tensor, runs: torch.Tensor,
@@ -75,7 +76,7 @@ def _forward(
     return out
 
 
-@torch.library.custom_op(f"{NAME}_backward", mutates_args=(), device_types="cpu")
+@operator(f"{NAME}_backward")
 def _backward(
     grad_out: torch.Tensor, a: torch.Tensor, coefficients: torch.Tensor, order: torch.Tensor,
     ptr: torch.Tensor, present: torch.Tensor, branches: torch.Tensor, last: torch.Tensor,
@@ -88,7 +89,7 @@ def _backward(
     return grad_a, grad_coefficients
 
 
-@torch.library.custom_op(f"{NAME}_double_backward", mutates_args=(), device_types="cpu")
+@operator(f"{NAME}_double_backward")
 def _double_backward(
     adjoint_a: torch.Tensor, grad_out: torch.Tensor, a: torch.Tensor, coefficients: torch.Tensor,
     order: torch.Tensor, ptr: torch.Tensor, present: torch.Tensor, branches: torch.Tensor, last: torch.Tensor,

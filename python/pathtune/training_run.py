@@ -1,0 +1,96 @@
+"""One run from a model to its folder: train an arm, then write adapter, merged model and errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pathtune import __version__
+from pathtune._fit import FitConfig, History, fit
+from pathtune.adapter import save_adapter
+from pathtune.atomic_energies import E0Fit
+from pathtune.data import Structure, elements_of
+from pathtune.evaluation import evaluate
+from pathtune.loading import save
+from pathtune.model import Potential, merge, sparsify, unfreeze
+from pathtune.options import option
+from pathtune.progress import Progress
+from pathtune.run_folder import RunFolder, write_text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, and how it computes."""
+
+    model: str | None = option(None, "a .model or checkpoint file (a pickle: name only files you trust) or a "
+                                       "name such as demo or sevennet:7net-0")  # fmt: skip
+    head: str | None = option(None, "head of a multi-head model, its first by default; or modality")
+    dtype: str | None = option(None, "precision; the file's own by default", choices=("float32", "float64"))
+    device: str = option("cpu", "where to compute", choices=("cpu",))
+    backend: str = option("auto", "kernels to compute with", choices=("auto", "cpu", "reference"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Data, arm and folder of a run."""
+
+    train: str | None = option(None, "labelled structures to train on")
+    valid: str | None = option(None, "labelled structures that choose the best epoch")
+    out: str | None = option(None, "folder to make")
+    arm: str = option("sparse", "what to train", choices=("sparse", "full", "readout"))
+    max_frames: int | None = option(None, "only the first so many training structures")
+
+
+def adapt(base: Potential, train: Sequence[Structure], options: Mapping[str, Any]) -> Potential:
+    """The arm that `options` (sections run, delta, fit) names, ready to train; InputError as sparsify and unfreeze."""
+    arm, elements = options["run"].arm, elements_of(train)
+    if arm == "sparse":
+        return sparsify(base, options["delta"], elements, options["fit"].seed)
+    return unfreeze(base, arm, elements)
+
+
+def run_arm(
+    model: Potential,
+    base: Potential,
+    sets: Mapping[str, Sequence[Structure]],
+    config: FitConfig,
+    folder: RunFolder,
+    e0_fit: E0Fit | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train `model`, made by `adapt` from `base` with E0 refitted already, and fill its folder, claimed by start.
+
+    `sets`: train and valid, and test where its errors are wanted. Returns what metrics.json holds, which is
+    written last. Raises InputError as fit does.
+    """
+    before = evaluate(base, sets["valid"])
+    plain = dataclasses.replace(config, refit_e0=False)
+    history = fit(model, sets["train"], sets["valid"], plain, folder=folder, progress=progress)
+    metrics = _metrics(model, history, sets["valid"]) | {
+        "valid_before": before, "e0_fit": dataclasses.asdict(e0_fit) if e0_fit else None,
+    }  # fmt: skip
+    if "test" in sets:
+        metrics["test"] = evaluate(model, sets["test"])
+    if model.arm == "sparse":
+        summary = {key: metrics[key] for key in ("pathtune", "best_epoch", "epochs")}
+        save_adapter(model, folder.adapter, summary)
+        metrics["adapter_bytes"] = folder.adapter.stat().st_size
+    save(merge(model), folder.merged)
+    write_text(folder.metrics, json.dumps(metrics, indent=1) + "\n")
+    return metrics
+
+
+def _metrics(model: Potential, history: History, valid: Sequence[Structure]) -> dict[str, Any]:
+    best = history.epochs[history.best_epoch - 1] if history.best_epoch else {}
+    return {
+        "pathtune": __version__,
+        "arm": model.arm,
+        "valid": evaluate(model, valid),
+        "valid_loss": best.get("valid_loss"),
+        "counts": model.counts(),
+        "best_epoch": history.best_epoch,
+        "epochs": len(history.epochs),
+        "seconds": history.epochs[-1]["seconds"] if history.epochs else 0.0,
+    }
