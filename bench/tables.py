@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import statistics
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -74,6 +75,45 @@ def accuracy_table(name: str, arms: tuple[str, ...] = ()) -> str:
     return rows(header, body)
 
 
+def sevennet_table() -> str:
+    """Per set and arm, at the learning rate with the lowest validation loss of each seed: mean over the seeds."""
+    lines = [json.loads(line) for line in (RESULTS / "accuracy_sevennet.jsonl").read_text().splitlines()]
+    keys = ("energy_mae_mev_atom", "forces_mae_mev_a", "stress_mae_gpa")
+    header = ["set", "arm", "learning rate", "E meV/atom", "F meV/A", "stress GPa",
+              "changed, of reachable / adapted / all", "seconds", "peak MB", "F on MPtrj, meV/A"]  # fmt: skip
+    body = []
+    for name in dict.fromkeys(line["set"] for line in lines):
+        mine = [line for line in lines if line["set"] == name]
+        for arm in dict.fromkeys(line["arm"] for line in mine):
+            runs = [line for line in mine if line["arm"] == arm]
+            if arm == "zero-shot":
+                for label, test in (("zero-shot", "test"), ("zero-shot, E0 refit", "test_e0")):
+                    errors = [f"{runs[0][test][key]:.1f}" if key in runs[0][test] else "" for key in keys]
+                    kept = f"{runs[0]['retention_forces_mae_mev_a']:.1f}"
+                    body.append([name, label, "", *errors, "none", "", "", kept])
+                continue
+            best = [min((r for r in runs if r["seed"] == seed), key=lambda r: r["valid_loss"])
+                    for seed in sorted({r["seed"] for r in runs})]  # fmt: skip
+            body.append([name, arm, *_best_runs(best, keys)])
+    return rows(header, body)
+
+
+def _best_runs(runs: list[dict], keys: tuple[str, ...]) -> list[str]:
+    def mean(of, digits: int = 1) -> str:
+        values = [of(r) for r in runs]
+        spread = f" (spread {max(values) - min(values):.{digits}f})" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.{digits}f}{spread}"
+
+    errors = [mean(lambda r, key=key: r["test"][key], 2) if key in runs[0]["test"] else "" for key in keys]
+    counts, changed = runs[0]["counts"], "all"
+    if counts["active"]:
+        changed = " / ".join(f"{100 * counts['active'] / counts[f'{of}_weights']:.2f} %"
+                             for of in ("reachable", "adapted", "all"))  # fmt: skip
+    seconds, peak = statistics.median(r["seconds"] for r in runs), max(r["peak_bytes"] for r in runs) / 1e6
+    return [", ".join(dict.fromkeys(f"{r['lr']:g}" for r in runs)), *errors, changed, f"{seconds:.0f}", f"{peak:.0f}",
+            mean(lambda r: r["retention_forces_mae_mev_a"])]  # fmt: skip
+
+
 def mean_and_spread(value: list[float], digits: int) -> str:
     mean, spread = value
     return f"{mean:,.{digits}f}" + (f" (spread {spread:,.{digits}f})" if spread else "")
@@ -134,6 +174,7 @@ TABLES = {
     "scaling": scaling_table,
     "operators": operator_table,
     "step": step_table,
+    "sevennet": sevennet_table,
     "ethanol": lambda: accuracy_table("accuracy_ethanol"),
     "ethanol_short": lambda: accuracy_table("accuracy_ethanol", ("full", "sparse 3 %", "sparse 1 %", "L", "H")),
     "3bpa": lambda: accuracy_table("accuracy_3bpa"),

@@ -1,0 +1,46 @@
+"""Which package a model belongs to, and what is said when it is missing; no backbone's package is needed."""
+
+import sys
+
+import pytest
+import torch
+
+from pathtune import load
+from pathtune.backbones._packages import import_mace, import_sevenn
+from pathtune.loading import _is_sevennet
+
+
+@pytest.mark.parametrize(("package", "load_it", "words"), [
+    ("sevenn", import_sevenn, r'need sevenn: pip install "pathtune\[sevenn\]", in an environment without mace-torch'),
+    ("mace", import_mace, r'need mace-torch: pip install "pathtune\[mace\]", in an environment without sevenn'),
+])  # fmt: skip
+def test_a_missing_package_says_what_to_install(package, load_it, words, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=words):
+        load_it()
+
+
+def test_a_file_is_told_apart_without_being_loaded(tmp_path, monkeypatch):
+    files = {name: tmp_path / name for name in ("checkpoint.pth", "module.model", "text.pth")}
+    torch.save({"config": {}, "model_state_dict": {"x": torch.zeros(3)}}, files["checkpoint.pth"])
+    torch.save(torch.nn.Linear(2, 2), files["module.model"])
+    files["text.pth"].write_text("model_state_dict")
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("was loaded"))
+    assert {name: _is_sevennet(file) for name, file in files.items()} == {
+        "checkpoint.pth": True, "module.model": False, "text.pth": False,
+    }  # fmt: skip
+    assert _is_sevennet("sevennet:7net-0")
+    assert not _is_sevennet("medium-0b3")
+    assert not _is_sevennet(torch.nn.Linear(2, 2))
+
+
+def test_a_sevennet_of_an_unsupported_version_says_which(monkeypatch):
+    try:
+        sevenn = import_sevenn()
+    except ImportError:
+        pytest.skip("needs the package sevenn")
+    monkeypatch.setattr(sevenn, "__version__", "0.12.1")
+    with pytest.raises(ImportError, match=r"need sevenn 0\.13, but 0\.12\.1 is installed"):
+        load("sevennet:7net-0")
