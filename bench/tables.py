@@ -178,6 +178,7 @@ TABLES = {
     "ethanol": lambda: accuracy_table("accuracy_ethanol"),
     "ethanol_short": lambda: accuracy_table("accuracy_ethanol", ("full", "sparse 3 %", "sparse 1 %", "L", "H")),
     "3bpa": lambda: accuracy_table("accuracy_3bpa"),
+    "ethanol_sevennet": lambda: accuracy_table("accuracy_ethanol_sevennet"),
     "ge": lambda: accuracy_table("accuracy_ge"),
 }
 

@@ -75,10 +75,10 @@ def _print(result: dict[str, Any], out: str) -> None:
     Console(width=80).print(table, highlight=False)
     rows = {row["arm"]: row["forces_mae_mev_a"] for row in result["rows"]}
     counts = result["shares"][0]["counts"]
-    rates = {arm: ", ".join(f"{lr:g}" for lr in rates) for arm, rates in result["learning_rates"].items()}
+    rates = ", ".join(f"{lr:g}" for lr in result["learning_rates"])
     text = (
         f"%: of the {counts['reachable_weights']:,d} weights that the sparse arm could change. Learning rates: the "
-        f"best of {rates['full']} (full) and {rates['sparse']} (sparse) by validation loss. Energies are far off "
+        f"best of {rates} for both trained arms, by validation loss. Energies are far off "
         "before the E0 refit because the pretraining level, GFN2-xTB, has no core electrons. "
         f"Sparse: {rows['sparse'] / rows['full fine-tuning']:.2f} x the force error of full fine-tuning, "
         f"{rows['sparse'] / rows['zero-shot']:.2f} x that of zero-shot."

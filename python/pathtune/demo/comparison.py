@@ -31,9 +31,9 @@ from pathtune.sparse_delta import SparseDelta
 from pathtune.training_run import ModelOptions, RunOptions, adapt, run_arm
 
 SPLITS = ("train", "valid", "test")
-LEARNING_RATES = {"full": (1e-3, 3e-3, 1e-2), "sparse": (0.03, 0.06, 0.12)}  # three each, about its optimum
-ACTIVE_SHARE = 0.03
-OTHER_SHARES = (0.003, 0.01, 0.1)  # at the sparse arm's learning rate, for the plot
+LEARNING_RATES = (0.003, 0.01, 0.06)  # of both trained arms: the first is about best for full, the last for sparse
+ACTIVE_SHARE = 0.05
+OTHER_SHARES = (0.003, 0.01, 0.15)  # at the sparse arm's learning rate, for the plot
 BATCH_SIZE = 5
 ERRORS = ("energy_mae_mev_atom", "forces_mae_mev_a")
 
@@ -42,7 +42,7 @@ ERRORS = ("energy_mae_mev_atom", "forces_mae_mev_a")
 class DemoOptions:
     """What `pathtune demo` does."""
 
-    epochs: int = option(100, "passes over the training data, the same for every run")
+    epochs: int = option(60, "passes over the training data, the same for every run")
     seed: int = option(0, "of the order of structures and the initial delta")
     max_frames: int | None = option(None, "only the first so many structures of each set")
 
@@ -107,8 +107,8 @@ def run_demo(folder: pathlib.Path, options: DemoOptions, progress: SeriesProgres
     progress = progress or SeriesProgress(options.epochs, quiet=True)
     world = _world(options, progress)
     with progress:
-        trials = [Trial("full", lr) for lr in LEARNING_RATES["full"]]
-        trials += [Trial("sparse", lr, ACTIVE_SHARE) for lr in LEARNING_RATES["sparse"]]
+        trials = [Trial("full", lr) for lr in LEARNING_RATES]
+        trials += [Trial("sparse", lr, ACTIVE_SHARE) for lr in LEARNING_RATES]
         progress.n_fits = len(trials) + len(OTHER_SHARES)
         runs = [_run(trial, world, folder) for trial in trials]
         full, sparse = (min((r for r in runs if r["arm"] == arm), key=_validation) for arm in ("full", "sparse"))
