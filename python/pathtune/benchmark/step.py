@@ -18,6 +18,7 @@ from pathtune.batch import Batch, collate
 from pathtune.benchmark import cases
 from pathtune.benchmark.floor import floor_flops, gemm_rate
 from pathtune.data import elements_of
+from pathtune.layers import select_layers
 from pathtune.loading import load
 from pathtune.losses import loss
 from pathtune.model import Potential, sparsify, unfreeze
@@ -36,7 +37,7 @@ def make_model(
     species = [base.atomic_numbers.index(z) for z in elements]
     generator = torch.Generator().manual_seed(seed)
     candidates = {}
-    for layer in base.backbone.layers:
+    for layer in select_layers(base.backbone.layers):
         reachable = layer.reachable(species)
         n = max(1, round(active_share * reachable.numel()))
         candidates[layer.name] = reachable[torch.randperm(reachable.numel(), generator=generator)[:n]].sort().values
