@@ -69,7 +69,7 @@ def plot_accuracy() -> None:
 def plot_demo_curves() -> None:
     result = json.loads((RESULTS / "demo.json").read_text())
     figure, axes = plt.subplots(figsize=(5, 3.2))
-    shades = {(arm, lr): s for arm, lrs in result["learning_rates"].items() for lr, s in zip(lrs, (0.3, 0.6, 1.0))}
+    shades = {(arm, lr): s for arm in ("full", "sparse") for lr, s in zip(result["learning_rates"], (0.3, 0.6, 1.0))}
     for run in result["curves"]:
         if run["arm"] == "full" or run["target_share"] == result["share"]:
             colour = COLOURS["pathtune full" if run["arm"] == "full" else "pathtune sparse"]
