@@ -33,7 +33,7 @@ SETS = {
     "h2o": ("lam/h2o_pbe0ts", 12, 4, 10, 5, 1),
 }
 ARMS = {"full": None, "sparse 3 %": {"active_share": 0.03}, "sparse 1 %": {"active_share": 0.01}}
-LRS = (0.01, 0.002, 0.05)
+LRS = (0.01, 0.003, 0.06)
 N_RETENTION = 200
 METRICS = ("energy_mae_mev_atom", "forces_mae_mev_a", "stress_mae_gpa")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 import time
@@ -14,7 +15,7 @@ import schedulefree
 import torch
 
 from pathtune.atomic_energies import E0Fit, refit_e0
-from pathtune.batch import Batch, collate
+from pathtune.batch import Batch
 from pathtune.data import LabelKeys, Structure, check_elements, read_structures
 from pathtune.delta import DeltaParameter
 from pathtune.errors import InputError
@@ -27,7 +28,7 @@ from pathtune.progress import Progress
 from pathtune.run_folder import RunFolder
 from pathtune.scoring import MOST_FRAMES, choose_candidates, gradients
 
-# Good on every system of docs/results.md; a zero delta on few weights takes, and wants, the largest.
+# Within the ranges that docs/results.md tried; a zero delta on few weights takes, and wants, the largest.
 LEARNING_RATES = {"identity": 0.05, "paper": 0.01, "full": 0.003}
 
 
@@ -37,8 +38,9 @@ class FitConfig:
 
     epochs: int = option(100, "passes over the training data")
     batch_size: int = option(8, "structures in a step")
-    lr: float | None = option(None, "learning rate (by default that of the arm: 0.05 from an identity start, 0.01 from "
-                                    "a paper start, 0.003 for full and readout)")  # fmt: skip
+    lr: float | None = option(None, "learning rate (by default that of the arm: {identity} from an identity start, "
+                                    "{paper} from a paper start, {full} for full and readout)"
+                                    .format(**LEARNING_RATES))  # fmt: skip
     loss: str = option("huber", "shape of the loss", choices=("huber", "weighted"))
     energy_weight: float = option(1.0, "weight of the energy per atom")
     forces_weight: float = option(100.0, "weight of the forces")
@@ -56,6 +58,11 @@ class FitConfig:
         check_positive(self, "epochs", "batch_size", "huber_delta", "clip", "checkpoint_minutes")
         if self.lr is not None:
             check_positive(self, "lr")
+
+    def loss_of(self, prediction: Prediction, batch: Batch) -> torch.Tensor:
+        """The loss with these weights."""
+        return loss(prediction, batch, self.loss, self.energy_weight, self.forces_weight, self.stress_weight,
+                    self.huber_delta)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -140,7 +147,7 @@ class _Run:
         self.narrowing: Narrowing | None = None
         if model.arm == "sparse":
             self.narrowing = Narrowing(model, self.optimizer, config.epochs * self.steps_per_epoch)
-        self.valid_batches = [self._collate(valid[i : i + size]) for i in range(0, len(valid), size)]
+        self.valid_batches = [self.model.collate(valid[i : i + size]) for i in range(0, len(valid), size)]
         self.saved_at = time.monotonic()
 
     def run(self) -> History:
@@ -160,8 +167,8 @@ class _Run:
         if self.narrowing is None or delta is None or delta.is_paper or delta.score == "random":
             return
         if delta.first_share < 1:
-            frames = [self._collate([s]) for s in self.train[:MOST_FRAMES]]
-            choose_candidates(self.model, frames, self._loss)
+            frames = (self.model.collate([s]) for s in self.train[:MOST_FRAMES])
+            choose_candidates(self.model, frames, self.config.loss_of)
             self.best = self._snapshot()
 
     def _snapshot(self) -> dict[str, list[torch.Tensor]]:
@@ -179,13 +186,6 @@ class _Run:
             for parameter, value in zip(self.parameters, snapshot["parameters"]):
                 parameter.copy_(value)
 
-    def _collate(self, structures: Sequence[Structure]) -> Batch:
-        return collate(structures, self.model.atomic_numbers, self.model.backbone.r_max, self.model.backbone.dtype)
-
-    def _loss(self, prediction: Prediction, batch: Batch) -> torch.Tensor:
-        c = self.config
-        return loss(prediction, batch, c.loss, c.energy_weight, c.forces_weight, c.stress_weight, c.huber_delta)
-
     def _train_epoch(self) -> None:
         # The order follows from seed and epoch alone: a resumed run needs no random state.
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.epoch)
@@ -193,11 +193,11 @@ class _Run:
         chunks = [order[i : i + self.config.batch_size] for i in range(0, len(order), self.config.batch_size)]
         for chunk in chunks[self.step :]:
             began = time.monotonic()
-            value = self._train_step(self._collate([self.train[i] for i in chunk]))
+            value = self._train_step(self.model.collate([self.train[i] for i in chunk]))
             self.loss_sum += value * len(chunk)
             self.step += 1
             if self.narrowing:
-                self.narrowing.after_step(self._steps_done, lambda: self._dense_gradient(chunk))  # noqa: B023
+                self.narrowing.after_step(self._steps_done, functools.partial(self._dense_gradients, chunk))
             self.seconds += time.monotonic() - began
             self.progress.step(self.epoch, self.step, len(chunks), value)
             if time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes:
@@ -207,12 +207,12 @@ class _Run:
     def _steps_done(self) -> int:
         return self.epoch * self.steps_per_epoch + self.step
 
-    def _dense_gradient(self, chunk: list[int]) -> list[torch.Tensor]:
-        return gradients(self.model, self._collate([self.train[i] for i in chunk]), self._loss)
+    def _dense_gradients(self, chunk: list[int]) -> list[torch.Tensor]:
+        return gradients(self.model, self.model.collate([self.train[i] for i in chunk]), self.config.loss_of)
 
     def _train_step(self, batch: Batch) -> float:
         prediction = self.model(batch, needs_stress=bool(batch.has_stress.any()), training=True)
-        value = self._loss(prediction, batch)
+        value = self.config.loss_of(prediction, batch)
         if not torch.isfinite(value):
             raise InputError(
                 f"fit: the loss is {value.item()} in epoch {self.epoch + 1}, step {self.step + 1}, "
@@ -231,7 +231,7 @@ class _Run:
         # Only an epoch with the asked share may be the best.
         is_eligible = self.narrowing is None or self.narrowing.is_reached(self._steps_done)
         with self._at_average():
-            valid_loss = mean_loss(self.model, self.valid_batches, self._loss)
+            valid_loss = mean_loss(self.model, self.valid_batches, self.config.loss_of)
             counts = self.model.counts()
             if is_eligible and valid_loss < self.best_loss:
                 self.best_loss, self.best_epoch = valid_loss, self.epoch + 1

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from pathtune.batch import collate
 from pathtune.data import ISOLATED_ATOM, Structure, composition, elements_of
 from pathtune.errors import InputError
 from pathtune.model import Potential
@@ -87,9 +86,7 @@ def predicted_energies(model: Potential, structures: Sequence[Structure], batch_
     """Total energies [n_structures], eV, float64."""
     parts = []
     for start in range(0, len(structures), batch_size):
-        chunk = structures[start : start + batch_size]
-        batch = collate(chunk, model.atomic_numbers, model.backbone.r_max, model.backbone.dtype)
-        parts.append(model(batch).energy.detach())
+        parts.append(model(model.collate(structures[start : start + batch_size])).energy.detach())
     return torch.cat(parts).numpy() if parts else np.zeros(0)
 
 

@@ -7,7 +7,6 @@ from typing import ClassVar
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from pathtune.batch import collate
 from pathtune.data import check_elements, from_atoms
 from pathtune.model import Potential
 
@@ -39,9 +38,7 @@ class PathtuneCalculator(Calculator):
         super().calculate(atoms, list(properties), list(system_changes))
         structure = from_atoms(self.atoms, where="atoms")  # type: ignore
         check_elements([structure], self._model.atomic_numbers)
-        backbone = self._model.backbone
-        batch = collate([structure], self._model.atomic_numbers, backbone.r_max, backbone.dtype)
-        prediction = self._model(batch, needs_stress=structure.has_volume)
+        prediction = self._model(self._model.collate([structure]), needs_stress=structure.has_volume)
         self.results = {
             "energy": float(prediction.energy.detach()),
             "free_energy": float(prediction.energy.detach()),

@@ -17,9 +17,10 @@ from pathtune.layers import Layer
 from pathtune.ops import DeltaTarget, SparseWeights, group_candidates, sparse_weights
 from pathtune.sparse_delta import SparseDelta
 
-# Cost model of a layer's weight gradient, for bench/bench_sampled_gradient.py to confirm: a dense product costs 1, a
-# sampled one 0.1 (to transpose the operands) + 1.4 times the share of the touchable entries that are active. The two
-# are equal near 0.65 for thousands of rows and 0.43 for 64, where calls cost as much as products.
+# Cost model of a layer's weight gradient (bench/bench_sampled_gradient.py and its JSON in bench/results): a dense
+# product costs 1, a sampled one about 0.1 (to transpose the operands) + 1.3 times the share of the touchable entries
+# that are active. Both cost the same at a share of one half or more from hundreds of rows on, and at a third to 0.4 for
+# 64 rows, where calls cost as much as products.
 CROSSOVER = 0.4
 
 

@@ -12,7 +12,6 @@ import torch
 from ase.data import chemical_symbols
 from ase.units import GPa
 
-from pathtune.batch import collate
 from pathtune.data import LabelKeys, Structure, check_elements, read_structures
 from pathtune.model import Potential
 
@@ -48,8 +47,7 @@ def evaluate(
 def _errors(model: Potential, structures: Sequence[Structure]) -> list[dict[str, np.ndarray]]:
     """Per structure the errors that its labels allow, in eV/atom, eV/A and eV/A^3."""
     needs_stress = any(s.stress is not None for s in structures)
-    batch = collate(structures, model.atomic_numbers, model.backbone.r_max, model.backbone.dtype)
-    prediction = model(batch, needs_stress=needs_stress)
+    prediction = model(model.collate(structures), needs_stress=needs_stress)
     energy = prediction.energy.detach().numpy()
     forces = np.split(prediction.forces.detach().double().numpy(), np.cumsum([len(s) for s in structures])[:-1])
     stress = None if prediction.stress is None else prediction.stress.detach().double().numpy()

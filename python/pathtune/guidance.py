@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pathtune._fit import FitConfig, fit
-from pathtune.batch import collate
 from pathtune.data import Structure, elements_of
 from pathtune.errors import InputError
-from pathtune.losses import loss
+from pathtune.evaluation import mean_loss
 from pathtune.model import Potential, sparsify
+from pathtune.plots import BLUE, ORANGE, draw_share_axis, new_figure, save_png
 from pathtune.run_folder import write_text
 from pathtune.sparse_delta import SparseDelta
 
@@ -79,7 +79,8 @@ def choose_share(
                 continue
             raise
         fit(model, train, valid, config)
-        points.append(SweepPoint(share, model.counts()["active"], validation_losses(model, valid, config)))
+        losses = [mean_loss(model, [model.collate([s])], config.loss_of) for s in valid]
+        points.append(SweepPoint(share, model.counts()["active"], losses))
         if report:
             report(f"share {100 * share:5.2f} %  {points[-1].active:8,d} weights  validation {points[-1].mean:.4g}")
         if file is not None:
@@ -88,17 +89,6 @@ def choose_share(
         tried = ", ".join(map(str, shares))
         raise InputError(f"shares are {tried}: each is less than one weight, expected larger ones")
     return one_standard_error(sorted(points, key=lambda p: p.share), epochs)
-
-
-def validation_losses(model: Potential, valid: Sequence[Structure], config: FitConfig) -> list[float]:
-    """Loss of each structure by itself, as in training."""
-    c, values = config, []
-    for structure in valid:
-        batch = collate([structure], model.atomic_numbers, model.backbone.r_max, model.backbone.dtype)
-        prediction = model(batch, needs_stress=bool(batch.has_stress.any()))
-        value = loss(prediction, batch, c.loss, c.energy_weight, c.forces_weight, c.stress_weight, c.huber_delta)
-        values.append(float(value.detach()))
-    return values
 
 
 def one_standard_error(points: Sequence[SweepPoint], epochs: int = 0) -> ShareChoice:
@@ -127,26 +117,16 @@ def one_standard_error(points: Sequence[SweepPoint], epochs: int = 0) -> ShareCh
 
 def draw_sweep(choice: ShareChoice, file: str | pathlib.Path) -> None:
     """A PNG of the validation loss against the active share, with the choice marked."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from pathtune.run_folder import write_atomically
-
-    figure = Figure(figsize=(4.5, 3.2), layout="constrained")
+    figure = new_figure(4.5, 3.2)
     axes = figure.subplots()
-    shares = [100 * p.share for p in choice.points]
+    shares = [p.share for p in choice.points]
     errors = [statistics.stdev(p.losses) / math.sqrt(len(p.losses)) for p in choice.points]
-    axes.errorbar(shares, [p.mean for p in choice.points], errors, fmt="o-", color="#4c8bb8", capsize=3)
-    axes.axvline(100 * choice.share, color="#d1603d", ls="--", label=f"chosen: {_percent(choice.share)}")
-    axes.set_xscale("log")
-    axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
-    axes.minorticks_off()
-    axes.set_xlabel("weights changed, % of the reachable adapted ones")
+    axes.errorbar([100 * s for s in shares], [p.mean for p in choice.points], errors, fmt="o-", color=BLUE, capsize=3)
+    axes.axvline(100 * choice.share, color=ORANGE, ls="--", label=f"chosen: {_percent(choice.share)}")
+    draw_share_axis(axes, shares)
     axes.set_ylabel(f"validation loss after {choice.epochs} epochs")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    canvas = FigureCanvasAgg(figure)
-    write_atomically(pathlib.Path(file), lambda stream: canvas.print_png(stream, metadata={"Software": None}))
+    save_png(figure, file)
 
 
 def _percent(share: float) -> str:

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import torch
 
-from pathtune.batch import Batch
+from pathtune.batch import Batch, collate
+from pathtune.data import Structure
 from pathtune.delta import DeltaParameter, FixedDelta, effective_weights
 from pathtune.errors import InputError
 from pathtune.layers import Layer, PathRow, select_layers
@@ -120,6 +121,10 @@ class Potential(torch.nn.Module):
         energy, forces, stress = self.backbone.predict(weights, batch, self.head, needs_stress, training)
         return Prediction(energy, self.e0_energy(batch), forces, stress)
 
+    def collate(self, structures: Sequence[Structure]) -> Batch:
+        """Structures as this model takes them: its species, cutoff and precision."""
+        return collate(structures, self.atomic_numbers, self.backbone.r_max, self.backbone.dtype)
+
     def reachable(self, layer: Layer) -> torch.Tensor:
         """Ascending flat indices of the layer's weights that the training data's elements can change."""
         return layer.reachable([self.atomic_numbers.index(z) for z in self.elements or self.atomic_numbers])
@@ -171,15 +176,10 @@ def sparsify(
     model.arm, model.config, model.elements = "sparse", config, elements
     layers = select_layers(base.backbone.layers, config.targets, config.scope)
     reachable = {layer.name: layer.reachable(species) for layer in layers}
-    n_reachable = sum(r.numel() for r in reachable.values())
-    if candidates is not None:
+    if candidates is None:
+        chosen = _first_candidates(reachable, config, seed)
+    else:
         chosen = _fixed_candidates(layers, candidates)
-    elif config.first_share < 1 and config.score == "random":
-        chosen = random_part(reachable, _count(config.first_share, n_reachable), seed)
-    else:  # all, until `fit` has scored them
-        chosen = reachable
-    if candidates is None and config.final_share is not None:
-        _count(config.final_share, n_reachable)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for layer in layers:
@@ -197,17 +197,21 @@ def random_part(reachable: Mapping[str, torch.Tensor], n: int, seed: int) -> dic
     """`n` of all the entries, drawn evenly: ascending indices by layer name."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [r.numel() for r in reachable.values()]
-    drawn = torch.randperm(sum(sizes), generator=generator)[:n].sort().values
     is_drawn = torch.zeros(sum(sizes), dtype=torch.bool)
-    is_drawn[drawn] = True
+    is_drawn[torch.randperm(sum(sizes), generator=generator)[:n]] = True
     return {name: r[mask] for (name, r), mask in zip(reachable.items(), is_drawn.split(sizes))}
 
 
-def _count(share: float, n_reachable: int) -> int:
-    n = round(share * n_reachable)
-    if n < 1:
-        raise InputError(f"active_share is {share}, which is less than one of {n_reachable} reachable weights")
-    return n
+def _first_candidates(
+    reachable: Mapping[str, torch.Tensor], config: SparseDelta, seed: int
+) -> Mapping[str, torch.Tensor]:
+    """A random part of the reachable weights, or all of them: for good, or until `fit` has scored them."""
+    n, share = sum(r.numel() for r in reachable.values()), config.final_share
+    if share is not None and round(share * n) < 1:
+        raise InputError(f"active_share is {share}, which is less than one of {n} reachable weights")
+    if config.first_share == 1 or config.score != "random":
+        return reachable
+    return random_part(reachable, round(config.first_share * n), seed)
 
 
 def _fixed_candidates(

@@ -10,7 +10,7 @@ with the largest gradients at the start are no better than drawn ones, since man
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -51,7 +51,7 @@ def score_layers(model: Potential, batches: Iterable[Batch], loss: Loss, score: 
     return [s * _path_scale(model, d) for s, d in zip(sums, model.adapted())]  # type: ignore
 
 
-def choose_candidates(model: Potential, batches: Sequence[Batch], loss: Loss) -> None:
+def choose_candidates(model: Potential, batches: Iterable[Batch], loss: Loss) -> None:
     """Give the model's zero deltas their first candidates, those of the highest scores."""
     config = model.config
     assert config is not None

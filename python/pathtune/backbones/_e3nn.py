@@ -9,7 +9,7 @@ from e3nn import o3
 
 from pathtune._paths import EdgeConvTable, SpeciesLinearTable, blocks, edge_conv_table, species_linear_table
 from pathtune.layers import Layer, Path
-from pathtune.ops import SparseWeights, sparse_path_linear
+from pathtune.ops import SparseWeights, SpeciesGroups, sparse_path_linear, sparse_species_linear, species_linear
 
 
 def layer_of(name: str, module: Any, species_input: bool = False) -> Layer | None:
@@ -90,6 +90,14 @@ class PathLinear:
                 total = x.new_zeros(x.shape[0] * n_components, mul_out)
             outputs.append(total.reshape(x.shape[0], n_components * mul_out))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+def apply_species_linear(
+    x: torch.Tensor, weights: torch.Tensor | SparseWeights, groups: SpeciesGroups, table: Any
+) -> torch.Tensor:
+    """A species linear [n_nodes, dim_out] of x [n_nodes, dim_in], with dense or sparse weights."""
+    operator = sparse_species_linear if isinstance(weights, SparseWeights) else species_linear
+    return operator(x, weights, groups, table)  # type: ignore
 
 
 def skip_table(module: Any, n_species: int) -> SpeciesLinearTable:

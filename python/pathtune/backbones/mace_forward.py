@@ -15,7 +15,7 @@ from e3nn import o3
 
 from pathtune._monomials import ContractionTable, contraction_coefficients, contraction_table
 from pathtune._paths import EdgeConvTable, SpeciesLinearTable
-from pathtune.backbones._e3nn import PathLinear, conv_table, skip_table
+from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
 from pathtune.backbones._geometry import Edges, differentiate, harmonics_parity, on_edges
 from pathtune.batch import Batch
 from pathtune.ops import (
@@ -23,8 +23,6 @@ from pathtune.ops import (
     SpeciesGroups,
     edge_conv,
     group_by_species,
-    sparse_species_linear,
-    species_linear,
     symmetric_contraction,
 )
 
@@ -160,14 +158,14 @@ class _Layer:
         def weight(name: str):
             return parameters[f"{self.name}.{name}.weight"]
 
-        skip = _species_linear(x, weight("skip_tp"), groups, self.species_linear) if self.is_residual else None
+        skip = apply_species_linear(x, weight("skip_tp"), groups, self.species_linear) if self.is_residual else None
         x = self.linear_up(x, weight("linear_up"))
         w = self._radial(parameters, radial)
         w = w if cutoff is None else w * cutoff
         message = self.linear(edge_conv(x, y, w, edges.graph, self.conv), weight("linear"))
         message = message / self._normalisation(radial, cutoff, edges, x)
         if not self.is_residual:
-            message = _species_linear(message, weight("skip_tp"), groups, self.species_linear)
+            message = apply_species_linear(message, weight("skip_tp"), groups, self.species_linear)
         n_nodes, n_ell = message.shape[0], self.contraction.n_ell
         a = message.reshape(n_nodes, n_ell, message.shape[1] // n_ell)
         coefficients = self._coefficients(parameters, groups)
@@ -206,11 +204,6 @@ class _Layer:
         density = density if cutoff is None else density * cutoff
         total = x.new_zeros(x.shape[0], 1).index_add(0, edges.graph.receiver, density[edges.row])
         return total + 1
-
-
-def _species_linear(x: torch.Tensor, weights: torch.Tensor | SparseWeights, groups: SpeciesGroups, table):
-    operator = sparse_species_linear if isinstance(weights, SparseWeights) else species_linear
-    return operator(x, weights, groups, table)  # type: ignore
 
 
 class _Readout:

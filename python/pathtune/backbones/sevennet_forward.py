@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pathtune._paths import blocks, layout_permutation
-from pathtune.backbones._e3nn import PathLinear, conv_table, skip_table
+from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
 from pathtune.backbones._geometry import Edges, differentiate, harmonics_parity, on_edges
 from pathtune.batch import Batch
 from pathtune.ops import (
@@ -22,8 +22,6 @@ from pathtune.ops import (
     SpeciesGroups,
     edge_conv,
     group_by_species,
-    sparse_species_linear,
-    species_linear,
 )
 
 INTROS = {"SelfConnectionLinearIntro": "linear", "SelfConnectionIntro": "fc_tensor_product"}
@@ -127,8 +125,7 @@ class _Layer:
         if self.skip is not None:
             skip = self.skip(x, weight)
         else:
-            operator = sparse_species_linear if isinstance(weight, SparseWeights) else species_linear
-            skip = operator(x, weight, groups, self.species_linear)  # type: ignore
+            skip = apply_species_linear(x, weight, groups, self.species_linear)
         message = edge_conv(self.first(x, parameters), y, self.radial(radial), edges.graph, self.conv)
         return self.gate(self.second(message, parameters) + skip)
 

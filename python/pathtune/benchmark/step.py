@@ -14,7 +14,7 @@ from typing import Any
 import schedulefree
 import torch
 
-from pathtune.batch import Batch, collate
+from pathtune.batch import Batch
 from pathtune.benchmark import cases
 from pathtune.benchmark.floor import floor_flops, gemm_rate
 from pathtune.data import elements_of
@@ -46,8 +46,7 @@ def make_model(
 
 def make_batch(model: Potential, name: str, n_atoms: int) -> Batch:
     """The case's structures with random labels."""
-    structures = cases.structures(name, n_atoms)
-    batch = collate(structures, model.atomic_numbers, model.backbone.r_max, model.backbone.dtype)
+    batch = model.collate(cases.structures(name, n_atoms))
     generator = torch.Generator().manual_seed(1)
     batch.forces = torch.randn(batch.forces.shape, generator=generator, dtype=batch.forces.dtype)
     batch.has_forces[:] = True

@@ -17,7 +17,6 @@ from pathtune import __version__
 from pathtune._fit import FitConfig
 from pathtune.adapter import load_adapter
 from pathtune.atomic_energies import E0Fit, refit_e0
-from pathtune.batch import collate
 from pathtune.data import LabelKeys, Structure, demo_file, read_structures
 from pathtune.demo.figure import draw
 from pathtune.errors import InputError
@@ -216,9 +215,7 @@ def _parity(world: World, run: RunFolder) -> dict[str, Any]:
 
 
 def _forces(model: Potential, structures: Sequence[Structure]) -> torch.Tensor:
-    r_max, dtype = model.backbone.r_max, model.backbone.dtype
-    chunks = (structures[i : i + 16] for i in range(0, len(structures), 16))
-    batches = (collate(chunk, model.atomic_numbers, r_max, dtype) for chunk in chunks)
+    batches = (model.collate(structures[i : i + 16]) for i in range(0, len(structures), 16))
     return torch.cat([model(batch).forces.detach().double().flatten() for batch in batches])
 
 

@@ -5,25 +5,17 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from pathtune.run_folder import write_atomically
-
-GREY, BLUE, ORANGE = "#9a9a9a", "#4c8bb8", "#d1603d"
+from pathtune.plots import BLUE, GREY, ORANGE, draw_share_axis, new_figure, save_png
 
 
 def draw(file: pathlib.Path, result: dict[str, Any], parity: dict[str, Any]) -> None:
     """Write the PNG. `parity`: force components [n], eV/A, of reference, zero-shot and sparse."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = new_figure(9, 4)
     left, right = figure.subplots(1, 2)
     rows = {row["arm"]: row for row in result["rows"]}
     _draw_parity(left, rows, parity)
     _draw_shares(right, rows, result)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    canvas = FigureCanvasAgg(figure)
-    write_atomically(file, lambda stream: canvas.print_png(stream, metadata={"Software": None}))
+    save_png(figure, file)
 
 
 def _draw_parity(axes: Any, rows: dict[str, Any], parity: dict[str, Any]) -> None:
@@ -52,14 +44,11 @@ def _draw_shares(axes: Any, rows: dict[str, Any], result: dict[str, Any]) -> Non
     for share, error in zip(shares, errors):
         place = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
         axes.annotate(f"{error:.0f}", (share, error), fontsize=8, **place)
-    axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(0.7 * min([*errors, rows["full fine-tuning"]["forces_mae_mev_a"]]), None)
-    axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
-    axes.minorticks_off()
+    draw_share_axis(axes, [run["active_share"] for run in result["shares"]])
     ticks = [t for t in (10, 20, 30, 50, 100, 200, 300, 500, 1000) if axes.get_ylim()[0] < t < axes.get_ylim()[1]]
     axes.set_yticks(ticks, [str(t) for t in ticks])
-    axes.set_xlabel("weights changed, % of the reachable adapted ones")
     axes.set_ylabel("force MAE on test, meV/Å")
     axes.set_title("error against active share", fontsize=10)
     axes.legend(fontsize=8, frameon=False, loc="center right", bbox_to_anchor=(1.0, 0.62))
