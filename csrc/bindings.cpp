@@ -33,8 +33,8 @@ SpeciesLinearShape species_linear_shape(py::handle sizes, int n_threads) {
 
 // mode: 0 forward (x, weights -> y), 1 grad_x (grad_y, weights -> grad_x), 2 grad_weights (x, grad_y -> ...)
 template <class T, int mode>
-void bind_species_linear(py::tuple sizes, int n_threads, uintptr_t order, uintptr_t ptr, uintptr_t present,
-                         uintptr_t paths, uintptr_t coefficients, uintptr_t a, uintptr_t b, uintptr_t out) {
+void bind_species_linear(py::tuple sizes, uintptr_t order, uintptr_t ptr, uintptr_t present, uintptr_t paths,
+                         uintptr_t coefficients, uintptr_t a, uintptr_t b, uintptr_t out, int n_threads) {
   const SpeciesLinearShape shape = species_linear_shape(sizes, n_threads);
   const SpeciesGroups groups{at<const int64_t>(order), at<const int64_t>(ptr), at<const int64_t>(present)};
   const auto* p = at<const SpeciesLinearPath>(paths);
@@ -57,7 +57,9 @@ void bind_species_linear(py::tuple sizes, int n_threads, uintptr_t order, uintpt
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
-  m.doc() = "CPU kernels of pathtune; called by pathtune.ops only";
+  m.doc() = "Kernels of pathtune; called by pathtune.ops only";
+  py::module_ cuda = m.def_submodule("cuda", "the CUDA kernels; empty where they were not built");
+  define_cuda(cuda);
   m.def("cuda_status", &cuda_status);
   m.def("keep_large_blocks", &keep_large_blocks);
   m.def("best_isa", [] { return int(best_isa()); });

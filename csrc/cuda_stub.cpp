@@ -1,6 +1,7 @@
-// Stands where the CUDA kernels will be, so that CPU-only and CUDA builds differ by this one file.
+// Stands where the CUDA kernels would be, so that CPU-only and CUDA builds differ by this one file.
 #include "cuda.hpp"
 
 namespace pathtune {
-std::string cuda_status() { return "built without CUDA"; }
+std::string cuda_status() { return "pathtune was built without CUDA"; }
+void define_cuda(pybind11::module_&) {}
 }  // namespace pathtune

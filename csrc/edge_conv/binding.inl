@@ -8,8 +8,8 @@ EdgeConvShape edge_conv_shape(py::tuple sizes, int n_threads) {
 // Tensors are addresses, 0 where absent. index: the seven of EdgeConvGraph, paths, coefficients.
 // order: 0 forward, 1 backward, 2 double backward.
 template <class T, int order>
-void bind_edge_conv(py::tuple sizes, int n_threads, py::tuple index, py::tuple inputs, py::tuple adjoints,
-                    py::tuple outputs) {
+void bind_edge_conv(py::tuple sizes, py::tuple index, py::tuple inputs, py::tuple adjoints, py::tuple outputs,
+                    int n_threads) {
   const EdgeConvShape shape = edge_conv_shape(sizes, n_threads);
   auto ints = [&](int i) { return at<const int64_t>(index[i].cast<uintptr_t>()); };
   const EdgeConvGraph graph{ints(0), ints(1), ints(2), ints(3), ints(4), ints(5), ints(6)};

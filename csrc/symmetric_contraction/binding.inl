@@ -19,8 +19,8 @@ ContractionArguments contraction_arguments(py::handle sizes, int n_threads, py::
 }
 
 template <class T>
-void bind_contraction(py::tuple sizes, int n_threads, py::tuple index, uintptr_t a, uintptr_t coefficients,
-                      uintptr_t out) {
+void bind_contraction(py::tuple sizes, py::tuple index, uintptr_t a, uintptr_t coefficients, uintptr_t out,
+                      int n_threads) {
   const auto [shape, groups, table] = contraction_arguments(sizes, n_threads, index);
   py::gil_scoped_release release;
   PATHTUNE_CALL(symmetric_contraction<T>, shape, groups, table, at<const T>(a), at<const T>(coefficients),
@@ -28,9 +28,9 @@ void bind_contraction(py::tuple sizes, int n_threads, py::tuple index, uintptr_t
 }
 
 template <class T>
-void bind_contraction_backward(py::tuple sizes, int n_threads, py::tuple index, uintptr_t grad_out,
-                               uintptr_t a, uintptr_t coefficients, uintptr_t grad_a,
-                               uintptr_t grad_coefficients) {
+void bind_contraction_backward(py::tuple sizes, py::tuple index, uintptr_t grad_out, uintptr_t a,
+                               uintptr_t coefficients, uintptr_t grad_a, uintptr_t grad_coefficients,
+                               int n_threads) {
   const auto [shape, groups, table] = contraction_arguments(sizes, n_threads, index);
   py::gil_scoped_release release;
   PATHTUNE_CALL(symmetric_contraction_backward<T>, shape, groups, table, at<const T>(grad_out),
@@ -38,10 +38,10 @@ void bind_contraction_backward(py::tuple sizes, int n_threads, py::tuple index, 
 }
 
 template <class T>
-void bind_contraction_double_backward(py::tuple sizes, int n_threads, py::tuple index, uintptr_t adjoint_a,
+void bind_contraction_double_backward(py::tuple sizes, py::tuple index, uintptr_t adjoint_a,
                                       uintptr_t adjoint_coefficients, uintptr_t grad_out, uintptr_t a,
                                       uintptr_t coefficients, uintptr_t grad_grad_out, uintptr_t grad_a,
-                                      uintptr_t grad_coefficients) {
+                                      uintptr_t grad_coefficients, int n_threads) {
   const auto [shape, groups, table] = contraction_arguments(sizes, n_threads, index);
   py::gil_scoped_release release;
   PATHTUNE_CALL(symmetric_contraction_double_backward<T>, shape, groups, table, at<const T>(adjoint_a),

@@ -82,16 +82,13 @@ class Model:
 @pytest.fixture
 def calls(monkeypatch):
     """How many layers each call of the kernel had."""
-    found, original = [], kernel_module._kernel
+    found, original = [], kernel_module.call_cpu
 
-    def spy(like):
-        def run(layers, terms, n_threads):
-            found.append([layer[13] - layer[12] for layer in layers])
-            original(like)(layers, terms, n_threads)
+    def spy(name, like, layers, terms):
+        found.append([layer[13] - layer[12] for layer in layers])
+        original(name, like, layers, terms)
 
-        return run
-
-    monkeypatch.setattr(kernel_module, "_kernel", spy)
+    monkeypatch.setattr(kernel_module, "call_cpu", spy)
     return found
 
 

@@ -17,7 +17,7 @@ class Operator:
     """
 
     def __init__(self, name: str, run: Callable[..., Any]):
-        self.registered = torch.library.custom_op(name, run, mutates_args=(), device_types="cpu")
+        self.registered = torch.library.custom_op(name, run, mutates_args=(), device_types=("cpu", "cuda"))
         self._name, self._run, self._apply = name, run, run
 
     def register_fake(self, fake: Callable[..., Any]) -> None:
@@ -45,7 +45,7 @@ class Operator:
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
-    """Decorator: registers a function on CPU tensors, annotated as torch.library.custom_op wants, as `name`."""
+    """Decorator: registers a function on tensors, annotated as torch.library.custom_op wants, as `name`."""
     return lambda run: Operator(name, run)
 
 

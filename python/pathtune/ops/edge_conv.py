@@ -10,10 +10,10 @@ import dataclasses
 
 import torch
 
-from pathtune import _core
 from pathtune._paths import EdgeConvTable
 from pathtune.ops._autograd import needed_gradients
-from pathtune.ops._check import KERNEL_DTYPES, check_same_kind, check_size
+from pathtune.ops._check import check_same_kind, check_size
+from pathtune.ops._kernels import call_cpu
 from pathtune.ops._operator import operator
 
 
@@ -114,9 +114,8 @@ def _call(name: str, index, inputs, adjoints, outputs) -> None:
     x, y, w, g = inputs
     out = outputs[0] if g is None else g
     n_paths = index[-2].shape[0]
-    getattr(_core, f"{name}_{KERNEL_DTYPES[x.dtype]}")(
-        (x.shape[0], y.shape[0], w.shape[0], x.shape[1], y.shape[1], out.shape[1], w.shape[1], n_paths),
-        torch.get_num_threads(),
+    call_cpu(
+        name, x, (x.shape[0], y.shape[0], w.shape[0], x.shape[1], y.shape[1], out.shape[1], w.shape[1], n_paths),
         *(tuple(0 if t is None else t.data_ptr() for t in group)
           for group in (index, inputs, adjoints, outputs)),
     )  # fmt: skip

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import torch
 
-from pathtune import _core
 from pathtune._paths import SpeciesLinearTable
-from pathtune.ops._check import KERNEL_DTYPES, check_same_kind, check_size
+from pathtune.ops._check import check_same_kind, check_size
+from pathtune.ops._kernels import call_cpu
 from pathtune.ops._operator import operator
 from pathtune.ops.species_linear import SpeciesGroups
 
@@ -144,15 +144,11 @@ def _sampled(
     x, g, out = x.contiguous(), g.contiguous(), x.new_empty(place.numel())
     layer = (*_record((blocks, runs, u_tiles, v_tiles, v_row, place)), paths.data_ptr(), coefficients.data_ptr(),
              sizes[1], sizes[2], 0, 1, 0, 0, 0, 0, out.data_ptr(), 0)  # fmt: skip
-    _kernel(x)([layer], [_term(x, g, order, ptr, present)], torch.get_num_threads())
+    call_cpu("sampled_gradient", x, [layer], [_term(x, g, order, ptr, present)])
     return out
 
 
 _sampled.register_fake(lambda x, g, *rest: x.new_empty(rest[-3].shape[0]))
-
-
-def _kernel(like: torch.Tensor):
-    return getattr(_core, f"sampled_gradient_{KERNEL_DTYPES[like.dtype]}")
 
 
 def _term(x: torch.Tensor, g: torch.Tensor, *groups: torch.Tensor) -> tuple[int, ...]:
@@ -243,7 +239,7 @@ def _run(
         first += n_terms
         outputs += out
     products = [_term(*terms[i : i + 5]) for i in range(0, len(terms), 5)]
-    _kernel(deltas[0])(layers, products, torch.get_num_threads())
+    call_cpu("sampled_gradient", deltas[0], layers, products)
     return outputs
 
 

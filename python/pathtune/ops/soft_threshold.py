@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pathtune import _core
-from pathtune.ops._check import KERNEL_DTYPES, check_same_kind, check_size
+from pathtune.ops._check import check_same_kind, check_size
+from pathtune.ops._kernels import call_cpu
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,10 @@ def _run(layers: list[tuple[torch.Tensor, ...]]) -> tuple[list[torch.Tensor], li
     deltas = [torch.empty_like(given[0], memory_format=torch.contiguous_format) for given in layers]
     records = [(delta.numel(), *[t.data_ptr() for t in given], delta.data_ptr())
                for given, delta in zip(layers, deltas)]  # fmt: skip
-    kernel = getattr(_core, f"soft_threshold_{KERNEL_DTYPES[deltas[0].dtype]}")
-    return deltas, kernel(records, torch.get_num_threads())
+    return deltas, call_cpu("soft_threshold", deltas[0], records)
 
 
-@torch.library.custom_op("pathtune::soft_threshold", mutates_args=("effective",), device_types="cpu")
+@torch.library.custom_op("pathtune::soft_threshold", mutates_args=("effective",), device_types=("cpu", "cuda"))
 def _soft_threshold(
     values: torch.Tensor, threshold: torch.Tensor, segment: torch.Tensor, indices: torch.Tensor,
     base: torch.Tensor, effective: torch.Tensor,

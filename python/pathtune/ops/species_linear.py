@@ -10,10 +10,10 @@ import dataclasses
 
 import torch
 
-from pathtune import _core
 from pathtune._paths import SpeciesLinearTable
 from pathtune.ops._autograd import needed_gradients
-from pathtune.ops._check import KERNEL_DTYPES, check_same_kind, check_size
+from pathtune.ops._check import check_same_kind, check_size
+from pathtune.ops._kernels import call_cpu
 from pathtune.ops._operator import operator
 
 
@@ -69,8 +69,8 @@ def _call(name: str, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, index,
     n_nodes, dim_in, dim_out, n_species, _ = sizes
     order, ptr, present, paths, coefficients = index
     a, b = a.contiguous(), b.contiguous()
-    getattr(_core, f"{name}_{KERNEL_DTYPES[out.dtype]}")(
-        (n_nodes, dim_in, dim_out, n_species, present.numel(), paths.shape[0]), torch.get_num_threads(),
+    call_cpu(
+        name, out, (n_nodes, dim_in, dim_out, n_species, present.numel(), paths.shape[0]),
         *(t.data_ptr() for t in (order, ptr, present, paths, coefficients, a, b, out)),
     )  # fmt: skip
     return out

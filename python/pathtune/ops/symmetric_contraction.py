@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from pathtune import _core
 from pathtune._monomials import ContractionTable
 from pathtune.ops._autograd import needed_gradients
-from pathtune.ops._check import KERNEL_DTYPES, check_same_kind, check_size
+from pathtune.ops._check import check_same_kind, check_size
+from pathtune.ops._kernels import call_cpu
 from pathtune.ops._operator import operator
 from pathtune.ops.species_linear import SpeciesGroups
 
@@ -49,8 +49,9 @@ def _call(name: str, a: torch.Tensor, index, sizes, inputs, outputs) -> None:
     """Run one kernel; None in `inputs` and empty tensors in `outputs` are absent."""
     inputs = [None if t is None else t.contiguous() for t in inputs]
     n_nodes, _, mul = a.shape
-    getattr(_core, f"symmetric_contraction{name}_{KERNEL_DTYPES[a.dtype]}")(
-        (n_nodes, mul, index[2].numel(), *sizes), torch.get_num_threads(), tuple(t.data_ptr() for t in index),
+    call_cpu(
+        f"symmetric_contraction{name}", a, (n_nodes, mul, index[2].numel(), *sizes),
+        tuple(t.data_ptr() for t in index),
         *(0 if t is None else t.data_ptr() for t in inputs),
         *(t.data_ptr() if t.numel() else 0 for t in outputs),
     )  # fmt: skip

@@ -1,0 +1,29 @@
+// Bindings of the CUDA kernels: part of _core in a CUDA build, and of the tests' emulation module elsewhere.
+// The names are those of the CPU kernels; the last argument is a stream instead of a number of threads.
+// Nothing here allocates, synchronises or reads device memory: what a launch has to know of the tables, it
+// gets from the host.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstdint>
+
+#include "cuda.hpp"
+
+namespace py = pybind11;
+using namespace pathtune;
+
+namespace {
+
+template <class P>
+P* at(uintptr_t address) {
+  return reinterpret_cast<P*>(address);
+}
+
+}  // namespace
+
+namespace pathtune {
+
+void define_cuda(py::module_& m) { m.attr("HAS_CUDA") = true; }
+
+}  // namespace pathtune

@@ -1,0 +1,84 @@
+"""Builds the emulated CUDA kernels: csrc's .cu files as C++, with the emulator in CUDA's place.
+
+    python tests/emulation/build.py [plain | asan | tsan]
+
+prints the module's file. An object is compiled again when what it was made from has changed.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+import sysconfig
+
+import pybind11
+
+ROOT = pathlib.Path(__file__).parents[2]
+HERE = pathlib.Path(__file__).parent
+FLAGS = ["-std=c++20", "-g1", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-unknown-pragmas",
+         "-Wno-unused-parameter", "-Wno-missing-field-initializers"]  # fmt: skip
+# optimisation and sanitizers of the kernels; what the scheduler, never sanitized itself, is told
+VARIANTS = {
+    "plain": (["-O2"], []),
+    "asan": (["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"], ["-DEMULATOR_ASAN"]),
+    "tsan": (["-O1", "-fsanitize=thread"], ["-DEMULATOR_TSAN"]),
+}
+
+
+def sources(csrc: pathlib.Path) -> list[pathlib.Path]:
+    """The translation units of the module."""
+    return [*sorted(csrc.rglob("*.cu")), csrc / "cuda_bindings.cpp", HERE / "module.cpp", HERE / "emulator.cpp"]
+
+
+def fingerprint(csrc: pathlib.Path) -> str:
+    """Of all headers: an object is made again when any of them changes."""
+    headers = [p for folder in (csrc, HERE) for suffix in ("*.hpp", "*.inl") for p in sorted(folder.rglob(suffix))]
+    digest = hashlib.sha256()
+    for header in headers:
+        digest.update(header.read_bytes())
+    return digest.hexdigest()
+
+
+def compile_one(source: pathlib.Path, csrc: pathlib.Path, variant: str, folder: pathlib.Path, headers: str,
+                defines: tuple[str, ...] = ()) -> pathlib.Path:  # fmt: skip
+    """An object file, named after what it was made from."""
+    sanitize, annotate = VARIANTS[variant]
+    own = ["-O2", *annotate] if source.name == "emulator.cpp" else [*sanitize, *annotate]
+    flags = [*FLAGS, *own, *defines, "-DPATHTUNE_EMULATED=emulated", "-DPATHTUNE_N_ISAS=1", f"-I{csrc}", f"-I{HERE}",
+             f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]  # fmt: skip
+    key = hashlib.sha256(source.read_bytes() + headers.encode() + " ".join(flags).encode()).hexdigest()[:16]
+    name = f"{source.parent.name}_{source.stem}_{variant}_{key}.o"
+    target = folder / name
+    if not target.exists():
+        partial = target.with_suffix(f".{os.getpid()}.tmp")
+        command = [os.environ.get("CXX", "g++"), *flags, "-x", "c++", "-c", str(source), "-o", str(partial)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+        partial.rename(target)
+    return target
+
+
+def build(variant: str = "plain", folder: pathlib.Path = ROOT / "build" / "emulation",
+          csrc: pathlib.Path = ROOT / "csrc", defines: tuple[str, ...] = ()) -> pathlib.Path:  # fmt: skip
+    """The module's file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    headers = fingerprint(csrc)
+    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        objects = list(pool.map(lambda s: compile_one(s, csrc, variant, folder, headers, defines), sources(csrc)))
+    key = hashlib.sha256("".join(o.name for o in objects).encode()).hexdigest()[:16]
+    module = folder / f"{variant}_{key}" / "emulated.so"
+    if not module.exists():
+        module.parent.mkdir(exist_ok=True)
+        command = [os.environ.get("CXX", "g++"), "-shared", *VARIANTS[variant][0], "-pthread", *map(str, objects),
+                   "-o", str(module)]  # fmt: skip
+        subprocess.run(command, check=True)
+    return module
+
+
+if __name__ == "__main__":
+    print(build(*sys.argv[1:2]))

@@ -1,0 +1,44 @@
+"""The emulated CUDA kernels, in the place of the CPU's."""
+
+import importlib.util
+import os
+import sys
+
+import pytest
+
+from pathtune.ops import _kernels
+
+sys.path.insert(0, os.path.dirname(__file__))
+from build import build
+
+ORDERS = {"forward": (0, 0), "reverse": (1, 0), "random1": (2, 1), "random2": (2, 2), "random3": (2, 3)}
+
+
+@pytest.fixture(scope="session")
+def emulated():
+    """The module of the emulated kernels; PATHTUNE_EMULATED names one that is built already (sanitized, say)."""
+    file = os.environ.get("PATHTUNE_EMULATED") or build()
+    spec = importlib.util.spec_from_file_location("emulated", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=list(ORDERS))
+def cuda_kernels(request, emulated, monkeypatch):
+    """Operators on CPU tensors call the emulated CUDA kernels, whose threads run in this order."""
+    emulated.reset()
+    emulated.set_order(*ORDERS[request.param])
+    monkeypatch.setattr(_kernels, "emulated", emulated)
+    yield emulated
+    assert emulated.errors() == 0, "the emulator reports misuse (stderr)"
+
+
+@pytest.fixture
+def forward_kernels(emulated, monkeypatch):
+    """As cuda_kernels, in one order: for what does not depend on it."""
+    emulated.reset()
+    emulated.set_order(0, 0)
+    monkeypatch.setattr(_kernels, "emulated", emulated)
+    yield emulated
+    assert emulated.errors() == 0, "the emulator reports misuse (stderr)"
