@@ -24,6 +24,11 @@ class SpeciesGroups:
     order: torch.Tensor  # [n_nodes] int64
     ptr: torch.Tensor  # [n_present + 1] int64
     present: torch.Tensor  # [n_present] int64
+    species: tuple[int, ...] = ()  # `present` on the host, which a launch must not wait for
+
+    def to(self, device: torch.device) -> SpeciesGroups:
+        """The same groups on another device."""
+        return SpeciesGroups(self.order.to(device), self.ptr.to(device), self.present.to(device), self.species)
 
 
 def group_by_species(species: torch.Tensor, n_species: int) -> SpeciesGroups:
@@ -39,7 +44,7 @@ def group_by_species(species: torch.Tensor, n_species: int) -> SpeciesGroups:
     present = counts.nonzero().flatten()
     ptr = torch.zeros(present.numel() + 1, dtype=torch.int64, device=species.device)
     ptr[1:] = counts[present].cumsum(0)
-    return SpeciesGroups(order, ptr, present)
+    return SpeciesGroups(order, ptr, present, tuple(present.tolist()))
 
 
 def species_linear(
