@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "cuda.hpp"
+#include "species_linear/cuda.hpp"
 
 namespace py = pybind11;
 using namespace pathtune;
@@ -20,10 +21,15 @@ P* at(uintptr_t address) {
   return reinterpret_cast<P*>(address);
 }
 
+#include "species_linear/cuda_binding.inl"
+
 }  // namespace
 
 namespace pathtune {
 
-void define_cuda(py::module_& m) { m.attr("HAS_CUDA") = true; }
+void define_cuda(py::module_& m) {
+  m.attr("HAS_CUDA") = true;
+  define_species_linear(m);
+}
 
 }  // namespace pathtune

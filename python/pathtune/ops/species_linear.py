@@ -13,7 +13,7 @@ import torch
 from pathtune._paths import SpeciesLinearTable
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import check_same_kind, check_size
-from pathtune.ops._kernels import call_cpu
+from pathtune.ops._kernels import call_cpu, call_cuda, uses_cuda
 from pathtune.ops._operator import operator
 
 
@@ -74,7 +74,8 @@ def _call(name: str, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, index,
     n_nodes, dim_in, dim_out, n_species, _ = sizes
     order, ptr, present, paths, coefficients = index
     a, b = a.contiguous(), b.contiguous()
-    call_cpu(
+    call = call_cuda if uses_cuda(out) else call_cpu  # paths and coefficients are read on the host by both
+    call(
         name, out, (n_nodes, dim_in, dim_out, n_species, present.numel(), paths.shape[0]),
         *(t.data_ptr() for t in (order, ptr, present, paths, coefficients, a, b, out)),
     )  # fmt: skip
