@@ -10,6 +10,7 @@
 
 #include "cuda.hpp"
 #include "species_linear/cuda.hpp"
+#include "symmetric_contraction/cuda.hpp"
 
 namespace py = pybind11;
 using namespace pathtune;
@@ -22,6 +23,7 @@ P* at(uintptr_t address) {
 }
 
 #include "species_linear/cuda_binding.inl"
+#include "symmetric_contraction/cuda_binding.inl"
 
 }  // namespace
 
@@ -30,6 +32,7 @@ namespace pathtune {
 void define_cuda(py::module_& m) {
   m.attr("HAS_CUDA") = true;
   define_species_linear(m);
+  define_symmetric_contraction(m);
 }
 
 }  // namespace pathtune
