@@ -31,10 +31,10 @@ SETS = {
     "agau": ("lam/agau_pbed3", 52, 34, 71, 28, 4),
     "si": ("crystals/mlearn_Si", 48, 22, 25, 16, 4),
     "cu": ("crystals/dnp_Cu", 60, 30, 30, 16, 4),
-    "h2o": ("lam/h2o_pbe0ts", 12, 4, 10, 12, 1),
+    "h2o": ("lam/h2o_pbe0ts", 12, 4, 10, 8, 1),
 }
 ARMS = {"full": None, "sparse 3 %": {"active_share": 0.03}, "sparse 1 %": {"active_share": 0.01}}
-LRS = (0.01, 0.003, 0.06)
+LRS = (0.01, 0.06, 0.12)
 N_RETENTION = 200
 METRICS = ("energy_mae_mev_atom", "forces_mae_mev_a", "stress_mae_gpa")
 

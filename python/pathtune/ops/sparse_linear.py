@@ -157,7 +157,7 @@ def _backward_of_sampled(ctx, adjoint):
     """Bilinear in x and g with `adjoint` as the weights; dense, but a force loss never comes here."""
     x, g, *index = ctx.saved_tensors
     needs_x, needs_g = needed_gradients(ctx)[:2]
-    weights = adjoint.new_zeros(ctx.sizes[4]).index_copy(0, index[-1], adjoint.detach())
+    weights = adjoint.new_zeros(ctx.sizes[4]).index_copy(0, index[-1].to(adjoint.device), adjoint.detach())
     return (
         _grad_x(g, adjoint, weights, *index, ctx.sizes) if needs_x else None,
         _forward(x, adjoint, weights, *index, ctx.sizes) if needs_g else None,
