@@ -35,7 +35,6 @@ P* at(uintptr_t address) {
 namespace pathtune {
 
 void define_cuda(py::module_& m) {
-  m.attr("HAS_CUDA") = true;
   define_species_linear(m);
   define_symmetric_contraction(m);
   define_sampled_gradient(m);
