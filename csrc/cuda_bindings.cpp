@@ -7,8 +7,10 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 
 #include "cuda.hpp"
+#include "edge_conv/cuda.hpp"
 
 namespace py = pybind11;
 using namespace pathtune;
@@ -20,10 +22,15 @@ P* at(uintptr_t address) {
   return reinterpret_cast<P*>(address);
 }
 
+#include "edge_conv/cuda_binding.inl"
+
 }  // namespace
 
 namespace pathtune {
 
-void define_cuda(py::module_& m) { m.attr("HAS_CUDA") = true; }
+void define_cuda(py::module_& m) {
+  m.attr("HAS_CUDA") = true;
+  define_edge_conv(m);
+}
 
 }  // namespace pathtune
