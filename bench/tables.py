@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/results.md from the JSON files in bench/results.
+"""Write the tables of README.md, docs/results.md and docs/gpu.md from the JSON files in bench/results.
 
     python bench/tables.py            # rewrite what stands between the markers
     python bench/tables.py --check    # exit status 1 when a table is not what the JSON says
@@ -114,6 +114,58 @@ def _best_runs(runs: list[dict], keys: tuple[str, ...]) -> list[str]:
             mean(lambda r: r["retention_forces_mae_mev_a"])]  # fmt: skip
 
 
+# a kernel's file in csrc, and how its names begin
+GPU_KERNELS = {"edge_conv": "conv_", "symmetric_contraction": ("contract", "sum_over_nodes"),
+               "species_linear": ("multiply_rows", "sum_outer"), "sampled_gradient": ("products", "finish_"),
+               "soft_threshold": "write_deltas"}  # fmt: skip
+
+
+def resource_table() -> str:
+    """The largest float32 and float64 instance of every kernel on sm_90."""
+    budget = json.loads((ROOT / "tests" / "nvcc" / "budget.json").read_text())
+    body = []
+    for operator, beginnings in GPU_KERNELS.items():
+        mine = {name: used for name, used in budget["sm_90"].items() if name.split("::")[-1].startswith(beginnings)}
+        for kernel in sorted({name.split("::")[-1].split("<")[0] for name in mine}):
+            for dtype in ("float", "double"):
+                same = [(name, used) for name, used in mine.items()
+                        if name.split("::")[-1].split("<")[0] == kernel and f"<{dtype}" in name]  # fmt: skip
+                if not same:
+                    continue
+                registers = max(used["registers"] for _, used in same)
+                shared = max(used["static_shared_bytes"] for _, used in same)
+                body.append([operator, f"{kernel}<{dtype}>", str(len(same)), str(registers), str(shared)])
+    return rows(["operator", "kernel", "instances", "most registers", "most static shared bytes"], body)
+
+
+def cost_table() -> str:
+    """Bytes, FLOPs and floor of each call, and what the emulator counted against the model."""
+    r, counted = load("cost_model"), {(c["kernel"], c["call"]): c for c in load("emulated_traffic")["rows"]}
+    body = []
+    small, large = r["tables"]["1000"], r["tables"]["100000"]
+    for a, b in zip(small, large):
+        measured = counted.get((a["kernel"], a["call"]))
+        ratio = f"{measured['ratio']:.2f}" if measured else ""
+        body.append([a["kernel"], a["call"], f"{a['mbytes']:.3g}", f"{a['mflop']:.3g}", f"{a['floor_us']:.3g}",
+                     f"{b['floor_us'] / 1000:.3g}", a["bound"], ratio])  # fmt: skip
+    total = [sum(row["floor_us"] for row in table) for table in (small, large)]
+    body.append(["all", "", "", "", f"{total[0]:.4g}", f"{total[1] / 1000:.4g}", "", ""])
+    return rows(["operator", "call", "MB, 1,000 atoms", "MFLOP", "floor, us", "floor at 100,000 atoms, ms", "bound by",
+                 "counted / model"], body)  # fmt: skip
+
+
+def defect_table() -> str:
+    """How many planted defects each check found first."""
+    found = json.loads((RESULTS / "planted_defects.json").read_text())
+    checks = ("values or emulator", "asan", "tsan", None)
+    body = []
+    for operator in dict.fromkeys(row["operator"] for row in found):
+        mine = [row["found_by"] for row in found if row["operator"] == operator]
+        body.append([operator, str(len(mine)), *(str(mine.count(check)) for check in checks)])
+    header = ["operator", "planted", "wrong values or the emulator's report", "ASan + UBSan", "TSan", "not found"]
+    return rows(header, body)
+
+
 def mean_and_spread(value: list[float], digits: int) -> str:
     mean, spread = value
     return f"{mean:,.{digits}f}" + (f" (spread {spread:,.{digits}f})" if spread else "")
@@ -175,6 +227,9 @@ TABLES = {
     "operators": operator_table,
     "step": step_table,
     "sevennet": sevennet_table,
+    "gpu_resources": resource_table,
+    "gpu_costs": cost_table,
+    "gpu_defects": defect_table,
     "ethanol": lambda: accuracy_table("accuracy_ethanol"),
     "ethanol_short": lambda: accuracy_table("accuracy_ethanol", ("full", "sparse 3 %", "sparse 1 %", "L", "H")),
     "3bpa": lambda: accuracy_table("accuracy_3bpa"),
@@ -191,7 +246,7 @@ def render(text: str) -> str:
 
 def main() -> int:
     stale = []
-    for file in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+    for file in (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "gpu.md"):
         text = file.read_text()
         if render(text) != text:
             stale.append(file.name)
