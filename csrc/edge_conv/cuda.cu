@@ -154,13 +154,13 @@ __global__ void __launch_bounds__(max_threads, min_blocks<T, V>(pass)) conv_rece
       const int first_m = global_load(a.table.batches + 2 * batch + 1);
       const int end_path = global_load(a.table.batches + 2 * batch + 2);
       const int n_m = global_load(a.table.batches + 2 * batch + 3) - first_m;
-      contract<T>(a.table.contract, first_m, n_m, y, 1, 0, m, false);
-      if (is_adjoint(pass) && a.adjoint.ay) contract<T>(a.table.contract, first_m, n_m, ay, 1, 0, am, false);
+      contract_harmonics<T>(a.table.contract, first_m, n_m, y, ay, is_adjoint(pass) && a.adjoint.ay, m, am);
       __syncthreads();
       walk_batch<T, V, pass>(t, first_path, end_path);
       __syncthreads();
       if constexpr (has_moments(pass))
-        contract<T>(a.table.transposed, int64_t(batch) * dim_y, dim_y, moments, n_warps, part, gy, batch > 0);
+        contract<1, T>(a.table.transposed, int64_t(batch) * dim_y, dim_y, {moments}, n_warps, part, {gy},
+                       batch > 0);
     }
     if constexpr (has_moments(pass))
       for (int j = threadIdx.x; j < dim_y; j += blockDim.x)

@@ -63,7 +63,7 @@ __device__ __forceinline__ void gather_paths(const SenderThread<T>& t, int first
 }
 
 template <class T, bool adjoint>
-__global__ void __launch_bounds__(max_threads) conv_senders(ConvArgs<T> a) {
+__global__ void __launch_bounds__(max_threads, 4) conv_senders(ConvArgs<T> a) {
   PATHTUNE_DYNAMIC_SHARED(unsigned char, shared);
   const ConvLayout& at = a.layout;
   const int64_t sender = blockIdx.x;
@@ -105,8 +105,7 @@ __global__ void __launch_bounds__(max_threads) conv_senders(ConvArgs<T> a) {
       const int first_m = global_load(a.table.batches + 2 * batch + 1);
       const int end_path = global_load(a.table.batches + 2 * batch + 2);
       const int n_m = global_load(a.table.batches + 2 * batch + 3) - first_m;
-      contract<T>(a.table.contract, first_m, n_m, y, 1, 0, m, false);
-      if (adjoint && a.adjoint.ay) contract<T>(a.table.contract, first_m, n_m, ay, 1, 0, am, false);
+      contract_harmonics<T>(a.table.contract, first_m, n_m, y, ay, adjoint && a.adjoint.ay, m, am);
       __syncthreads();
       while (first < end_path) {
         int next = first + 1;

@@ -112,27 +112,41 @@ __device__ __forceinline__ void stage_harmonics(const T* y, T* to, int dim_y, co
   }
 }
 
-// to[row, e] (+)= sum of values of the row times from[index, e], summed over n_parts of `from`. A row belongs
-// to the same thread in every call.
-template <class T>
+// to[row, e] (+)= sum of values of the row times from[index, e], for N pairs of `to` and `from`, `from`
+// summed over n_parts that lie `part` apart. A row belongs to the same thread in every call.
+template <int N, class T>
 __device__ __forceinline__ void contract(const SparseRows<T>& by, int64_t first_row, int n_rows,
-                                         const T* from, int n_parts, int64_t part, T* to, bool adds) {
+                                         const T* const (&from)[N], int n_parts, int64_t part,
+                                         T* const (&to)[N], bool adds) {
   for (int row = threadIdx.x; row < n_rows; row += blockDim.x) {
-    T sum[tile_edges];
+    T sum[N][tile_edges];
     PATHTUNE_UNROLL
-    for (int e = 0; e < tile_edges; ++e) sum[e] = adds ? to[row * tile_edges + e] : T(0);
+    for (int n = 0; n < N; ++n) PATHTUNE_UNROLL
+    for (int e = 0; e < tile_edges; ++e) sum[n][e] = adds ? to[n][row * tile_edges + e] : T(0);
     const int end = global_load(by.ptr + first_row + row + 1);
     for (int q = global_load(by.ptr + first_row + row); q < end; ++q) {
-      const T* column = from + global_load(by.index + q) * tile_edges;
+      int64_t column = int64_t(global_load(by.index + q)) * tile_edges;
       const T value = global_load(by.value + q);
-      for (int n = 0; n < n_parts; ++n, column += part) {
+      for (int at = 0; at < n_parts; ++at, column += part) {
         PATHTUNE_UNROLL
-        for (int e = 0; e < tile_edges; ++e) sum[e] += value * column[e];
+        for (int n = 0; n < N; ++n) PATHTUNE_UNROLL
+        for (int e = 0; e < tile_edges; ++e) sum[n][e] += value * from[n][column + e];
       }
     }
     PATHTUNE_UNROLL
-    for (int e = 0; e < tile_edges; ++e) to[row * tile_edges + e] = sum[e];
+    for (int n = 0; n < N; ++n) PATHTUNE_UNROLL
+    for (int e = 0; e < tile_edges; ++e) to[n][row * tile_edges + e] = sum[n][e];
   }
+}
+
+// M of a batch from y, and aM from ay where there is one.
+template <class T>
+__device__ __forceinline__ void contract_harmonics(const SparseRows<T>& by, int64_t first_row, int n_rows,
+                                                   const T* y, const T* ay, bool has_ay, T* m, T* am) {
+  if (has_ay)
+    contract<2, T>(by, first_row, n_rows, {y, ay}, 1, 0, {m, am}, false);
+  else
+    contract<1, T>(by, first_row, n_rows, {y}, 1, 0, {m}, false);
 }
 
 // E neighbouring edges of a row [tile_edges] in shared memory, in accesses of up to 16 bytes.
