@@ -16,6 +16,10 @@ namespace {
 // Small tiles until large ones give every multiprocessor two blocks (an H100 has 132).
 constexpr int64_t enough_blocks = 264;
 
+// In the launch bounds: a limit on registers of its own, or ptxas spills to make room for more blocks.
+template <int Tile>
+constexpr int least_blocks = Tile == 32 ? 4 : 1;
+
 template <class T>
 struct RowProduct {  // out_row += scale in_row B, B[inner, column] of the species
   const T* in;
@@ -35,7 +39,7 @@ struct RowProduct {  // out_row += scale in_row B, B[inner, column] of the speci
 
 // Transposed: B[v, u] = weights[u, species, v] (grad_x), else B[u, v]. W: elements of one access.
 template <class T, int Tile, bool Transposed, int W>
-__global__ void __launch_bounds__(threads_of<Tile>)
+__global__ void __launch_bounds__(threads_of<Tile>, least_blocks<Tile>)
     multiply_rows(const RowProduct<T> p, const SpeciesGroups groups) {
   constexpr int Threads = threads_of<Tile>, Stride = stride_of<T, Tile>;
   constexpr int V = vector_width<T>, Size = slab * Stride;
@@ -107,7 +111,8 @@ struct Outer {  // grad_weights[u, species, v] += scale sum_rows x_row[u] grad_y
 };
 
 template <class T, int Tile, int W>
-__global__ void __launch_bounds__(threads_of<Tile>) sum_outer(const Outer<T> p, const SpeciesGroups groups) {
+__global__ void __launch_bounds__(threads_of<Tile>, least_blocks<Tile>)
+    sum_outer(const Outer<T> p, const SpeciesGroups groups) {
   constexpr int Threads = threads_of<Tile>, Stride = stride_of<T, Tile>;
   constexpr int V = vector_width<T>, Size = slab * Stride;
   using Vector = Pack<T, V>;

@@ -104,7 +104,7 @@ struct Block {
 };
 
 template <class T, int N>
-__global__ void __launch_bounds__(lanes* most_rows) contract(const Arguments<T> x) {
+__global__ void __launch_bounds__(lanes* most_rows, least_blocks) contract(const Arguments<T> x) {
   using Element = Nodes<T, N>;
   PATHTUNE_DYNAMIC_SHARED(Element, shared);
   const ContractionSegments& t = x.table;
@@ -157,7 +157,7 @@ __device__ __forceinline__ void add_head_gradient(const ContractionSegments& t, 
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(lanes* most_rows) contract_backward(const Arguments<T> x) {
+__global__ void __launch_bounds__(lanes* most_rows, least_blocks) contract_backward(const Arguments<T> x) {
   using Element = Nodes<T, N>;
   PATHTUNE_DYNAMIC_SHARED(Element, shared);
   const ContractionSegments& t = x.table;
@@ -219,7 +219,8 @@ __device__ __forceinline__ void add_head_gradient(const ContractionSegments& t, 
 // segment adds dhead tails.change + head tails.value to grad_grad_out, and g tails is the adjoint of its
 // head.
 template <class T, int N>
-__global__ void __launch_bounds__(lanes* most_rows) contract_double_backward(const Arguments<T> x) {
+__global__ void __launch_bounds__(lanes* most_rows, least_blocks)
+    contract_double_backward(const Arguments<T> x) {
   using Element = Nodes<T, N>;
   PATHTUNE_DYNAMIC_SHARED(Element, shared);
   const ContractionSegments& t = x.table;

@@ -34,7 +34,7 @@ __device__ __forceinline__ T sum_of_products(const Nodes<T, N>& x, const Nodes<T
 }
 
 template <class T, int N, bool OfChange>
-__global__ void __launch_bounds__(lanes* most_rows, 2) sum_over_nodes(const SumArguments<T> x) {
+__global__ void __launch_bounds__(lanes* most_rows, least_blocks) sum_over_nodes(const SumArguments<T> x) {
   using Element = Nodes<T, N>;
   PATHTUNE_DYNAMIC_SHARED(Element, shared);
   const ContractionSegments& t = x.table;

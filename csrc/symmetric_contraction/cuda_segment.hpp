@@ -11,7 +11,10 @@
 
 namespace pathtune::cuda::contraction {
 
-constexpr int lanes = 32;     // channels of a block: one warp, so that every branch on a segment is uniform
+constexpr int lanes = 32;  // channels of a block: one warp, so that every branch on a segment is uniform
+// In the launch bounds of these kernels: a block at least. Without, ptxas spills to make room for more
+// blocks.
+constexpr int least_blocks = 1;
 constexpr int most_rows = 8;  // warps of a block, which share out the segments
 
 template <class T, int N>
