@@ -1,6 +1,7 @@
 """Accuracy and forgetting of SevenNet-0, tuned on four sets: every arm with the same three learning rates.
 
     python bench/accuracy_sevennet.py --out bench/results/accuracy_sevennet.jsonl [--sets agau si] [--seeds 0]
+    python bench/accuracy_sevennet.py --out bench/results/accuracy_sevennet.jsonl --sets agau --seeds 1 2 --best-lr
 
 One line of JSON for each finished run, and one for each set's untuned model; a run whose line is there already is
 not repeated, so that the whole can be interrupted and continued. Frames are taken evenly from each split, as many
@@ -27,13 +28,13 @@ from pathtune.ops.allocator import keep_large_blocks
 DATA = pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data"))
 # folder, frames of train, valid and test, epochs, batch size
 SETS = {
-    "agau": ("lam/agau_pbed3", 52, 34, 71, 14, 4),
-    "si": ("crystals/mlearn_Si", 48, 22, 25, 8, 4),
-    "cu": ("crystals/dnp_Cu", 60, 30, 30, 8, 4),
-    "h2o": ("lam/h2o_pbe0ts", 12, 4, 10, 5, 1),
+    "agau": ("lam/agau_pbed3", 52, 34, 71, 28, 4),
+    "si": ("crystals/mlearn_Si", 48, 22, 25, 16, 4),
+    "cu": ("crystals/dnp_Cu", 60, 30, 30, 16, 4),
+    "h2o": ("lam/h2o_pbe0ts", 12, 4, 10, 8, 1),
 }
 ARMS = {"full": None, "sparse 3 %": {"active_share": 0.03}, "sparse 1 %": {"active_share": 0.01}}
-LRS = (0.01, 0.003, 0.06)
+LRS = (0.01, 0.06, 0.12)
 N_RETENTION = 200
 METRICS = ("energy_mae_mev_atom", "forces_mae_mev_a", "stress_mae_gpa")
 
@@ -96,12 +97,19 @@ def key_of(line: dict) -> tuple:
     return line["set"], line["arm"], line.get("lr"), line.get("seed")
 
 
+def best_lr(lines: list[dict], name: str, arm: str) -> float:
+    """The learning rate of the lowest validation loss with seed 0."""
+    runs = [r for r in lines if (r["set"], r["arm"], r.get("seed")) == (name, arm, 0)]
+    return min(runs, key=lambda r: r["valid_loss"])["lr"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--best-lr", action="store_true", help="only the learning rate that did best with seed 0")
     args = parser.parse_args()
     keep_large_blocks()
     lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
@@ -120,7 +128,7 @@ def main() -> None:
         if (name, "zero-shot", None, None) not in map(key_of, lines):
             add(untuned(base, refitted, name, sets, retention))
         for arm, lr in itertools.product(args.arms, LRS):
-            if (name, arm, lr, seed) in map(key_of, lines):
+            if (name, arm, lr, seed) in map(key_of, lines) or (args.best_lr and lr != best_lr(lines, name, arm)):
                 continue
             model, line = one_run(refitted, name, arm, lr, seed, sets)
             rivals = [r["valid_loss"] for r in lines if (r["set"], r["arm"], r.get("seed")) == (name, arm, seed)]

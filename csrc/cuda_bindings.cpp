@@ -7,8 +7,13 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "cuda.hpp"
+#include "sampled_gradient/cuda.hpp"
+#include "soft_threshold/cuda.hpp"
+#include "species_linear/cuda.hpp"
+#include "symmetric_contraction/cuda.hpp"
 
 namespace py = pybind11;
 using namespace pathtune;
@@ -20,10 +25,21 @@ P* at(uintptr_t address) {
   return reinterpret_cast<P*>(address);
 }
 
+#include "sampled_gradient/cuda_binding.inl"
+#include "soft_threshold/cuda_binding.inl"
+#include "species_linear/cuda_binding.inl"
+#include "symmetric_contraction/cuda_binding.inl"
+
 }  // namespace
 
 namespace pathtune {
 
-void define_cuda(py::module_& m) { m.attr("HAS_CUDA") = true; }
+void define_cuda(py::module_& m) {
+  m.attr("HAS_CUDA") = true;
+  define_species_linear(m);
+  define_symmetric_contraction(m);
+  define_sampled_gradient(m);
+  define_soft_threshold(m);
+}
 
 }  // namespace pathtune

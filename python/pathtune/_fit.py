@@ -180,7 +180,7 @@ class _Run:
 
     def _restore(self, snapshot: dict[str, list[torch.Tensor]]) -> None:
         for d, indices in zip(self.model.adapted(), snapshot["indices"]):
-            if isinstance(d, DeltaParameter) and not torch.equal(d.indices, indices):
+            if isinstance(d, DeltaParameter) and not torch.equal(d.indices, indices.to(d.indices.device)):
                 d.set_candidates(indices, torch.zeros(indices.numel(), dtype=d.values.dtype))
         with torch.no_grad():
             for parameter, value in zip(self.parameters, snapshot["parameters"]):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -34,6 +35,8 @@ class ContractionTable:
     term_monomial: torch.Tensor  # [n_terms] int32
     first_use: torch.Tensor  # [n_monomials + 1] int32: where the uses of each monomial begin
     uses: torch.Tensor  # [n_terms, 2] int32: term, output component; the terms sorted by monomial
+    segments: torch.Tensor  # [n_segments, 8] int32: the terms as symmetric_contraction/cuda.hpp wants them
+    more: torch.Tensor  # [n_segments, highest degree - 3 or 0] int32: factors of a head after the second
     projections: tuple[torch.Tensor, ...]  # of each (irrep, degree): [n_terms of it, n_params] float64
     n_ell: int
     n_out: int
@@ -49,9 +52,31 @@ class ContractionTable:
         """Number of (monomial, output component) pairs, each with one coefficient per species and channel."""
         return self.term_monomial.numel()
 
-    def index(self) -> tuple[torch.Tensor, ...]:
-        """The tables that the kernels want, in the order of the fields of the C++ struct."""
-        return self.branches, self.last, self.runs, self.term_monomial, self.first_use, self.uses
+    def index(self, device: torch.device | str = "cpu") -> tuple[torch.Tensor, ...]:
+        """The tables that the kernels want: the fields of the C++ struct in their order, segments and more.
+
+        Copies on another device are made once.
+        """
+        tables = (self.branches, self.last, self.runs, self.term_monomial, self.first_use, self.uses,
+                  self.segments, self.more)  # fmt: skip
+        return self._copied("index", tables, device)
+
+    def projections_like(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The projections in the dtype and on the device of x."""
+        return self._copied("projections", self.projections, x.device, x.dtype)
+
+    def _copied(self, name: str, tensors, device, dtype=None) -> tuple[torch.Tensor, ...]:
+        if all(t.device == torch.device(device) and dtype in (None, t.dtype) for t in tensors):
+            return tensors
+        key = name, torch.device(device), dtype
+        if key not in self._copies:
+            with torch.inference_mode(False):  # autograd may save them
+                self._copies[key] = tuple(t.to(device, dtype) for t in tensors)
+        return self._copies[key]
+
+    @functools.cached_property
+    def _copies(self) -> dict:
+        return {}
 
     def sizes(self) -> list[int]:
         """The sizes that the kernels want, in the order of the fields of the C++ struct."""
@@ -90,6 +115,7 @@ def contraction_table(outputs: Sequence[Sequence[torch.Tensor]]) -> ContractionT
     order = sorted(range(len(term_monomial)), key=term_monomial.__getitem__)
     first_use = [bisect.bisect_left(order, m, key=term_monomial.__getitem__)
                  for m in range(len(monomials) + 1)]  # fmt: skip
+    segments, more = _segments(zip(term_output, (monomials[m] for m in term_monomial)), n_ell)
     int32 = lambda rows: torch.tensor(rows, dtype=torch.int32)  # noqa: E731
     return ContractionTable(
         branches=int32(branches).reshape(-1, 3),
@@ -98,6 +124,8 @@ def contraction_table(outputs: Sequence[Sequence[torch.Tensor]]) -> ContractionT
         term_monomial=int32(term_monomial),
         first_use=int32(first_use),
         uses=int32([(q, term_output[q]) for q in order]).reshape(-1, 2),
+        segments=segments,
+        more=more,
         projections=tuple(_projection(terms, n_params) for terms, n_params in blocks),
         n_ell=n_ell,
         n_out=offset,
@@ -164,6 +192,36 @@ def _tree(needed: set[Monomial]) -> tuple[list[Monomial], list[int], list[tuple[
     return monomials, last, branches
 
 
+def _segments(terms: Iterable[tuple[int, Monomial]], n_ell: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Terms (output component, monomial) of one output that share all factors but one, the head; four at most.
+
+    Heads that many terms of the output could have come first, so that segments are few.
+    """
+    by_output = defaultdict(dict)
+    for q, (output, m) in enumerate(terms):
+        by_output[output][m] = q
+    degree = max([3, *(len(m) for term in by_output.values() for m in term)])
+    fixed, packed, more = [], [], []
+    for output, term in sorted(by_output.items()):
+        left = {m + (n_ell,) * (degree - len(m)): q for m, q in term.items()}  # n_ell: the place of a one
+        children = defaultdict(list)
+        for m in left:
+            for head in _one_less(m):
+                children[head].append(m)
+        for head in sorted(children, key=lambda head: (-len(children[head]), head)):
+            found = [m for m in children[head] if m in left]
+            for begin in range(0, len(found), 4):
+                part = found[begin : begin + 4]
+                none = [0] * (4 - len(part))
+                tails = [next(iter(Counter(m) - Counter(head))) for m in part]
+                fixed.append([left.pop(m) for m in part] + none)
+                packed.append([len(part), output, *head[:2], *tails, *none])
+                more.append(head[2:])
+    halves = torch.tensor(packed, dtype=torch.int16).reshape(-1, 8).view(torch.int32)
+    segments = torch.cat([torch.tensor(fixed, dtype=torch.int32).reshape(-1, 4), halves], dim=1)
+    return segments, torch.tensor(more, dtype=torch.int32).reshape(len(more), degree - 3)
+
+
 def contraction_coefficients(
     weights: Sequence[torch.Tensor],  # of each (irrep, degree), as in the table: [n_species, n_params, mul]
     present: torch.Tensor,  # [n_present] species indices
@@ -176,10 +234,10 @@ def contraction_coefficients(
     if len(weights) != len(table.projections):
         raise ValueError(f"contraction_coefficients: {len(weights)} weight tensors, "
                          f"expected {len(table.projections)}")  # fmt: skip
-    parts = []
-    for i, (w, projection) in enumerate(zip(weights, table.projections)):
+    parts, projections = [], table.projections_like(weights[0]) if len(weights) else ()
+    for i, (w, projection) in enumerate(zip(weights, projections)):
         if w.shape[1] != projection.shape[1]:
             raise ValueError(f"contraction_coefficients: weights {i} have {w.shape[1]} parameters, "
                              f"expected {projection.shape[1]}")  # fmt: skip
-        parts.append(projection.to(w) @ w.index_select(0, present))
+        parts.append(projection @ w.index_select(0, present))
     return torch.cat(parts, dim=1)

@@ -39,7 +39,7 @@ def save_adapter(model: Potential, file: str | pathlib.Path, training: Mapping[s
         tensors[f"{d.layer.parameter}.indices"] = _compact(canonical[order])
         tensors[f"{d.layer.parameter}.values"] = values[active][order].contiguous()
         tensors[f"{d.layer.parameter}.threshold"] = d.threshold.detach().cpu().clone()
-    shift = model.e0 - model.backbone.atomic_energies()[model.head]
+    shift = (model.e0 - model.backbone.atomic_energies()[model.head]).cpu()
     changed = shift.nonzero().flatten()
     tensors["e0.atomic_numbers"] = torch.tensor([model.atomic_numbers[i] for i in changed], dtype=torch.int32)
     tensors["e0.shift_ev"] = shift[changed].clone()
@@ -100,6 +100,7 @@ def load_adapter(base: Potential, file: str | pathlib.Path) -> Potential:
             values = values * scale  # e3nn's path weight holds 1/sqrt(n_species)
         threshold = tensors[f"{layer.parameter}.threshold"]
         model.deltas[layer.name.replace(".", "/")] = FixedDelta(layer, indices, values, threshold)
+    model.deltas.to(base.device)
     return model
 
 

@@ -87,7 +87,7 @@ def predicted_energies(model: Potential, structures: Sequence[Structure], batch_
     parts = []
     for start in range(0, len(structures), batch_size):
         parts.append(model(model.collate(structures[start : start + batch_size])).energy.detach())
-    return torch.cat(parts).numpy() if parts else np.zeros(0)
+    return torch.cat(parts).cpu().numpy() if parts else np.zeros(0)
 
 
 def _check_absurd(structures: Sequence[Structure], error_ev_atom: np.ndarray) -> None:

@@ -32,6 +32,7 @@ class Batch:
     has_forces: torch.Tensor  # [n_nodes] bool
     stress: torch.Tensor  # [n_graphs, 3, 3] eV/A^3
     has_stress: torch.Tensor  # [n_graphs] bool
+    host: Batch | None = None  # the same on the CPU, where this one is elsewhere: indices are made there
 
     @property
     def n_graphs(self) -> int:
@@ -49,9 +50,9 @@ class Batch:
         return self.species.numel()
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        fields = {f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self)}
-        return Batch(**fields)
+        """The same batch on another device, from the CPU."""
+        fields = {f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self) if f.name != "host"}
+        return Batch(**fields, host=self)
 
 
 def collate(

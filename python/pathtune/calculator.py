@@ -42,10 +42,10 @@ class PathtuneCalculator(Calculator):
         self.results = {
             "energy": float(prediction.energy.detach()),
             "free_energy": float(prediction.energy.detach()),
-            "forces": prediction.forces.detach().double().numpy(),
+            "forces": prediction.forces.detach().double().cpu().numpy(),
         }
         if prediction.stress is not None:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].detach().double().numpy())
+            self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].detach().double().cpu().numpy())
 
 
 def calculator(model: Potential) -> PathtuneCalculator:

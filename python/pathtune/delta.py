@@ -81,9 +81,9 @@ class DeltaParameter(torch.nn.Module):
 
     @torch.no_grad()
     def set_candidates(self, indices: torch.Tensor, values: torch.Tensor) -> None:
-        """Another set of candidates, ascending, with their D; the Parameter stays the same object."""
-        self.indices = indices
-        self.values.data, self.values.grad = values, None
+        """Another set of candidates, ascending, with their D; the Parameter stays the same object, on its device."""
+        self.indices = indices.to(self.values.device)
+        self.values.data, self.values.grad = values.to(self.values.device), None
         self._regroup()
 
     def delta(self) -> torch.Tensor:
@@ -107,7 +107,7 @@ class DeltaParameter(torch.nn.Module):
     def threshold(self) -> torch.Tensor:
         """Thresholds d [1] or [n_paths]; zero where there is none."""
         if self.threshold_score is None:
-            return torch.zeros(1, dtype=self.values.dtype)
+            return torch.zeros(1, dtype=self.values.dtype, device=self.values.device)
         return torch.sigmoid(self.threshold_score.detach())
 
     def n_active(self) -> int:

@@ -48,9 +48,9 @@ def _errors(model: Potential, structures: Sequence[Structure]) -> list[dict[str,
     """Per structure the errors that its labels allow, in eV/atom, eV/A and eV/A^3."""
     needs_stress = any(s.stress is not None for s in structures)
     prediction = model(model.collate(structures), needs_stress=needs_stress)
-    energy = prediction.energy.detach().numpy()
-    forces = np.split(prediction.forces.detach().double().numpy(), np.cumsum([len(s) for s in structures])[:-1])
-    stress = None if prediction.stress is None else prediction.stress.detach().double().numpy()
+    energy = prediction.energy.detach().cpu().numpy()
+    forces = np.split(prediction.forces.detach().double().cpu().numpy(), np.cumsum([len(s) for s in structures])[:-1])
+    stress = None if prediction.stress is None else prediction.stress.detach().double().cpu().numpy()
     result = []
     for i, s in enumerate(structures):
         error = {}

@@ -73,7 +73,7 @@ class Layer:
 
     def path_of_entries(self, indices: torch.Tensor) -> torch.Tensor:
         """Index of the path that each flat index belongs to."""
-        starts = torch.tensor([path.offset for path in self.paths])
+        starts = torch.tensor([path.offset for path in self.paths], device=indices.device)
         return torch.bucketize(indices, starts, right=True) - 1
 
 

@@ -10,6 +10,7 @@ import torch
 
 from pathtune.errors import InputError
 from pathtune.model import Potential
+from pathtune.ops import cuda_status
 from pathtune.run_folder import write_atomically
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -20,6 +21,7 @@ def load(
     dtype: str | None = None,
     head: str | None = None,
     backend: str = "auto",
+    device: str = "cpu",
 ) -> Potential:
     """A pretrained potential from a file, a module, or a name.
 
@@ -27,23 +29,45 @@ def load(
     MACE: a `.model` file of mace-torch, or a name mace can download. SevenNet: a checkpoint of sevenn, or
     `sevennet:7net-0`, `sevennet:7net-l3i5`, `sevennet:7net-mf-0:PBE`, which lie inside its wheel. `dtype`: float32
     or float64, the file's own by default. `head`: for a multi-head MACE, its first by default; a SevenNet's
-    modality. A module is copied. Both kinds of file are pickles, which can run code when they are loaded: name
-    only files you trust. Raises InputError for what it cannot load, ImportError that says what to install when
-    the backbone's package is missing.
+    modality. `device`: where it computes: cpu, cuda, or cuda:1. A module is copied. Both kinds of file are pickles,
+    which can run code when they are loaded: name only files you trust. Raises InputError for what it cannot load and
+    for a device that is not there, ImportError that says what to install when the backbone's package is missing.
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}, expected float32 or float64")
+    place = _checked_device(device, backend)
     precision = DTYPES[dtype] if dtype else None
     if _is_sevennet(source):
         from pathtune.backbones.sevennet import load_sevennet
 
-        return Potential(load_sevennet(source, precision, head, backend))
+        return _on_device(Potential(load_sevennet(source, precision, head, backend)), place)
     from pathtune.backbones.mace import load_mace
 
     backbone = load_mace(source, precision, backend)
     if head is not None and head not in backbone.heads:
         raise InputError(f"head is {head!r}, expected one of {', '.join(backbone.heads)}")
-    return Potential(backbone, backbone.heads.index(head) if head else 0)
+    return _on_device(Potential(backbone, backbone.heads.index(head) if head else 0), place)
+
+
+def _checked_device(device: str, backend: str) -> torch.device:
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        place = torch.device("meta")
+    if place.type not in ("cpu", "cuda"):
+        raise InputError(f"device is {device!r}, expected cpu, cuda or cuda:N")
+    if place.type == "cuda":
+        if backend == "cpu":
+            raise InputError(f"device is {device!r}, but backend is 'cpu', expected auto or reference with it")
+        reason = cuda_status() if backend == "auto" or not torch.cuda.is_available() else ""
+        if reason:
+            raise InputError(f"device is {device!r}, but {reason}")
+    return place
+
+
+def _on_device(model: Potential, device: torch.device) -> Potential:
+    model.backbone.stock.to(device)  # its Parameters stay the same objects
+    return model.to(device)
 
 
 def save(module: torch.nn.Module, file: str | pathlib.Path) -> None:

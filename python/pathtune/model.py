@@ -100,6 +100,11 @@ class Potential(torch.nn.Module):
         """Elements that the model knows, in the order of its species index."""
         return self.backbone.atomic_numbers
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes; chosen by `load`."""
+        return self.e0.device
+
     def adapted(self) -> list[DeltaParameter | FixedDelta]:
         """The deltas, in the order of the backbone's layers."""
         return list(self.deltas.values())  # type: ignore
@@ -122,12 +127,14 @@ class Potential(torch.nn.Module):
         return Prediction(energy, self.e0_energy(batch), forces, stress)
 
     def collate(self, structures: Sequence[Structure]) -> Batch:
-        """Structures as this model takes them: its species, cutoff and precision."""
-        return collate(structures, self.atomic_numbers, self.backbone.r_max, self.backbone.dtype)
+        """Structures as this model takes them: its species, cutoff and precision, on its device."""
+        batch = collate(structures, self.atomic_numbers, self.backbone.r_max, self.backbone.dtype)
+        return batch if self.device.type == "cpu" else batch.to(self.device)
 
     def reachable(self, layer: Layer) -> torch.Tensor:
         """Ascending flat indices of the layer's weights that the training data's elements can change."""
-        return layer.reachable([self.atomic_numbers.index(z) for z in self.elements or self.atomic_numbers])
+        species = [self.atomic_numbers.index(z) for z in self.elements or self.atomic_numbers]
+        return layer.reachable(species).to(self.device)
 
     def e0_energy(self, batch: Batch) -> torch.Tensor:
         """Sum of E0 per structure [n_graphs], float64."""
@@ -248,9 +255,9 @@ def unfreeze(base: Potential, arm: str, elements: Sequence[int] | None = None) -
 
 
 def merge(model: Potential) -> torch.nn.Module:
-    """A stock model with the deltas folded in, W <- W + S(D, d), and the model's E0: needs no pathtune."""
+    """A stock model on the CPU with the deltas folded in, W <- W + S(D, d), and the model's E0: needs no pathtune."""
     weights = {name: w.detach() for name, w in model.effective_weights().items()}
-    return model.backbone.with_weights(weights, model.e0, model.head)
+    return model.backbone.with_weights(weights, model.e0, model.head).cpu()
 
 
 def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathRow]:

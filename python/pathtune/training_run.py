@@ -30,7 +30,7 @@ class ModelOptions:
                                        "name such as demo or sevennet:7net-0")  # fmt: skip
     head: str | None = option(None, "head of a multi-head model, its first by default; or modality")
     dtype: str | None = option(None, "precision; the file's own by default", choices=("float32", "float64"))
-    device: str = option("cpu", "where to compute", choices=("cpu",))
+    device: str = option("cpu", "where to compute", choices=("cpu", "cuda"))
     backend: str = option("auto", "kernels to compute with", choices=("auto", "cpu", "reference"))
 
 

@@ -217,3 +217,13 @@ def test_an_automatic_share_is_swept_explained_drawn_and_used(world, tmp_path, c
 def test_an_automatic_share_wants_a_decision_first(world):
     with pytest.raises(InputError, match="active_share is 'auto', expected a number here: choose_share finds one"):
         sparsify(load(str(world / "tiny.model")), SparseDelta(active_share="auto"))
+
+
+def test_a_reader_that_stops_early_ends_the_program_quietly(world):
+    program = "import sys; from pathtune.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "paths", "--model", str(world / "tiny.model")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 141
+    assert "Traceback" not in said

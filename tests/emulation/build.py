@@ -34,49 +34,44 @@ def sources(csrc: pathlib.Path) -> list[pathlib.Path]:
     return [*sorted(csrc.rglob("*.cu")), csrc / "cuda_bindings.cpp", HERE / "module.cpp", HERE / "emulator.cpp"]
 
 
-def fingerprint(csrc: pathlib.Path) -> str:
-    """Of all headers: an object is made again when any of them changes."""
-    headers = [p for folder in (csrc, HERE) for suffix in ("*.hpp", "*.inl") for p in sorted(folder.rglob(suffix))]
-    digest = hashlib.sha256()
-    for header in headers:
-        digest.update(header.read_bytes())
-    return digest.hexdigest()
-
-
-def compile_one(source: pathlib.Path, csrc: pathlib.Path, variant: str, folder: pathlib.Path, headers: str,
-                defines: tuple[str, ...] = ()) -> pathlib.Path:  # fmt: skip
-    """An object file, named after what it was made from."""
+def compile_one(source: pathlib.Path, csrc: pathlib.Path, variant: str, folder: pathlib.Path) -> pathlib.Path:
+    """An object file, named after its preprocessed text and the flags."""
     sanitize, annotate = VARIANTS[variant]
     own = ["-O2", *annotate] if source.name == "emulator.cpp" else [*sanitize, *annotate]
-    flags = [*FLAGS, *own, *defines, "-DPATHTUNE_EMULATED=emulated", "-DPATHTUNE_N_ISAS=1", f"-I{csrc}", f"-I{HERE}",
-             f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]  # fmt: skip
-    key = hashlib.sha256(source.read_bytes() + headers.encode() + " ".join(flags).encode()).hexdigest()[:16]
-    name = f"{source.parent.name}_{source.stem}_{variant}_{key}.o"
-    target = folder / name
+    flags = [*FLAGS, *own, "-DPATHTUNE_EMULATED=emulated", "-DPATHTUNE_N_ISAS=1", f"-fmacro-prefix-map={csrc}=csrc"]
+    includes = [f"-I{csrc}", f"-I{HERE}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
+    command = [os.environ.get("CXX", "g++"), *flags, *includes, "-x", "c++"]
+    text = run([*command, "-E", "-P", str(source)])
+    key = hashlib.sha256("\n".join([text, *map(str, flags)]).replace(str(csrc), "csrc").encode()).hexdigest()[:16]
+    target = folder / f"{source.parent.name}_{source.stem}_{variant}_{key}.o"
     if not target.exists():
         partial = target.with_suffix(f".{os.getpid()}.tmp")
-        command = [os.environ.get("CXX", "g++"), *flags, "-x", "c++", "-c", str(source), "-o", str(partial)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+        run([*command, "-c", str(source), "-o", str(partial)])
         partial.rename(target)
     return target
 
 
+def run(command: list[str]) -> str:
+    """Its standard output; RuntimeError with what it says when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    return done.stdout
+
+
 def build(variant: str = "plain", folder: pathlib.Path = ROOT / "build" / "emulation",
-          csrc: pathlib.Path = ROOT / "csrc", defines: tuple[str, ...] = ()) -> pathlib.Path:  # fmt: skip
+          csrc: pathlib.Path = ROOT / "csrc") -> pathlib.Path:  # fmt: skip
     """The module's file."""
     folder.mkdir(parents=True, exist_ok=True)
-    headers = fingerprint(csrc)
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        objects = list(pool.map(lambda s: compile_one(s, csrc, variant, folder, headers, defines), sources(csrc)))
+        objects = list(pool.map(lambda s: compile_one(s, csrc, variant, folder), sources(csrc)))
     key = hashlib.sha256("".join(o.name for o in objects).encode()).hexdigest()[:16]
     module = folder / f"{variant}_{key}" / "emulated.so"
     if not module.exists():
         module.parent.mkdir(exist_ok=True)
         command = [os.environ.get("CXX", "g++"), "-shared", *VARIANTS[variant][0], "-pthread", *map(str, objects),
                    "-o", str(module)]  # fmt: skip
-        subprocess.run(command, check=True)
+        run(command)
     return module
 
 

@@ -28,13 +28,13 @@ def fingerprint(
     species: Sequence[int],
     scale: Callable[[str], float] = lambda name: 1.0,
 ) -> dict[str, torch.Tensor]:
-    """Mean and rms [n_blocks, 2] of every parameter, float64.
+    """Mean and rms [n_blocks, 2] of every parameter, float64, on the CPU.
 
     A species-indexed block gives one row for each of `species`, multiplied by `scale` of the parameter's name.
     """
     result = {}
     for name, parameter in parameters.items():
-        flat, rows, offset = parameter.detach().double().flatten(), [], 0
+        flat, rows, offset = parameter.detach().cpu().double().flatten(), [], 0
         for shape, axis in blocks[name]:
             n = torch.Size(shape).numel()
             block = flat[offset : offset + n].reshape(shape)

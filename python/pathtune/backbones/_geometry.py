@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from pathtune.batch import NO_VOLUME_A3, Batch
-from pathtune.ops import ConvGraph, conv_graph
+from pathtune.ops import ConvGraph, SpeciesGroups, conv_graph, group_by_species
 
 
 @dataclasses.dataclass
@@ -25,22 +25,32 @@ class Edges:
 
 def edges_of(batch: Batch, by_pair: bool) -> Edges:
     """Edges with a row of their own or, `by_pair`, one for an edge and its reverse."""
-    n_edges = batch.sender.numel()
+    # On the host, wherever the batch is: indices are sorted and checked there without waiting for a device.
+    host, device = batch.host or batch, batch.positions.device
+    n_edges = host.sender.numel()
     if by_pair:
-        row = batch.pair
+        row = host.pair
         # the first edge of each pair: edges are numbered so that pairs appear in ascending order
-        is_first = torch.ones(n_edges, dtype=torch.bool)
         order = torch.argsort(row, stable=True)
-        is_first[order[1::2]] = False
         first = order[0::2]
+        sign = torch.ones(n_edges, dtype=batch.positions.dtype).index_fill(0, order[1::2], -1.0)
     else:
-        row, is_first, first = torch.arange(n_edges), torch.ones(n_edges, dtype=torch.bool), torch.arange(n_edges)
+        row = first = torch.arange(n_edges)
+        sign = torch.ones(n_edges, dtype=batch.positions.dtype)
+    graph = conv_graph(host.sender, host.receiver, host.n_nodes, row)
+    if device.type != "cpu":
+        graph, row, first, sign = graph.to(device), row.to(device), first.to(device), sign.to(device)
     sender, receiver = batch.sender[first], batch.receiver[first]
     shift = torch.einsum("ei,eij->ej", batch.unit_shifts[first], batch.cell[batch.node_graph[sender]])
     vectors = (batch.positions[receiver] - batch.positions[sender] + shift).detach().requires_grad_()
-    sign = torch.where(is_first, 1.0, -1.0).to(vectors.dtype)
-    graph = conv_graph(batch.sender, batch.receiver, batch.n_nodes, row)
     return Edges(vectors, sender, receiver, row, sign, graph)
+
+
+def species_groups(batch: Batch, n_species: int) -> SpeciesGroups:
+    """Nodes of the batch by species, grouped on the host like the edges."""
+    groups = group_by_species((batch.host or batch).species, n_species)
+    device = batch.species.device
+    return groups if device.type == "cpu" else groups.to(device)
 
 
 def harmonics_parity(irreps) -> torch.Tensor:  # [dim_y]

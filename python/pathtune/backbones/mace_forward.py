@@ -16,13 +16,12 @@ from e3nn import o3
 from pathtune._monomials import ContractionTable, contraction_coefficients, contraction_table
 from pathtune._paths import EdgeConvTable, SpeciesLinearTable
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
-from pathtune.backbones._geometry import Edges, differentiate, harmonics_parity, on_edges
+from pathtune.backbones._geometry import Edges, differentiate, harmonics_parity, on_edges, species_groups
 from pathtune.batch import Batch
 from pathtune.ops import (
     SparseWeights,
     SpeciesGroups,
     edge_conv,
-    group_by_species,
     symmetric_contraction,
 )
 
@@ -115,7 +114,7 @@ class MaceForward:
         y = on_edges(y, edges, self.parity) if self.by_pair else y
         row_index = torch.stack([edges.row_sender, edges.row_receiver])
         radial, cutoff = stock.radial_embedding(lengths, attrs, row_index, stock.atomic_numbers)  # type: ignore
-        groups = group_by_species(batch.species, self.n_species)
+        groups = species_groups(batch, self.n_species)
         embedding = parameters["node_embedding.linear.weight"].reshape(self.n_species, -1)  # type: ignore
         x = torch.nn.functional.embedding(batch.species, embedding) * self.embedding_weight
         total = x.new_zeros(batch.n_nodes)
@@ -190,7 +189,7 @@ class _Layer:
         if len(kept) != len(weights) or not all(is_same):
             self._frozen_from = [(w, w._version) for w in weights]
             self._frozen.clear()
-        present = tuple(groups.present.tolist())
+        present = groups.species
         if present not in self._frozen:
             if len(self._frozen) == MOST_FROZEN:  # the oldest gives way
                 self._frozen.pop(next(iter(self._frozen)))
@@ -222,7 +221,7 @@ class _Readout:
         hidden = self.block.non_linearity(self.first(x, parameters[f"{self.name}.linear_1.weight"]))  # type: ignore
         n_heads = getattr(self.block, "num_heads", 1)
         if n_heads > 1:  # hidden scalars are grouped by head
-            is_mine = torch.arange(hidden.shape[1]) // (hidden.shape[1] // n_heads) == head
+            is_mine = torch.arange(hidden.shape[1], device=x.device) // (hidden.shape[1] // n_heads) == head
             hidden = hidden * is_mine.to(hidden)
         return self.second(hidden, parameters[f"{self.name}.linear_2.weight"])[:, head]
 

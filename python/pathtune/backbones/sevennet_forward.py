@@ -15,13 +15,12 @@ import torch
 
 from pathtune._paths import blocks, layout_permutation
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
-from pathtune.backbones._geometry import Edges, differentiate, harmonics_parity, on_edges
+from pathtune.backbones._geometry import Edges, differentiate, harmonics_parity, on_edges, species_groups
 from pathtune.batch import Batch
 from pathtune.ops import (
     SparseWeights,
     SpeciesGroups,
     edge_conv,
-    group_by_species,
 )
 
 INTROS = {"SelfConnectionLinearIntro": "linear", "SelfConnectionIntro": "fc_tensor_product"}
@@ -87,7 +86,7 @@ class SevenNetForward:
         lengths = edges.vectors.norm(dim=1)
         radial = embedding.basis_function(lengths) * embedding.cutoff_function(lengths).unsqueeze(1)
         y = on_edges(embedding.spherical(-edges.vectors), edges, self.parity)
-        groups = group_by_species(batch.species, self.n_species)
+        groups = species_groups(batch, self.n_species)
         x = self._embedding(parameters["onehot_to_feature_x.linear.weight"], batch.species)
         for layer in self.layers:
             x = layer(parameters, x, y, radial, edges, groups)

@@ -28,10 +28,16 @@ Step = Callable[[], None]
 
 
 def make_model(
-    stock: torch.nn.Module, backend: str, arm: str, active_share: float, elements: Sequence[int], seed: int = 0
+    stock: torch.nn.Module,
+    backend: str,
+    arm: str,
+    active_share: float,
+    elements: Sequence[int],
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Potential:
     """The arm's model; `sparse` has a fixed random set of candidates, `active_share` of the reachable weights."""
-    base = load(stock, backend=backend)
+    base = load(stock, backend=backend, device=device)
     if arm == "full":
         return unfreeze(base, "full", elements)
     species = [base.atomic_numbers.index(z) for z in elements]
@@ -48,7 +54,7 @@ def make_batch(model: Potential, name: str, n_atoms: int) -> Batch:
     """The case's structures with random labels."""
     batch = model.collate(cases.structures(name, n_atoms))
     generator = torch.Generator().manual_seed(1)
-    batch.forces = torch.randn(batch.forces.shape, generator=generator, dtype=batch.forces.dtype)
+    batch.forces = torch.randn(batch.forces.shape, generator=generator, dtype=batch.forces.dtype).to(model.device)
     batch.has_forces[:] = True
     batch.energy_ev, batch.has_energy[:] = torch.zeros_like(batch.energy_ev), True
     return batch

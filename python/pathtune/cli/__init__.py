@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,7 +21,10 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. A user's mistake prints one sentence and returns 2; Ctrl-C returns 130."""
+    """Run one verb. A user's mistake prints one sentence and returns 2; Ctrl-C returns 130.
+
+    A reader that stops early, as in `pathtune paths | head`, ends the program quietly with 141, as SIGPIPE would.
+    """
     parser = argparse.ArgumentParser(prog="pathtune", description="Sparse fine-tuning of equivariant potentials.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     modules = {name: importlib.import_module(f"pathtune.cli.{name}") for name in VERBS}
@@ -28,7 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(verbs.add_parser(name, help=VERBS[name], description=module.__doc__))
     args = parser.parse_args(argv)
     try:
-        return modules[args.verb].run(args)
+        status = modules[args.verb].run(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 141
     except (InputError, ImportError) as error:
         print(f"pathtune {args.verb}: {error}", file=sys.stderr)
         return 2

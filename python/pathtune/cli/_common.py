@@ -86,7 +86,7 @@ def load_model(options: ModelOptions, adapter: str | None = None) -> Potential:
     """The model that the flags name, with its adapter if any."""
     if options.model is None:
         raise InputError("--model is missing, expected a .model or checkpoint file or a known name")
-    model = load(options.model, options.dtype, options.head, options.backend)
+    model = load(options.model, options.dtype, options.head, options.backend, options.device)
     return load_adapter(model, adapter) if adapter else model
 
 

@@ -1,5 +1,6 @@
 """Operators: one file each, with checks, custom_op, fake and autograd. The sole importers of `_core`."""
 
+from pathtune.ops._kernels import cuda_status
 from pathtune.ops.delta_node import DeltaTarget, sparse_weights
 from pathtune.ops.edge_conv import ConvGraph, conv_graph, edge_conv
 from pathtune.ops.sampled_gradient import (
@@ -23,6 +24,7 @@ __all__ = [
     "SpeciesGroups",
     "ThresholdedLayer",
     "conv_graph",
+    "cuda_status",
     "delta_gradients",
     "edge_conv",
     "group_by_species",

@@ -18,6 +18,13 @@ def uses_cuda(like: torch.Tensor) -> bool:
     return like.device.type == "cuda" or emulated is not None
 
 
+def cuda_status() -> str:
+    """Empty where tensors on a CUDA device can be computed with, else the reason."""
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} sees no usable CUDA device"
+    return _core.cuda_status()
+
+
 def call_cpu(name: str, like: torch.Tensor, *arguments: Any) -> Any:
     """The CPU kernel `name` for the dtype of `like`; the number of threads is added to the arguments."""
     return getattr(_core, f"{name}_{KERNEL_DTYPES[like.dtype]}")(*arguments, torch.get_num_threads())
@@ -29,7 +36,7 @@ def call_cuda(name: str, like: torch.Tensor, *arguments: Any) -> Any:
     kernel = f"{name}_{KERNEL_DTYPES[like.dtype]}"
     if like.device.type != "cuda":
         return getattr(emulated, kernel)(*arguments, 0)
-    reason = _core.cuda_status()
+    reason = cuda_status()
     if reason:
         raise RuntimeError(f"{name}: tensors are on {like.device}, but {reason}")
     with torch.cuda.device(like.device):

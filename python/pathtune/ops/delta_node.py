@@ -67,14 +67,15 @@ def sparse_weights(
     for name, given in (("values", values), ("scores", scores), ("bases", bases)):
         check_size("sparse_weights", f"number of {name}", len(given), len(targets))
     effective = [target.effective(base) for target, base in zip(targets, bases)]
-    if all(v.device.type == "cpu" and v.dtype in KERNEL_DTYPES for v in values):
+    if all(v.device.type in ("cpu", "cuda") and v.dtype in KERNEL_DTYPES for v in values):
         given = [score for score in scores if score is not None]
         count = iter(range(len(given)))
         score_at = [None if score is None else next(count) for score in scores]
         deltas = _Deltas.apply(targets, bases, effective, score_at, *values, *given) if targets else ()
     elif any(w is not None for w in effective):
-        raise TypeError("sparse_weights: a layer with grouped candidates is on "
-                        f"{[str(v.device) for v in values]}, expected the CPU")  # fmt: skip
+        raise TypeError("sparse_weights: a layer with grouped candidates is among "
+                        f"{sorted({f'{v.dtype} on {v.device}' for v in values})}, expected float32 or float64 "
+                        "on the CPU or CUDA")  # fmt: skip
     else:
         deltas = [v if s is None else reference.soft_threshold(v, torch.sigmoid(s), t.segment)
                   for v, s, t in zip(values, scores, targets)]  # fmt: skip

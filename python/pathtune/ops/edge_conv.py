@@ -31,6 +31,11 @@ class ConvGraph:
     row_edges: torch.Tensor  # [n_edges] edges sorted by row, stable
     n_nodes: int
 
+    def to(self, device: torch.device) -> ConvGraph:
+        """The same graph on another device."""
+        tensors = {f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self) if f.name != "n_nodes"}
+        return ConvGraph(**tensors, n_nodes=self.n_nodes)
+
 
 def conv_graph(
     sender: torch.Tensor,  # [n_edges]

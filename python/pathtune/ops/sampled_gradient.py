@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 
 from pathtune._paths import SpeciesLinearTable
+from pathtune.ops import _sampled_cuda
 from pathtune.ops._check import check_same_kind, check_size
-from pathtune.ops._kernels import call_cpu
+from pathtune.ops._kernels import call_cpu, uses_cuda
 from pathtune.ops._operator import operator
 from pathtune.ops.species_linear import SpeciesGroups
 
@@ -142,6 +143,13 @@ def _sampled(
     indices: torch.Tensor, sizes: list[int],
 ) -> torch.Tensor:  # fmt: skip
     x, g, out = x.contiguous(), g.contiguous(), x.new_empty(place.numel())
+    if uses_cuda(x):
+        tables = (blocks, runs, u_tiles, v_tiles, v_row, place, paths, coefficients)
+        _sampled_cuda.run([_sampled_cuda.Layer(
+            terms=[(x, g, order, ptr, present)], tables=tables, dims=(sizes[1], sizes[2]), other=None, delta=None,
+            segment=None, grad_values=out, grad_thresholds=out[:0],
+        )])  # fmt: skip
+        return out
     layer = (*_record((blocks, runs, u_tiles, v_tiles, v_row, place)), paths.data_ptr(), coefficients.data_ptr(),
              sizes[1], sizes[2], 0, 1, 0, 0, 0, 0, out.data_ptr(), 0)  # fmt: skip
     call_cpu("sampled_gradient", x, [layer], [_term(x, g, order, ptr, present)])
@@ -225,6 +233,8 @@ def _run(
     terms: list[torch.Tensor], tables: list[torch.Tensor], deltas: list[torch.Tensor], sizes: list[int]
 ) -> list[torch.Tensor]:
     """For each layer dL/dD and dL/dd; the lists hold what DeltaCotangent does, flattened."""
+    if uses_cuda(deltas[0]):
+        return _run_cuda(terms, tables, deltas, sizes)
     layers, outputs, first, table = [], [], 0, 0
     for at, (delta, other, segment) in enumerate(zip(deltas[::3], deltas[1::3], deltas[2::3])):
         n_terms, n_thresholds, dim_in, dim_out = sizes[4 * at : 4 * at + 4]
@@ -240,6 +250,25 @@ def _run(
         outputs += out
     products = [_term(*terms[i : i + 5]) for i in range(0, len(terms), 5)]
     call_cpu("sampled_gradient", deltas[0], layers, products)
+    return outputs
+
+
+def _run_cuda(
+    terms: list[torch.Tensor], tables: list[torch.Tensor], deltas: list[torch.Tensor], sizes: list[int]
+) -> list[torch.Tensor]:
+    """As _run."""
+    layers, outputs, first, table = [], [], 0, 0
+    for at, (delta, other, segment) in enumerate(zip(deltas[::3], deltas[1::3], deltas[2::3])):
+        n_terms, n_thresholds, dim_in, dim_out = sizes[4 * at : 4 * at + 4]
+        out = delta.new_empty(delta.numel()), delta.new_empty(n_thresholds)
+        layers.append(_sampled_cuda.Layer(
+            terms=[terms[i : i + 5] for i in range(5 * first, 5 * (first + n_terms), 5)],
+            tables=tables[table : table + 8] if n_terms else (), dims=(dim_in, dim_out), other=other,
+            delta=delta if n_thresholds else None, segment=segment, grad_values=out[0], grad_thresholds=out[1],
+        ))  # fmt: skip
+        first, table = first + n_terms, table + 8 * (n_terms > 0)
+        outputs += out
+    _sampled_cuda.run(layers)
     return outputs
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from pathtune.ops._check import check_same_kind, check_size
-from pathtune.ops._kernels import call_cpu
+from pathtune.ops._kernels import call_cpu, call_cuda, uses_cuda
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,17 @@ class ThresholdedLayer:
     effective: torch.Tensor | None = None  # [weight_numel] W', equal to W beside the candidates; None: S only
 
 
-def soft_threshold(layers: Sequence[ThresholdedLayer]) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
+# For each layer, how many entries are active, and how many of W' have another value now. On CUDA a tensor
+# [n_layers, 2] on the device, so that nobody waits for numbers that nobody reads.
+Counts = Sequence[tuple[int, int]] | torch.Tensor
+
+
+def soft_threshold(layers: Sequence[ThresholdedLayer]) -> tuple[list[torch.Tensor], Counts]:
     """S(D, d) = sign(D) relu(|D| - d) of every layer, and W' = W + S in place at the candidates.
 
-    Returns S [n_candidates], and the counts of active entries and of entries of W' that have another value now.
-    Where there are such, autograd will refuse a backward pass through the W' that was. Raises TypeError on dtype
-    or device, ValueError on a size that disagrees.
+    Returns S [n_candidates], and the counts. Where W' has changed, autograd will refuse a backward pass through the
+    W' that was; on CUDA, where nobody looks, after every call. Raises TypeError on dtype or device, ValueError on a
+    size that disagrees.
     """
     for layer in layers:
         _check(layer)
@@ -40,9 +45,14 @@ def soft_threshold(layers: Sequence[ThresholdedLayer]) -> tuple[list[torch.Tenso
     )) for layer in layers]  # fmt: skip
     if torch.compiler.is_compiling():
         results = [_soft_threshold(*given) for given in tensors]
+        if layers and layers[0].values.device.type == "cuda":
+            return [delta for delta, _ in results], torch.stack([counts for _, counts in results])
         return [delta for delta, _ in results], [(int(n), int(m)) for _, (n, m) in results]
     deltas, counts = _run(tensors)
-    changed = [given[-1] for given, (_, n_changed) in zip(tensors, counts) if n_changed]
+    if isinstance(counts, torch.Tensor):
+        changed = [layer.effective for layer in layers if layer.effective is not None]
+    else:
+        changed = [given[-1] for given, (_, n_changed) in zip(tensors, counts) if n_changed]
     if changed:
         torch.autograd.graph.increment_version(changed)
     return deltas, counts
@@ -68,14 +78,18 @@ def _or_empty(tensor: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
     return like.new_empty(0) if tensor is None else tensor.contiguous()
 
 
-def _run(layers: list[tuple[torch.Tensor, ...]]) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
+def _run(layers: list[tuple[torch.Tensor, ...]]) -> tuple[list[torch.Tensor], Counts]:
     """values, threshold, segment, indices, base, effective of each layer, empty where absent."""
     if not layers:
         return [], []
     deltas = [torch.empty_like(given[0], memory_format=torch.contiguous_format) for given in layers]
     records = [(delta.numel(), *[t.data_ptr() for t in given], delta.data_ptr())
                for given, delta in zip(layers, deltas)]  # fmt: skip
-    return deltas, call_cpu("soft_threshold", deltas[0], records)
+    if not uses_cuda(deltas[0]):
+        return deltas, call_cpu("soft_threshold", deltas[0], records)
+    counts = deltas[0].new_zeros(len(layers), 2, dtype=torch.int64)
+    call_cuda("soft_threshold", deltas[0], records, counts.data_ptr())
+    return deltas, counts
 
 
 @torch.library.custom_op("pathtune::soft_threshold", mutates_args=("effective",), device_types=("cpu", "cuda"))
@@ -85,9 +99,7 @@ def _soft_threshold(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Of one layer: S, and the counts [2] of active and of changed entries."""
     (delta,), (counts,) = _run([(values, threshold, segment, indices, base, effective)])
-    return delta, torch.tensor(counts)
+    return delta, torch.as_tensor(counts)
 
 
-_soft_threshold.register_fake(
-    lambda values, *rest: (torch.empty_like(values), torch.empty(2, dtype=torch.int64, device="cpu"))
-)
+_soft_threshold.register_fake(lambda values, *rest: (torch.empty_like(values), values.new_empty(2, dtype=torch.int64)))

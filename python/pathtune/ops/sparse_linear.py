@@ -65,12 +65,13 @@ def sparse_path_linear(
 ) -> torch.Tensor:  # [n_nodes, dim_out]
     """A path linear, which is a species linear of one species; see sparse_species_linear."""
     check_size("sparse_path_linear", "number of species of the table", table.n_species, 1)
-    return sparse_species_linear(x, weights, _one_group(x.shape[0]), table)
+    return sparse_species_linear(x, weights, _one_group(x.shape[0], x.device), table)
 
 
 @functools.lru_cache(maxsize=8)
-def _one_group(n_nodes: int) -> SpeciesGroups:
-    return SpeciesGroups(torch.arange(n_nodes), torch.tensor([0, n_nodes]), torch.zeros(1, dtype=torch.int64))
+def _one_group(n_nodes: int, device: torch.device) -> SpeciesGroups:
+    groups = SpeciesGroups(torch.arange(n_nodes), torch.tensor([0, n_nodes]), torch.zeros(1, dtype=torch.int64), (0,))
+    return groups if device.type == "cpu" else groups.to(device)
 
 
 def _product(
@@ -156,7 +157,7 @@ def _backward_of_sampled(ctx, adjoint):
     """Bilinear in x and g with `adjoint` as the weights; dense, but a force loss never comes here."""
     x, g, *index = ctx.saved_tensors
     needs_x, needs_g = needed_gradients(ctx)[:2]
-    weights = adjoint.new_zeros(ctx.sizes[4]).index_copy(0, index[-1], adjoint.detach())
+    weights = adjoint.new_zeros(ctx.sizes[4]).index_copy(0, index[-1].to(adjoint.device), adjoint.detach())
     return (
         _grad_x(g, adjoint, weights, *index, ctx.sizes) if needs_x else None,
         _forward(x, adjoint, weights, *index, ctx.sizes) if needs_g else None,

@@ -13,7 +13,7 @@ import torch
 from pathtune._paths import SpeciesLinearTable
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import check_same_kind, check_size
-from pathtune.ops._kernels import call_cpu
+from pathtune.ops._kernels import call_cpu, call_cuda, uses_cuda
 from pathtune.ops._operator import operator
 
 
@@ -24,6 +24,11 @@ class SpeciesGroups:
     order: torch.Tensor  # [n_nodes] int64
     ptr: torch.Tensor  # [n_present + 1] int64
     present: torch.Tensor  # [n_present] int64
+    species: tuple[int, ...] = ()  # `present` on the host, which a launch must not wait for
+
+    def to(self, device: torch.device) -> SpeciesGroups:
+        """The same groups on another device."""
+        return SpeciesGroups(self.order.to(device), self.ptr.to(device), self.present.to(device), self.species)
 
 
 def group_by_species(species: torch.Tensor, n_species: int) -> SpeciesGroups:
@@ -39,7 +44,7 @@ def group_by_species(species: torch.Tensor, n_species: int) -> SpeciesGroups:
     present = counts.nonzero().flatten()
     ptr = torch.zeros(present.numel() + 1, dtype=torch.int64, device=species.device)
     ptr[1:] = counts[present].cumsum(0)
-    return SpeciesGroups(order, ptr, present)
+    return SpeciesGroups(order, ptr, present, tuple(present.tolist()))
 
 
 def species_linear(
@@ -69,7 +74,8 @@ def _call(name: str, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, index,
     n_nodes, dim_in, dim_out, n_species, _ = sizes
     order, ptr, present, paths, coefficients = index
     a, b = a.contiguous(), b.contiguous()
-    call_cpu(
+    call = call_cuda if uses_cuda(out) else call_cpu  # paths and coefficients are read on the host by both
+    call(
         name, out, (n_nodes, dim_in, dim_out, n_species, present.numel(), paths.shape[0]),
         *(t.data_ptr() for t in (order, ptr, present, paths, coefficients, a, b, out)),
     )  # fmt: skip

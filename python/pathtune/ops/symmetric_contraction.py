@@ -11,7 +11,7 @@ import torch
 from pathtune._monomials import ContractionTable
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import check_same_kind, check_size
-from pathtune.ops._kernels import call_cpu
+from pathtune.ops._kernels import call_cpu, call_cuda, uses_cuda
 from pathtune.ops._operator import operator
 from pathtune.ops.species_linear import SpeciesGroups
 
@@ -38,18 +38,24 @@ def symmetric_contraction(
     check_size(op, "number of terms of coefficients", coefficients.shape[1], table.n_terms)
     check_size(op, "number of species of coefficients", coefficients.shape[0], groups.present.numel())
     check_size(op, "number of grouped nodes", groups.order.numel(), a.shape[0])
-    return _forward(a, coefficients, *_index(groups, table), table.sizes())
+    return _forward(a, coefficients, *_index(groups, table, a.device), table.sizes())
 
 
-def _index(groups: SpeciesGroups, table: ContractionTable) -> tuple[torch.Tensor, ...]:
-    return groups.order, groups.ptr, groups.present, *table.index()
+def _index(groups: SpeciesGroups, table: ContractionTable, device: torch.device) -> tuple[torch.Tensor, ...]:
+    return groups.order, groups.ptr, groups.present, *table.index(device)
 
 
 def _call(name: str, a: torch.Tensor, index, sizes, inputs, outputs) -> None:
     """Run one kernel; None in `inputs` and empty tensors in `outputs` are absent."""
     inputs = [None if t is None else t.contiguous() for t in inputs]
     n_nodes, _, mul = a.shape
-    call_cpu(
+    *index, segments, more = index  # those two are the table that the CUDA kernels read
+    if uses_cuda(a):
+        call, index = call_cuda, (*index[:3], segments, more)
+        sizes = sizes[0], sizes[1], sizes[4], segments.shape[0], more.shape[1]
+    else:
+        call = call_cpu
+    call(
         f"symmetric_contraction{name}", a, (n_nodes, mul, index[2].numel(), *sizes),
         tuple(t.data_ptr() for t in index),
         *(0 if t is None else t.data_ptr() for t in inputs),
@@ -69,10 +75,11 @@ def _like(x: torch.Tensor, needed: bool) -> torch.Tensor:
 def _forward(
     a: torch.Tensor, coefficients: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor,
     present: torch.Tensor, branches: torch.Tensor, last: torch.Tensor, runs: torch.Tensor,
-    term_monomial: torch.Tensor, first_use: torch.Tensor, uses: torch.Tensor, sizes: list[int],
+    term_monomial: torch.Tensor, first_use: torch.Tensor, uses: torch.Tensor, segments: torch.Tensor,
+    more: torch.Tensor, sizes: list[int],
 ) -> torch.Tensor:  # fmt: skip
     out = _out_like(a, sizes)
-    index = (order, ptr, present, branches, last, runs, term_monomial, first_use, uses)
+    index = (order, ptr, present, branches, last, runs, term_monomial, first_use, uses, segments, more)
     _call("", a, index, sizes, (a, coefficients), (out,))
     return out
 
@@ -82,10 +89,11 @@ def _backward(
     grad_out: torch.Tensor, a: torch.Tensor, coefficients: torch.Tensor, order: torch.Tensor,
     ptr: torch.Tensor, present: torch.Tensor, branches: torch.Tensor, last: torch.Tensor,
     runs: torch.Tensor, term_monomial: torch.Tensor, first_use: torch.Tensor, uses: torch.Tensor,
+    segments: torch.Tensor, more: torch.Tensor,
     sizes: list[int], needs: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     grad_a, grad_coefficients = _like(a, needs[0]), _like(coefficients, needs[1])
-    index = (order, ptr, present, branches, last, runs, term_monomial, first_use, uses)
+    index = (order, ptr, present, branches, last, runs, term_monomial, first_use, uses, segments, more)
     _call("_backward", a, index, sizes, (grad_out, a, coefficients), (grad_a, grad_coefficients))
     return grad_a, grad_coefficients
 
@@ -95,11 +103,12 @@ def _double_backward(
     adjoint_a: torch.Tensor, grad_out: torch.Tensor, a: torch.Tensor, coefficients: torch.Tensor,
     order: torch.Tensor, ptr: torch.Tensor, present: torch.Tensor, branches: torch.Tensor, last: torch.Tensor,
     runs: torch.Tensor, term_monomial: torch.Tensor, first_use: torch.Tensor, uses: torch.Tensor,
+    segments: torch.Tensor, more: torch.Tensor,
     adjoint_coefficients: torch.Tensor | None,
     sizes: list[int], needs: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     outputs = _like(grad_out, needs[0]), _like(a, needs[1]), _like(coefficients, needs[2])
-    index = (order, ptr, present, branches, last, runs, term_monomial, first_use, uses)
+    index = (order, ptr, present, branches, last, runs, term_monomial, first_use, uses, segments, more)
     inputs = (adjoint_a, adjoint_coefficients, grad_out, a, coefficients)
     _call("_double_backward", a, index, sizes, inputs, outputs)
     return outputs
@@ -127,7 +136,7 @@ def _forward_autograd(ctx, grad_out):
     a, coefficients, *index = ctx.saved_tensors
     needs = needed_gradients(ctx)[:2]
     gradients = _backward(grad_out, a, coefficients, *index, ctx.sizes, needs)
-    return (*_where(needs, gradients), *[None] * 10)
+    return (*_where(needs, gradients), *[None] * 12)
 
 
 def _backward_autograd(ctx, *adjoints):
@@ -148,7 +157,7 @@ def _backward_autograd(ctx, *adjoints):
         gradients = grad_grad_out, grad_a, None
     else:
         needs, gradients = [False] * 3, (None, None, None)
-    return (*_where(needs, gradients), *[None] * 11)
+    return (*_where(needs, gradients), *[None] * 13)
 
 
 def _where(needs, gradients):

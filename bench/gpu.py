@@ -1,0 +1,193 @@
+"""Training steps on a GPU against what users run today, and every kernel against the device's own ceilings.
+
+    bench/gpu.sh                                   # under 10 minutes; writes bench/results/gpu_<device>.json
+    python bench/gpu.py --device cpu --quick       # the same code without a GPU, to see that it runs
+
+Identical inputs, arms in turn, medians. Stock MACE, and stock MACE converted by mace itself to cuEquivariance or
+OpenEquivariance where those are installed, train all weights; ours all weights, and 3 % of the reachable ones. Kernel
+times are of torch's profiler; the bytes and FLOPs they are divided by are bench/cost_model.py's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import importlib.util
+import json
+import pathlib
+import re
+import statistics
+import time
+import warnings
+
+import torch
+
+from cost_model import by_kernel, step_costs
+from pathtune import load, unfreeze
+from pathtune.batch import Batch
+from pathtune.benchmark import cases
+from pathtune.benchmark.step import make_batch, make_model, training_step
+from pathtune.data import elements_of
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+KERNELS = ("edge_conv", "symmetric_contraction", "species_linear", "sampled_gradient", "soft_threshold")
+# label: the package it needs, and the script of mace.cli that converts a model for it
+CONVERTERS = {"MACE + cuEquivariance": ("cuequivariance_torch", "convert_e3nn_cueq"),
+              "MACE + OpenEquivariance": ("openequivariance", "convert_e3nn_oeq")}  # fmt: skip
+ACTIVE_SHARE = 0.03
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(function, device: torch.device, repeats: int) -> list[float]:
+    """Wall times of single calls, after two to warm up."""
+    times = []
+    for i in range(repeats + 2):
+        wait(device)
+        began = time.perf_counter()
+        function()
+        wait(device)
+        if i >= 2:
+            times.append(time.perf_counter() - began)
+    return times
+
+
+def ceilings(device: torch.device, quick: bool) -> dict[str, float]:
+    """What this device reaches: bytes/s of a copy, float32 FLOP/s of a matrix product without TF32."""
+    n, m = (2**22, 512) if quick else (2**28, 8192)
+    x, a, b = torch.ones(n, device=device), torch.randn(m, m, device=device), torch.randn(m, m, device=device)
+    y = torch.empty_like(x)
+    return {"bytes_per_s": 8 * n / statistics.median(seconds_of(lambda: y.copy_(x), device, 7)),
+            "flops_per_s": 2 * m**3 / statistics.median(seconds_of(lambda: a @ b, device, 7))}  # fmt: skip
+
+
+def converted(stock: torch.nn.Module, package: str, script: str, device: torch.device) -> torch.nn.Module | str:
+    """The stock model as mace's own converter makes it, or why it is not there."""
+    if importlib.util.find_spec(package) is None:
+        return f"{package} is not installed"
+    try:
+        return importlib.import_module(f"mace.cli.{script}").run(copy.deepcopy(stock), device=str(device))
+    except Exception as error:  # another project's code: whatever it raises is the reason
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def arms(name: str, atoms: int, device: torch.device) -> tuple[dict, dict[str, str]]:
+    """A model for each arm, and the reasons of those that are missing."""
+    stock = cases.build(name)
+    elements = elements_of(cases.structures(name, atoms))
+    models = {"MACE, full": unfreeze(load(stock, backend="reference", device=str(device)), "full", elements)}
+    missing = {}
+    for label, (package, script) in CONVERTERS.items():
+        other = converted(stock, package, script, device)
+        if isinstance(other, str):
+            missing[label] = other
+        else:
+            models[f"{label}, full"] = unfreeze(load(other, backend="reference", device=str(device)), "full", elements)
+    for arm in ("full", "sparse"):
+        models[f"pathtune, {arm}"] = make_model(stock, "auto", arm, ACTIVE_SHARE, elements, device=str(device))
+    return models, missing
+
+
+def alternating(steps: dict, device: torch.device, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each step, A B A B ..., after two rounds to warm up."""
+    times: dict[str, list[float]] = {label: [] for label in steps}
+    for i in range(rounds + 2):
+        for label, step in steps.items():
+            wait(device)
+            began = time.perf_counter()
+            step()
+            wait(device)
+            if i >= 2:
+                times[label].append(time.perf_counter() - began)
+    return times
+
+
+def kernel_times(step, device: torch.device) -> dict[str, float]:
+    """Microseconds of each of our kernels in one step."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profile:
+        step()
+        wait(device)
+    total = dict.fromkeys(KERNELS, 0.0)
+    for event in profile.key_averages():
+        found = re.search("|".join(KERNELS), event.key)
+        if found:
+            on_cuda = device.type == "cuda"
+            total[found[0]] += event.self_device_time_total if on_cuda else event.self_cpu_time_total
+    return total
+
+
+def against_ceilings(times_us: dict[str, float], name: str, batch: Batch, top: dict) -> list[dict]:
+    """Per kernel: time, bytes/s, FLOP/s, and how far from its own floor on this device."""
+    n_present = batch.species.unique().numel()
+    costs = by_kernel(step_costs(name, batch.n_nodes, batch.sender.numel(), n_present), top)
+    rows = []
+    for kernel, us in times_us.items():
+        mine = [c for c in costs if c["kernel"] == kernel]
+        mbytes, mflop = sum(c["mbytes"] for c in mine), sum(c["mflop"] for c in mine)
+        floor = sum(c["floor_us"] for c in mine)
+        rows.append({"kernel": kernel, "us": round(us, 1), "gbytes_per_s": round(1e3 * mbytes / us, 1) if us else None,
+                     "gflop_per_s": round(1e3 * mflop / us, 1) if us else None,
+                     "times_floor": round(us / floor, 2) if floor and us else None})  # fmt: skip
+    return rows
+
+
+def measure(name: str, atoms: int, device: torch.device, rounds: int, top: dict) -> dict:
+    """One model and size: all arms."""
+    models, missing = arms(name, atoms, device)
+    batches = {label: make_batch(model, name, atoms) for label, model in models.items()}
+    steps = {label: training_step(model, batches[label]) for label, model in models.items()}
+    peak = {}
+    for label, step in steps.items():
+        step()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            step()
+            peak[label] = torch.cuda.max_memory_allocated(device) - before
+    times = alternating(steps, device, rounds)
+    median = {label: statistics.median(t) for label, t in times.items()}
+    batch = batches["pathtune, sparse"]
+    kernels = kernel_times(steps["pathtune, sparse"], device)
+    return {"model": name, "n_atoms": batch.n_nodes, "n_edges": batch.sender.numel(), "missing": missing,
+            "median_seconds": median, "all_seconds": times, "peak_bytes": peak,
+            "ratio": {label: median["MACE, full"] / s for label, s in median.items()},
+            "kernels": against_ceilings(kernels, name, batch, top)}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--models", nargs="+", default=["demo", "off23-medium", "mp-0b3-medium"])
+    parser.add_argument("--atoms", nargs="+", type=int, default=[64, 512])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--quick", action="store_true", help="smallest model and size, two rounds")
+    parser.add_argument("--out", type=pathlib.Path)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    device = torch.device(args.device)
+    if args.quick:
+        args.models, args.atoms, args.rounds = ["demo"], [20], 2
+    torch.backends.cuda.matmul.allow_tf32 = False
+    label = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, a rehearsal"
+    top = ceilings(device, args.quick)
+    result = {"device": label, "torch": torch.__version__, "cuda": torch.version.cuda, "ceilings": top, "runs": []}
+    for name in args.models:
+        for atoms in args.atoms:
+            run = measure(name, atoms, device, args.rounds, top)
+            result["runs"].append(run)
+            print(name, run["n_atoms"], {k: f"{v:.2f} x" for k, v in run["ratio"].items()}, run["missing"], flush=True)
+    out = args.out or RESULTS / f"gpu_{re.sub('[^A-Za-z0-9]+', '_', label)}.json"
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(out)
+
+
+if __name__ == "__main__":
+    main()

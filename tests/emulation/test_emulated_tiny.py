@@ -1,0 +1,76 @@
+"""Every operator and pass once on tiny ragged shapes, in every order of threads: what ThreadSanitizer and the planted
+defects are tried with, because it takes a second."""
+
+import os
+import sys
+
+import pytest
+import torch
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "ops"))
+import test_edge_conv
+import test_sampled_gradient
+import test_species_linear
+import test_symmetric_contraction
+
+from pathtune import reference
+from pathtune.ops import ThresholdedLayer, delta_gradients, soft_threshold
+
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5}
+
+
+def assert_close(found, expected, dtype):
+    for f, e in zip(found, expected, strict=True):
+        f, e = f.detach(), e.detach()
+        assert f.shape == e.shape
+        assert torch.isfinite(f).all()
+        if e.numel():
+            assert (f - e).abs().max() <= TOLERANCE[dtype] * max(float(e.abs().max()), 1e-9)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", ["ragged tails, both parities", "ragged, joined", "one channel"])
+def test_tiny_edge_conv(case, dtype, cuda_kernels):
+    inputs = test_edge_conv.make(case, "several", dtype)
+    shared = test_edge_conv.make(case, "several", dtype, torch.tensor([0, 1, 2, 0, 1, 2, 3, 4, 3, 4]))
+    for given in (inputs, shared):
+        found = test_edge_conv.derivatives(test_edge_conv.edge_conv, *given)
+        assert_close(found, test_edge_conv.derivatives(reference.edge_conv, *given), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", ["ragged tails", "one channel", "correlation 4"])
+def test_tiny_symmetric_contraction(case, dtype, cuda_kernels):
+    inputs = test_symmetric_contraction.make(case, "several", dtype)
+    found = test_symmetric_contraction.derivatives(test_symmetric_contraction.kernel, *inputs)
+    expected = test_symmetric_contraction.derivatives(reference.symmetric_contraction, *inputs)
+    assert_close(found, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", ["ragged tails", "two paths into one irrep"])
+def test_tiny_species_linear(case, dtype, cuda_kernels):
+    inputs = test_species_linear.make(case, "several", dtype)
+    found = test_species_linear.derivatives(test_species_linear.kernel, *inputs)
+    assert_close(found, test_species_linear.derivatives(reference.species_linear, *inputs), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_tiny_sampled_gradient(dtype, cuda_kernels):
+    made = [test_sampled_gradient.cotangent(*layer, dtype=dtype) for layer in test_sampled_gradient.LAYERS]
+    values, thresholds = delta_gradients([layer for layer, _, _ in made])
+    assert_close([v.double() for v in values], [expected for _, expected, _ in made], dtype)
+    assert_close([t.double() for t in thresholds], [expected for _, _, expected in made], dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_tiny_soft_threshold(dtype, cuda_kernels):
+    values, base, indices = torch.randn(70, dtype=dtype), torch.randn(211, dtype=dtype), torch.randperm(211)[:70]
+    indices, segment = indices.sort().values, torch.arange(70) % 3
+    threshold, effective = torch.tensor([0.2, 0.7, 1.5], dtype=dtype), base.clone()
+    (delta,), counts = soft_threshold([ThresholdedLayer(values=values, threshold=threshold, segment=segment,
+                                                        indices=indices, base=base, effective=effective)])  # fmt: skip
+    expected = reference.soft_threshold(values, threshold, segment)
+    assert_close([delta, effective], [expected, base.index_add(0, indices, expected)], dtype)
+    n_active = int((expected != 0).sum())
+    assert [int(n) for n in counts[0]] == [n_active, n_active]
