@@ -7,9 +7,11 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "cuda.hpp"
+#include "edge_conv/cuda.hpp"
 #include "sampled_gradient/cuda.hpp"
 #include "soft_threshold/cuda.hpp"
 #include "species_linear/cuda.hpp"
@@ -25,6 +27,7 @@ P* at(uintptr_t address) {
   return reinterpret_cast<P*>(address);
 }
 
+#include "edge_conv/cuda_binding.inl"
 #include "sampled_gradient/cuda_binding.inl"
 #include "soft_threshold/cuda_binding.inl"
 #include "species_linear/cuda_binding.inl"
@@ -40,6 +43,7 @@ void define_cuda(py::module_& m) {
   define_symmetric_contraction(m);
   define_sampled_gradient(m);
   define_soft_threshold(m);
+  define_edge_conv(m);
 }
 
 }  // namespace pathtune

@@ -181,7 +181,7 @@ def test_third_derivatives_are_refused():
 def test_opcheck():
     x, y, w, graph, table = make("ragged tails, both parities")
     index = (graph.sender, graph.receiver_ptr, graph.sender_order, graph.sender_ptr, graph.weight_row,
-             graph.row_ptr, graph.row_edges, table.paths, table.coefficients)  # fmt: skip
+             graph.row_ptr, graph.row_edges, table.paths, table.coefficients, graph.edges_per_row)  # fmt: skip
     g = torch.randn(graph.n_nodes, table.dim_out, dtype=torch.float64, requires_grad=True)
     torch.library.opcheck(torch.ops.pathtune.edge_conv, (x, y, w, *index, table.dim_out))
     for needs in ([True, True, True], [True, False, True]):

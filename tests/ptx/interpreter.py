@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from instructions import Step, decode, reader
+from instructions import Step, decode, reader, writer
 from memory import HostMemory, Parameters, Rows
 from program import Instruction, Kernel, PtxError
 
@@ -76,9 +76,7 @@ def _decode(kernel: Kernel, i: int) -> _Decoded:
                 raise PtxError("branch to an unknown label")
             step = None
         elif kind == "barrier":
-            if instruction.args not in (["0"], []) or "red" in instruction.op:
-                raise PtxError("instruction not supported")
-            step = None
+            step = _vote_of_block(kernel, instruction)
         elif kind == "collective":
             step = _collective(kernel, instruction)
         else:
@@ -86,6 +84,21 @@ def _decode(kernel: Kernel, i: int) -> _Decoded:
     except PtxError as error:
         raise PtxError(f"{kernel.name}: {instruction.text}: {error}") from None
     return _Decoded(instruction, kind, step, leads)
+
+
+def _vote_of_block(kernel: Kernel, instruction: Instruction) -> tuple | None:
+    """Of bar.red: reads the vote, writes the result."""
+    op, args = instruction.op, instruction.args
+    if "red" not in op:
+        if args not in (["0"], []):
+            raise PtxError("instruction not supported")
+        return None
+    if len(args) != 3 or args[1] != "0":
+        raise PtxError("instruction not supported")
+    read, negated = reader(kernel, args[2].lstrip("!"), np.dtype("?")), args[2].startswith("!")
+    function = {"popc": lambda ayes, n: ayes, "or": lambda ayes, n: ayes > 0, "and": lambda ayes, n: ayes == n}
+    write = writer(kernel, args[0], U32 if "popc" in op else np.dtype("?"))
+    return lambda run, lanes: read(run, lanes) ^ negated, function[op[2]], write
 
 
 def _collective(kernel: Kernel, instruction: Instruction) -> tuple:
@@ -182,6 +195,7 @@ class Run:
             self.units = [slice(begin, end) for begin, end in zip([0, *ends], ends)]
         self.random = np.random.default_rng(seed)
         self.decoded: dict[int, _Decoded] = kernel.__dict__.setdefault("decoded", {})
+        self.votes: list[tuple] = []  # of threads that wait at a bar.red
         self.steps = 0
 
     def numbers(self, lanes) -> np.ndarray:
@@ -199,8 +213,19 @@ class Run:
             while (self.state != DONE).any():
                 for unit in self.random.permutation(len(self.units)):
                     self._advance(self.units[unit])
+                self._count_votes()
                 self.state[self.state == AT_BARRIER] = READY  # nobody can go on before the barrier
         return self.steps
+
+    def _count_votes(self) -> None:
+        """Of the threads of each block that wait at a bar.red."""
+        for instruction, _, function, write in {id(i): (i, *s) for i, s, _, _ in self.votes}.values():
+            lanes = np.concatenate([lanes for i, _, lanes, _ in self.votes if i is instruction])
+            votes = np.concatenate([votes for i, _, _, votes in self.votes if i is instruction])
+            of_block = self.block[lanes]
+            ayes, n = np.bincount(of_block, votes), np.bincount(of_block)
+            write(self, lanes, function(ayes[of_block], n[of_block]))
+        self.votes.clear()
 
     def _advance(self, unit: slice) -> None:
         """Until every lane has returned or waits at a barrier."""
@@ -268,6 +293,8 @@ class Run:
             self.state[active] = DONE
         elif here.kind == "barrier":
             self.state[active] = AT_BARRIER
+            if here.step:
+                self.votes.append((here.instruction, here.step, active, here.step[0](self, active)))
         elif active.size:
             self._meet(here, i, active, everyone)
 

@@ -13,7 +13,8 @@ import torch
 from pathtune._paths import EdgeConvTable
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import check_same_kind, check_size
-from pathtune.ops._kernels import call_cpu
+from pathtune.ops._edge_conv_cuda import call_edge_conv
+from pathtune.ops._kernels import call_cpu, uses_cuda
 from pathtune.ops._operator import operator
 
 
@@ -30,6 +31,7 @@ class ConvGraph:
     row_ptr: torch.Tensor  # [n_rows + 1] into row_edges
     row_edges: torch.Tensor  # [n_edges] edges sorted by row, stable
     n_nodes: int
+    edges_per_row: int  # the most edges that share a row of w
 
     def to(self, device: torch.device) -> ConvGraph:
         """The same graph on another device."""
@@ -68,10 +70,12 @@ def conv_graph(
                          f"and edge {at + 1} to node {second}")  # fmt: skip
     n_rows = int(weight_row.max()) + 1 if n_edges else 0
     row_edges = weight_row if own_rows else torch.argsort(weight_row, stable=True)
+    row_ptr = _ptr(weight_row, n_rows)
     return ConvGraph(
         sender=sender, receiver=receiver, receiver_ptr=_ptr(receiver, n_nodes),
         sender_order=torch.argsort(sender, stable=True), sender_ptr=_ptr(sender, n_nodes),
-        weight_row=weight_row, row_ptr=_ptr(weight_row, n_rows), row_edges=row_edges, n_nodes=n_nodes,
+        weight_row=weight_row, row_ptr=row_ptr, row_edges=row_edges, n_nodes=n_nodes,
+        edges_per_row=1 if own_rows or n_edges == 0 else int(row_ptr.diff().max()),
     )  # fmt: skip
 
 
@@ -105,25 +109,30 @@ def edge_conv(
     return _forward(x, y, w, *_index(graph, table), table.dim_out)
 
 
-def _index(graph: ConvGraph, table: EdgeConvTable) -> tuple[torch.Tensor, ...]:
+def _index(graph: ConvGraph, table: EdgeConvTable) -> tuple[torch.Tensor | int, ...]:
     return (
         graph.sender, graph.receiver_ptr, graph.sender_order, graph.sender_ptr, graph.weight_row,
-        graph.row_ptr, graph.row_edges, table.paths, table.coefficients,
+        graph.row_ptr, graph.row_edges, table.paths, table.coefficients, graph.edges_per_row,
     )  # fmt: skip
 
 
-def _call(name: str, index, inputs, adjoints, outputs) -> None:
-    """Hand addresses to the kernel; inputs (x, y, w, g), adjoints (ax, ay, aw), outputs (gg, gx, gy, gw)."""
+def _call(order: int, index, inputs, adjoints, outputs) -> None:
+    """Hand addresses to the kernel of order 0 (forward), 1 (backward) or 2 (double backward).
+
+    inputs (x, y, w, g), adjoints (ax, ay, aw), outputs (gg, gx, gy, gw); None where absent.
+    """
     inputs = [None if t is None else t.contiguous() for t in inputs]
     adjoints = [None if t is None else t.contiguous() for t in adjoints]
+    *graph, paths, coefficients, edges_per_row = index
     x, y, w, g = inputs
+    if uses_cuda(x):
+        call_edge_conv(order, graph, (paths, coefficients), edges_per_row, inputs, adjoints, outputs)
+        return
     out = outputs[0] if g is None else g
-    n_paths = index[-2].shape[0]
-    call_cpu(
-        name, x, (x.shape[0], y.shape[0], w.shape[0], x.shape[1], y.shape[1], out.shape[1], w.shape[1], n_paths),
-        *(tuple(0 if t is None else t.data_ptr() for t in group)
-          for group in (index, inputs, adjoints, outputs)),
-    )  # fmt: skip
+    sizes = (x.shape[0], y.shape[0], w.shape[0], x.shape[1], y.shape[1], out.shape[1], w.shape[1], paths.shape[0])
+    name = ("edge_conv", "edge_conv_backward", "edge_conv_double_backward")[order]
+    groups = ((*graph, paths, coefficients), inputs, adjoints, outputs)
+    call_cpu(name, x, sizes, *(tuple(0 if t is None else t.data_ptr() for t in group) for group in groups))
 
 
 def _outputs(needs: list[bool], *like: torch.Tensor) -> list[torch.Tensor]:
@@ -136,18 +145,18 @@ def _only(needs: list[bool], tensors) -> list[torch.Tensor | None]:
     return [t if need else None for need, t in zip(needs, tensors)]
 
 
-# Index arguments of all three operators: seven of the graph, two of the table.
+# Index arguments of all three operators: seven of the graph, two of the table, and edges_per_row.
 
 
 @operator("pathtune::edge_conv")
 def _forward(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, sender: torch.Tensor, receiver_ptr: torch.Tensor,
     sender_order: torch.Tensor, sender_ptr: torch.Tensor, weight_row: torch.Tensor, row_ptr: torch.Tensor,
-    row_edges: torch.Tensor, paths: torch.Tensor, coefficients: torch.Tensor, dim_out: int,
+    row_edges: torch.Tensor, paths: torch.Tensor, coefficients: torch.Tensor, edges_per_row: int, dim_out: int,
 ) -> torch.Tensor:  # fmt: skip
     graph = (sender, receiver_ptr, sender_order, sender_ptr, weight_row, row_ptr, row_edges)
     out = x.new_empty(x.shape[0], dim_out)
-    _call("edge_conv", (*graph, paths, coefficients), (x, y, w, None), (None,) * 3, (out, None, None, None))
+    _call(0, (*graph, paths, coefficients, edges_per_row), (x, y, w, None), (None,) * 3, (out, None, None, None))
     return out
 
 
@@ -156,12 +165,12 @@ def _first_backward(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, g: torch.Tensor, sender: torch.Tensor,
     receiver_ptr: torch.Tensor, sender_order: torch.Tensor, sender_ptr: torch.Tensor,
     weight_row: torch.Tensor, row_ptr: torch.Tensor, row_edges: torch.Tensor, paths: torch.Tensor,
-    coefficients: torch.Tensor, needs: list[bool],
+    coefficients: torch.Tensor, edges_per_row: int, needs: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     graph = (sender, receiver_ptr, sender_order, sender_ptr, weight_row, row_ptr, row_edges)
     gx, gy, gw = _outputs(needs, x, y, w)
     outputs = (None, *_only(needs, (gx, gy, gw)))
-    _call("edge_conv_backward", (*graph, paths, coefficients), (x, y, w, g), (None,) * 3, outputs)
+    _call(1, (*graph, paths, coefficients, edges_per_row), (x, y, w, g), (None,) * 3, outputs)
     return gx, gy, gw
 
 
@@ -170,12 +179,12 @@ def _second_backward(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, g: torch.Tensor, ax: torch.Tensor | None,
     ay: torch.Tensor | None, aw: torch.Tensor | None, sender: torch.Tensor, receiver_ptr: torch.Tensor,
     sender_order: torch.Tensor, sender_ptr: torch.Tensor, weight_row: torch.Tensor, row_ptr: torch.Tensor,
-    row_edges: torch.Tensor, paths: torch.Tensor, coefficients: torch.Tensor, needs: list[bool],
+    row_edges: torch.Tensor, paths: torch.Tensor, coefficients: torch.Tensor, edges_per_row: int, needs: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     graph = (sender, receiver_ptr, sender_order, sender_ptr, weight_row, row_ptr, row_edges)
     gg, gx, gy, gw = _outputs(needs, g, x, y, w)
     outputs = _only(needs, (gg, gx, gy, gw))
-    _call("edge_conv_double_backward", (*graph, paths, coefficients), (x, y, w, g), (ax, ay, aw), outputs)
+    _call(2, (*graph, paths, coefficients, edges_per_row), (x, y, w, g), (ax, ay, aw), outputs)
     return gg, gx, gy, gw
 
 
@@ -185,19 +194,20 @@ _second_backward.register_fake(lambda x, y, w, g, *rest: tuple(_outputs(rest[-1]
 
 
 def _save_forward(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:-1])
+    ctx.save_for_backward(*inputs[:-2])
+    ctx.edges_per_row = inputs[-2]
 
 
 def _backward_of_forward(ctx, g):
     x, y, w, *index = ctx.saved_tensors
     needs = needed_gradients(ctx)[:3]
-    gradients = _first_backward(x, y, w, g, *index, needs) if any(needs) else (None,) * 3
-    return (*_only(needs, gradients), *([None] * 10))
+    gradients = _first_backward(x, y, w, g, *index, ctx.edges_per_row, needs) if any(needs) else (None,) * 3
+    return (*_only(needs, gradients), *([None] * 11))
 
 
 def _save_first_backward(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:-1])
-    ctx.computed = inputs[-1]
+    ctx.save_for_backward(*inputs[:-2])
+    ctx.edges_per_row, ctx.computed = inputs[-2:]
     ctx.set_materialize_grads(False)  # an absent adjoint stays None, and the kernel skips it
 
 
@@ -208,8 +218,9 @@ def _backward_of_first_backward(ctx, *adjoints):
     needs = [needs_g, needs_x, needs_y, needs_w]
     gg = gx = gy = gw = None
     if any(needs) and any(a is not None for a in (ax, ay, aw)):
-        gg, gx, gy, gw = _only(needs, _second_backward(x, y, w, g, ax, ay, aw, *index, needs))
-    return (gx, gy, gw, gg, *([None] * 10))
+        gradients = _second_backward(x, y, w, g, ax, ay, aw, *index, ctx.edges_per_row, needs)
+        gg, gx, gy, gw = _only(needs, gradients)
+    return (gx, gy, gw, gg, *([None] * 11))
 
 
 def _backward_of_second_backward(ctx, *_):
