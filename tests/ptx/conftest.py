@@ -1,6 +1,6 @@
 """Operators on CPU tensors whose CUDA kernels run as PTX, in the interpreter."""
 
-import os
+import pathlib
 import sys
 
 import pytest
@@ -8,9 +8,8 @@ import torch
 
 from pathtune.ops import _kernels
 
-HERE = os.path.dirname(__file__)
-for folder in (HERE, *(os.path.join(HERE, "..", name) for name in ("emulation", "ops", "nvcc"))):
-    sys.path.insert(0, folder)
+TESTS = pathlib.Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS / name) for name in ("ptx", "emulation", "ops", "nvcc")]
 from build import ROOT, load
 from device import Device, compile_all
 from resources import find_nvcc

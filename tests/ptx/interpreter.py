@@ -69,7 +69,7 @@ def _kind(op: list[str]) -> str:
 def _decode(kernel: Kernel, i: int) -> _Decoded:
     instruction = kernel.code[i]
     kind = _kind(instruction.op)
-    leads = kind != "plain" or i == 0 or _kind(kernel.code[i - 1].op) != "plain" or i in kernel.labels.values()
+    leads = kind != "plain" or i == 0 or _kind(kernel.code[i - 1].op) != "plain" or i in kernel.targets
     try:
         if kind == "branch":
             if instruction.args[0] not in kernel.labels:

@@ -35,7 +35,7 @@ class Instruction:
 class Kernel:
     """One `.entry`."""
 
-    def __init__(self, name: str, parameters: str, body: str, dynamic_shared: list[str]):
+    def __init__(self, name: str, parameters: str, body: str, shared: dict[str, str]):
         self.name = name
         self.parameters = [_parameter(p) for p in parameters.split(",") if p.strip()]  # name, bytes
         self.code: list[Instruction] = []
@@ -43,13 +43,15 @@ class Kernel:
         self.registers: dict[str, np.dtype] = {}
         self.arrays: dict[str, tuple[str, int]] = {}  # name: space, offset in it
         self.bytes = {"shared": 0, "local": 0}
-        for statement in body.split(";"):
+        outside = [shared[word] for word in dict.fromkeys(re.findall(r"[\w$]+", body)) if word in shared]
+        for statement in [declaration for declaration in outside if not _is_dynamic(declaration)] + body.split(";"):
             self._statement(statement)
         self.code.append(Instruction("ret", None, False, ["ret"], []))
         # dynamic shared memory follows the static one
         self.bytes["shared"] = -(-self.bytes["shared"] // 16) * 16
-        self.arrays |= {name: ("shared", self.bytes["shared"]) for name in dynamic_shared}
+        self.arrays |= {d: ("shared", self.bytes["shared"]) for d, text in shared.items() if _is_dynamic(text)}
         self.read = _registers_read(self.code)
+        self.targets = set(self.labels.values())
 
     def _statement(self, text: str) -> None:
         text = text.lstrip(" \t\n{}")  # blocks only scope names, which nvcc keeps apart
@@ -128,18 +130,24 @@ def _registers_read(code: list[Instruction]) -> set[str]:
 def parse(text: str) -> dict[str, Kernel]:
     """The kernels of a PTX file by name, each parsed when it is asked for."""
     text = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
-    dynamic = re.findall(r"^\.extern\s+\.shared\s[^;]*?([\w$]+)\s*\[\s*\]\s*;", text, flags=re.MULTILINE)
+    # declared outside of the kernels: dynamic shared memory, and static that several kernels use
+    declarations = re.findall(r"^(?:\.extern\s+)?(\.shared\s[^;]*?([\w$]+)\s*\[\d*\])\s*;", text, flags=re.MULTILINE)
+    shared = {name: declaration for declaration, name in declarations}
     entry = re.compile(r"\.entry\s+([\w$]+)\s*\((.*?)\)([^{]*?)\n\{\n(.*?)\n\}", re.DOTALL)
-    return _Lazy({m[1]: (m[2], m[4]) for m in entry.finditer(text)}, dynamic)
+    return _Lazy({m[1]: (m[2], m[4]) for m in entry.finditer(text)}, shared)
+
+
+def _is_dynamic(declaration: str) -> bool:
+    return declaration.endswith("[]")
 
 
 class _Lazy(dict):
-    def __init__(self, sources: dict[str, tuple[str, str]], dynamic: list[str]):
+    def __init__(self, sources: dict[str, tuple[str, str]], shared: dict[str, str]):
         super().__init__(sources)
-        self.dynamic = dynamic
+        self.shared = shared
 
     def __getitem__(self, name: str) -> Kernel:
         value = super().__getitem__(name)
         if not isinstance(value, Kernel):
-            value = self[name] = Kernel(name, *value, self.dynamic)
+            value = self[name] = Kernel(name, *value, self.shared)
         return value
