@@ -31,7 +31,10 @@ from pathtune.benchmark.step import make_batch, make_model, training_step
 from pathtune.data import elements_of
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-KERNELS = ("edge_conv", "symmetric_contraction", "species_linear", "sampled_gradient", "soft_threshold")
+# operator: how the names of its CUDA kernels begin; on a CPU the operator's own name is looked for
+KERNELS = {"edge_conv": "conv_", "symmetric_contraction": "contract|sum_over_nodes",
+           "species_linear": "multiply_rows|sum_outer", "sampled_gradient": "products|finish_",
+           "soft_threshold": "write_deltas"}  # fmt: skip
 # label: the package it needs, and the script of mace.cli that converts a model for it
 CONVERTERS = {"MACE + cuEquivariance": ("cuequivariance_torch", "convert_e3nn_cueq"),
               "MACE + OpenEquivariance": ("openequivariance", "convert_e3nn_oeq")}  # fmt: skip
@@ -117,10 +120,11 @@ def kernel_times(step, device: torch.device) -> dict[str, float]:
         wait(device)
     total = dict.fromkeys(KERNELS, 0.0)
     for event in profile.key_averages():
-        found = re.search("|".join(KERNELS), event.key)
-        if found:
-            on_cuda = device.type == "cuda"
-            total[found[0]] += event.self_device_time_total if on_cuda else event.self_cpu_time_total
+        for operator, names in KERNELS.items():
+            if device.type == "cuda" and re.search(rf"pathtune::cuda::.*\b({names})", event.key):
+                total[operator] += event.self_device_time_total
+            elif device.type != "cuda" and operator in event.key:
+                total[operator] += event.self_cpu_time_total
     return total
 
 

@@ -38,12 +38,11 @@ P* at(uintptr_t address) {
 namespace pathtune {
 
 void define_cuda(py::module_& m) {
-  m.attr("HAS_CUDA") = true;
+  define_edge_conv(m);
   define_species_linear(m);
   define_symmetric_contraction(m);
   define_sampled_gradient(m);
   define_soft_threshold(m);
-  define_edge_conv(m);
 }
 
 }  // namespace pathtune

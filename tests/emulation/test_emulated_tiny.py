@@ -38,6 +38,19 @@ def test_tiny_edge_conv(case, dtype, cuda_kernels):
         assert_close(found, test_edge_conv.derivatives(reference.edge_conv, *given), dtype)
 
 
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_tiny_edge_conv_over_senders(deterministic, cuda_kernels):
+    given = test_edge_conv.make("ragged tails, both parities", "several")
+    found = test_edge_conv.derivatives(test_edge_conv.edge_conv, *given)
+    assert_close(found, test_edge_conv.derivatives(reference.edge_conv, *given), torch.float64)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("case", ["ragged tails", "one channel", "correlation 4"])
 def test_tiny_symmetric_contraction(case, dtype, cuda_kernels):
@@ -65,8 +78,8 @@ def test_tiny_sampled_gradient(dtype, cuda_kernels):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_tiny_soft_threshold(dtype, cuda_kernels):
-    values, base, indices = torch.randn(70, dtype=dtype), torch.randn(211, dtype=dtype), torch.randperm(211)[:70]
-    indices, segment = indices.sort().values, torch.arange(70) % 3
+    values, base, indices = torch.randn(700, dtype=dtype), torch.randn(911, dtype=dtype), torch.randperm(911)[:700]
+    indices, segment = indices.sort().values, torch.arange(700) % 3
     threshold, effective = torch.tensor([0.2, 0.7, 1.5], dtype=dtype), base.clone()
     (delta,), counts = soft_threshold([ThresholdedLayer(values=values, threshold=threshold, segment=segment,
                                                         indices=indices, base=base, effective=effective)])  # fmt: skip

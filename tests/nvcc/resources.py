@@ -44,7 +44,8 @@ def compile_one(nvcc: str, source: pathlib.Path, arch: str) -> str:
         command = [nvcc, *FLAGS, f"-arch={arch}", str(source), "-o", f"{folder}/out.cubin"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"{source.name} for {arch}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        said = [line for line in (done.stdout + done.stderr).splitlines() if re.search("error|warning", line)]
+        raise RuntimeError(f"{source.parent.name}/{source.name} for {arch}:\n" + "\n".join(said[:20]))
     return done.stdout + done.stderr
 
 

@@ -35,8 +35,8 @@ class ConvGraph:
 
     def to(self, device: torch.device) -> ConvGraph:
         """The same graph on another device."""
-        tensors = {f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self) if f.name != "n_nodes"}
-        return ConvGraph(**tensors, n_nodes=self.n_nodes)
+        moved = {name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)}
+        return dataclasses.replace(self, **moved)
 
 
 def conv_graph(
