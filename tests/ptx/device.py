@@ -83,6 +83,7 @@ class Device:
     def __init__(self, kernels: dict[str, Kernel], module: str):
         self.kernels, self.symbols = kernels, symbols(module)
         self.launched: set[str] = set()
+        self.reads_unwritten = False  # as in Launch
         self.tensors: list[torch.Tensor] = []  # alive, so that no other takes an address
 
     def launch(self, offset: int, grid, block, shared_bytes: int, arguments: list[bytes]) -> None:
@@ -93,8 +94,10 @@ class Device:
             raise PtxError(f"no PTX of the kernel {names}")
         self.launched.add(plain_name(name))
         memory = HostMemory([(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) for t in self.tensors])
-        Run(self.kernels[name], Launch(grid, block, shared_bytes, arguments), memory).execute()
+        launch = Launch(grid, block, shared_bytes, arguments, self.reads_unwritten)
+        Run(self.kernels[name], launch, memory).execute()
 
     def forget(self) -> None:
         self.launched.clear()
+        self.reads_unwritten = False
         self.tensors.clear()

@@ -36,6 +36,7 @@ class Launch:
     block: tuple[int, int, int]
     shared_bytes: int
     arguments: list[bytes]
+    reads_unwritten: bool = False  # shared memory that nobody wrote is NaN, instead of an error
 
 
 class _Registers(dict):
@@ -182,7 +183,9 @@ class Run:
         self.registers = _Registers(kernel.registers, self.n_lanes)
         self.spaces = {
             "global": memory,
-            "shared": Rows("shared", n_blocks, kernel.bytes["shared"] + launch.shared_bytes),
+            "shared": Rows(
+                "shared", n_blocks, kernel.bytes["shared"] + launch.shared_bytes, launch.reads_unwritten
+            ),
             "local": Rows("local", self.n_lanes, kernel.bytes["local"]),
             "param": Parameters([size for _, size in kernel.parameters], launch.arguments),
         }

@@ -16,6 +16,7 @@ class _Space:
     """Bytes that `places` finds for an address of each lane."""
 
     name: str
+    allows_unwritten = False
 
     def places(self, rows: np.ndarray, address: np.ndarray, n_bytes: int) -> Iterator[tuple]:
         """For each piece of memory: its bytes, their flags "written" or None, the lanes that reach it, the offsets."""
@@ -33,7 +34,7 @@ class _Space:
     def load(self, rows: np.ndarray, address: np.ndarray, dtype: np.dtype, n: int) -> list[np.ndarray]:
         results = None
         for data, flags, lanes, items in self._items(rows, address, dtype, n):
-            if flags is not None:
+            if flags is not None and not self.allows_unwritten:
                 whole = np.iinfo(flags.dtype).max
                 if any((flags[items + j] != whole).any() for j in range(n)):
                     raise PtxError(f"reads {self.name} memory that nobody wrote")
@@ -61,9 +62,13 @@ class _Space:
 
 
 class Rows(_Space):
-    """`n_rows` pieces of `size` bytes: a row of shared memory for a block, of local memory for a thread."""
+    """`n_rows` pieces of `size` bytes: a row of shared memory for a block, of local memory for a thread.
 
-    def __init__(self, name: str, n_rows: int, size: int):
+    What nobody wrote is NaN; to read it is an error unless `allows_unwritten`.
+    """
+
+    def __init__(self, name: str, n_rows: int, size: int, allows_unwritten: bool = False):
+        self.allows_unwritten = allows_unwritten
         self.name, self.size, self.stride = name, size, -(-size // 16) * 16
         self.data = np.full(n_rows * self.stride, 0xFF, np.uint8)
         self.written = np.zeros(self.data.shape, np.uint8)

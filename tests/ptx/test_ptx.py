@@ -23,5 +23,6 @@ def test_contraction(interpreted):
     print(interpreted.launched)
 
 def test_conv(interpreted):
+    interpreted.reads_unwritten = True
     tiny.test_tiny_edge_conv("ragged, joined", F32, None)
     print(interpreted.launched)
