@@ -8,12 +8,15 @@ prints the module's file. An object is compiled again when what it was made from
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
+import importlib.util
 import os
 import pathlib
 import subprocess
 import sys
 import sysconfig
+import types
 
 import pybind11
 
@@ -72,6 +75,16 @@ def build(variant: str = "plain", folder: pathlib.Path = ROOT / "build" / "emula
         command = [os.environ.get("CXX", "g++"), "-shared", *VARIANTS[variant][0], "-pthread", *map(str, objects),
                    "-o", str(module)]  # fmt: skip
         run(command)
+    return module
+
+
+@functools.cache
+def load() -> types.ModuleType:
+    """The module itself; PATHTUNE_EMULATED names one that is built already (sanitized, say)."""
+    spec = importlib.util.spec_from_file_location("emulated", os.environ.get("PATHTUNE_EMULATED") or build())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 

@@ -1,6 +1,5 @@
 """The emulated CUDA kernels, in the place of the CPU's."""
 
-import importlib.util
 import os
 import sys
 
@@ -11,19 +10,14 @@ from pathtune.ops import _kernels
 # The operators' tests know how inputs and oracles are made.
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "ops"))
 sys.path.insert(0, os.path.dirname(__file__))
-from build import build
+from build import load
 
 ORDERS = {"forward": (0, 0), "reverse": (1, 0), "random1": (2, 1), "random2": (2, 2), "random3": (2, 3)}
 
 
 @pytest.fixture(scope="session")
 def emulated():
-    """The module of the emulated kernels; PATHTUNE_EMULATED names one that is built already (sanitized, say)."""
-    file = os.environ.get("PATHTUNE_EMULATED") or build()
-    spec = importlib.util.spec_from_file_location("emulated", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load()
 
 
 @pytest.fixture(params=list(ORDERS))
