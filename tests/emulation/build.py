@@ -82,7 +82,6 @@ def build(variant: str = "plain", folder: pathlib.Path = ROOT / "build" / "emula
 def load() -> types.ModuleType:
     """The module itself; PATHTUNE_EMULATED names one that is built already (sanitized, say)."""
     spec = importlib.util.spec_from_file_location("emulated", os.environ.get("PATHTUNE_EMULATED") or build())
-    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -92,7 +92,7 @@ def _quotient(op: list[str], t: str) -> Meaning:  # div, rem
 
 
 def _sum(op: list[str], t: str) -> Meaning:
-    if "cc" in op or "sat" in op and not _is_float(t):
+    if "cc" in op or ("sat" in op and not _is_float(t)):
         raise PtxError("carry and saturation of integers are not supported")
     if _is_float(t):
         return _float_sum(op, t)

@@ -10,9 +10,9 @@ from pathtune.ops import _kernels
 
 TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / name) for name in ("ptx", "emulation", "ops", "nvcc")]
-from build import ROOT, load
-from device import Device, compile_all
-from resources import find_nvcc
+from build import ROOT, load  # noqa: E402
+from device import Device, compile_all  # noqa: E402
+from resources import find_nvcc  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -11,25 +11,23 @@ import hashlib
 import os
 import pathlib
 import re
-import subprocess
 
 import torch
+from build import ROOT, run
 from interpreter import Launch, Run
 from memory import HostMemory
 from program import Kernel, PtxError, parse
 
-ROOT = pathlib.Path(__file__).parents[2]
-FLAGS = ["-std=c++17", "-ptx", "-arch=compute_90", "--expt-relaxed-constexpr", f"-I{ROOT / 'csrc'}"]
+FLAGS = ["-std=c++17", "-arch=compute_90", "--expt-relaxed-constexpr", f"-I{ROOT / 'csrc'}"]
 
 
 def compile_ptx(nvcc: str, source: pathlib.Path, folder: pathlib.Path) -> str:
     """What nvcc makes of a file of kernels; kept in a file named after the preprocessed text."""
-    text = subprocess.run([nvcc, *FLAGS[:-1], "-E", "-Xcompiler", "-P", FLAGS[-1], str(source)], check=True, capture_output=True).stdout
-    key = hashlib.sha256(text).hexdigest()[:16]
-    target = folder / f"{source.parent.name}_{source.stem}_{key}.ptx"
+    text = " ".join(FLAGS) + run([nvcc, *FLAGS, "-E", "-Xcompiler", "-P", str(source)])
+    target = folder / f"{source.parent.name}_{source.stem}_{hashlib.sha256(text.encode()).hexdigest()[:16]}.ptx"
     if not target.exists():
         partial = target.with_suffix(f".{os.getpid()}.tmp")
-        subprocess.run([nvcc, *FLAGS, str(source), "-o", str(partial)], check=True, capture_output=True)
+        run([nvcc, *FLAGS, "-ptx", str(source), "-o", str(partial)])
         partial.rename(target)
     return target.read_text()
 
@@ -60,7 +58,7 @@ def host_name(symbol: str) -> str:
 
 def symbols(module: str) -> dict[int, list[str]]:
     """Names of the functions of a shared object by their offset in it."""
-    listing = subprocess.run(["nm", module], capture_output=True, text=True, check=True).stdout
+    listing = run(["nm", module])
     found: dict[int, list[str]] = {}
     for offset, kind, name in re.findall(r"^([0-9a-f]+) (\w) (\S+)$", listing, flags=re.MULTILINE):
         if kind in "tTwW":

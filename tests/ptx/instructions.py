@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from arithmetic import MEANINGS
+from arithmetic import COMPARE, LOGIC, MEANINGS, ROUND_TO_INTEGER
 from memory import BASES
 from program import DTYPES, Instruction, Kernel, PtxError
 
@@ -248,12 +248,25 @@ _SPECIAL_STEPS = {"ld": _load, "ldu": _load, "st": _store, "atom": _atomic, "red
                   "cvta": _convert_address, "membar": _nothing, "fence": _nothing}  # fmt: skip
 
 
+# what may follow the name of an instruction: anything else changes its meaning in a way not known here
+_ACCESS = {*BASES, "volatile", "weak", "relaxed", "gpu", "cta", "sys", "nc", "ca", "cg", "cs", "cv", "lu", "wb", "wt",
+           "L1", "L2", "no_allocate", "evict_first", "evict_last", "64B", "128B", "256B", "v2", "v4", "v8"}  # fmt: skip
+_MODIFIERS = {
+    _load: _ACCESS, _store: _ACCESS, _atomic: _ACCESS | set(COMBINE) | {"exch", "cas"}, _move: set(),
+    _convert_address: {"to", *BASES}, _nothing: {"gl", "cta", "gpu", "sys", "sc", "acq_rel", "level"},
+    _compute: {*COMPARE, *LOGIC, *ROUND_TO_INTEGER, "rn", "rz", "rm", "rp", "ftz", "sat", "approx", "full", "lo", "hi",
+               "wide", "l", "r", "wrap", "clamp", "NaN"},
+}  # fmt: skip
+
+
 def decode(kernel: Kernel, instruction: Instruction) -> Step:
     """Raises PtxError for what is not known."""
     op = instruction.op
     make = _SPECIAL_STEPS.get(op[0]) or (_compute if op[0] in MEANINGS else None)
     if make is None:
         raise PtxError("instruction not supported")
+    if unknown := set(op[1:]) - _MODIFIERS[make] - set(DTYPES):
+        raise PtxError(f"modifier not supported: {', '.join(sorted(unknown))}")
     if make not in (_nothing, _convert_address) and op[-1] not in DTYPES:
         raise PtxError("type not supported")
     return make(kernel, instruction)

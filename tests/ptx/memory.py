@@ -126,7 +126,8 @@ class HostMemory(_Space):
         if self.ends.size:
             inside &= address + n_bytes <= self.ends[piece]
         if not inside.all():
-            raise PtxError(f"global memory: {n_bytes} bytes at {self._near(int(address[~inside][0]))} are out of bounds")
+            where = self._near(int(address[~inside][0]))
+            raise PtxError(f"global memory: {n_bytes} bytes at {where} are out of bounds")
         if (piece == piece[0]).all():
             yield self.pieces[piece[0]], None, None, address - self.starts[piece[0]]
             return

@@ -131,8 +131,8 @@ def parse(text: str) -> dict[str, Kernel]:
     """The kernels of a PTX file by name, each parsed when it is asked for."""
     text = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
     # declared outside of the kernels: dynamic shared memory, and static that several kernels use
-    declarations = re.findall(r"^(?:\.extern\s+)?(\.shared\s[^;]*?([\w$]+)\s*(?:\[\d*\])?)\s*;", text, flags=re.MULTILINE)
-    shared = {name: declaration for declaration, name in declarations}
+    declaration = re.compile(r"^(?:\.extern\s+)?(\.shared\s[^;]*?([\w$]+)\s*(?:\[\d*\])?)\s*;", re.MULTILINE)
+    shared = {name: text for text, name in declaration.findall(text)}
     entry = re.compile(r"\.entry\s+([\w$]+)\s*\((.*?)\)([^{]*?)\n\{\n(.*?)\n\}", re.DOTALL)
     return _Lazy({m[1]: (m[2], m[4]) for m in entry.finditer(text)}, shared)
 
