@@ -19,7 +19,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).parents[2]
 BUDGET = pathlib.Path(__file__).parent / "budget.json"
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
+ARCHITECTURES = ("sm_90",)  # the build compiles for all of them, where warnings and spills are errors too
 FLAGS = ["-std=c++17", "-O3", "-cubin", "--expt-relaxed-constexpr", "-Werror", "all-warnings", "-Xptxas",
          "-v,-warn-spills,-warn-lmem-usage,-Werror", f"-I{ROOT / 'csrc'}"]  # fmt: skip
 ENTRY = re.compile(r"Compiling entry function '(\w+)'")

@@ -9,6 +9,8 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 from resources import ARCHITECTURES, BUDGET, find_nvcc, measure
 
+pytestmark = pytest.mark.nvcc
+
 
 @pytest.fixture(scope="module")
 def budget():

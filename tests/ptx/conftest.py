@@ -15,6 +15,12 @@ from device import Device, compile_all  # noqa: E402
 from resources import find_nvcc  # noqa: E402
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if pathlib.Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.nvcc)
+
+
 @pytest.fixture(scope="session")
 def nvcc():
     found = find_nvcc()
