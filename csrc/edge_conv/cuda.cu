@@ -218,11 +218,11 @@ void edge_conv_receivers(int order, const EdgeConvShape& shape, const EdgeConvGr
   const ConvWants wants{to.gg != nullptr, to.gx || to.gy || to.gw, to.gy != nullptr, order == 2};
   if (shape.n_nodes == 0 || sizes.n_paths == 0 || !(wants.value || wants.gradient)) return;
   const int64_t n_warps = warps_of(cut.chunk, cut.vector);
-  const ConvArgs<T> a{
-      shape,          graph,       nullptr,
-      sizes,          table,       receivers_layout<T>(shape, sizes, wants, n_warps, cut.chunk),
-      int(cut.chunk), weight_rows, in,
-      adjoint,        to};
+  ConvArgs<T> a{shape,          graph,       nullptr,
+                sizes,          table,       receivers_layout<T>(shape, sizes, wants, n_warps, cut.chunk),
+                int(cut.chunk), weight_rows, in,
+                adjoint,        to};
+  if (!wants.value && !to.gw && !to.gy) a.in.x = a.adjoint.ax = nullptr;  // gx alone does not read them
   if (order == 2) {
     if (wants.gy)
       launch<T, 1, ConvPass::double_backward_gy>(a, n_warps, stream);

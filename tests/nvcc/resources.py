@@ -52,8 +52,9 @@ def compile_one(nvcc: str, source: pathlib.Path, arch: str) -> str:
 def short(mangled: list[str]) -> dict[str, str]:
     """Readable names: no namespaces, no arguments."""
     text = subprocess.run(["c++filt", *mangled], capture_output=True, text=True, check=True).stdout
-    names = [re.sub(r"\(anonymous namespace\)::|pathtune::cuda::|pathtune::|^void ", "", line).split("(")[0]
-             for line in text.splitlines()]  # fmt: skip
+    text = re.sub(r"\(anonymous namespace\)::|\(pathtune::cuda::\w+\)|pathtune::cuda::|pathtune::|^void ", "", text,
+                  flags=re.MULTILINE)  # fmt: skip
+    names = [line.split("(")[0] for line in text.splitlines()]
     return dict(zip(mangled, names))
 
 
