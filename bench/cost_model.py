@@ -37,20 +37,17 @@ class Cost:
 
 def conv_costs(table, n_nodes: int, n_edges: int) -> list[Cost]:
     """edge_conv: out; then gx, gy, gw; then gg and gx of the double backward; then gx."""
-    paths = table.paths.tolist()
-    dim_w, n_ij = table.weight_numel, sum(mul * d1 * d2 for *_, mul, d1, d2, _, _ in paths)
-    n_i, n_ijk = sum(mul * d1 for *_, mul, d1, _, _, _ in paths), sum(m * a * b * c for *_, m, a, b, c, _ in paths)
-    x, y, w, g = n_edges * table.dim_in, n_edges * table.dim_y, n_edges * dim_w, n_nodes * table.dim_out
+    paths = table.paths.tolist()  # ends with mul, dim1, dim2, dim3, out_mul
+    n_i = n_edges * sum(mul * d1 for *_, mul, d1, _, _, _ in paths)
+    n_ik = n_edges * 2 * sum(mul * d1 * d3 for *_, mul, d1, _, d3, _ in paths)
+    x, y, w, g = n_edges * table.dim_in, n_edges * table.dim_y, n_edges * table.weight_numel, n_nodes * table.dim_out
     index = INDEX * 2 * n_edges
-    edge, node = n_edges * 2 * n_ij, n_nodes * 2 * n_ijk
     return [
-        Cost("edge_conv", "forward", FLOAT * (x + y + w + g) + index, edge + n_edges * n_i + node),
-        Cost("edge_conv", "backward: x, y, w", FLOAT * (2 * (x + y + w) + g) + index,
-             2 * edge + n_edges * 5 * n_i + node),
-        Cost("edge_conv", "double backward: g, x", FLOAT * (2 * (x + y + w) + 2 * g + x) + index,
-             4 * edge + n_edges * 8 * n_i + 2 * node),
-        Cost("edge_conv", "backward: x", FLOAT * (y + w + g + x) + index, edge + n_edges * 2 * n_i + node),
-    ]  # fmt: skip
+        Cost("edge_conv", "forward", FLOAT * (x + y + w + g) + index, n_i + n_ik),
+        Cost("edge_conv", "backward: x, y, w", FLOAT * (2 * (x + y + w) + g) + index, 5 * n_i + 2 * n_ik),
+        Cost("edge_conv", "double backward: g, x", FLOAT * (2 * (x + y + w) + 2 * g + x) + index, 8 * n_i + 4 * n_ik),
+        Cost("edge_conv", "backward: x", FLOAT * (y + w + g + x) + index, 2 * n_i + n_ik),
+    ]
 
 
 def contraction_costs(table, n_nodes: int, mul: int) -> list[Cost]:

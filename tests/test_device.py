@@ -5,11 +5,12 @@ import pytest
 import torch
 from ase.build import molecule
 
-from pathtune import InputError, SparseDelta, load, sparsify, unfreeze
+from pathtune import InputError, SparseDelta, _core, load, sparsify, unfreeze
+from pathtune._paths import species_linear_table
 from pathtune.backbones import _geometry
 from pathtune.data import from_atoms
 from pathtune.losses import loss
-from pathtune.ops import SparseWeights, _operator
+from pathtune.ops import SparseWeights, _operator, group_by_species, species_linear
 
 
 def labelled(name):
@@ -97,3 +98,23 @@ def test_a_missing_cuda_device_is_refused_with_the_reason(monkeypatch):
 def test_the_cpu_backend_on_a_cuda_device_is_refused():
     with pytest.raises(InputError, match="device is 'cuda', but backend is 'cpu'"):
         load("demo", backend="cpu", device="cuda")
+
+
+def test_a_build_says_why_it_has_no_device_and_imports_all_the_same():
+    reason = _core.cuda_status()
+    if not any(name.endswith("_f32") for name in dir(_core.cuda)):
+        assert reason == "pathtune was built without CUDA"
+    elif not torch.cuda.is_available():
+        assert reason.startswith("no usable CUDA device: ")
+
+
+def test_tensors_on_two_devices_are_refused_by_name():
+    x, weights = torch.zeros(3, 4), torch.zeros(8, device="meta")
+    groups = group_by_species(torch.zeros(3, dtype=torch.int64), 1)
+    table = species_linear_table([(4, Scalar())], [(2, Scalar())], 1, [(0, 0, 1.0)])
+    with pytest.raises(TypeError, match="species_linear: weights is on meta, but x is on cpu"):
+        species_linear(x, weights, groups, table)
+
+
+class Scalar:
+    l, p = 0, 1
