@@ -93,7 +93,7 @@ def _n_chunks(layer: Layer, table: DeviceTable, n_items: int) -> int:
 
 def _table(tables: Sequence[torch.Tensor], device: torch.device) -> DeviceTable:
     place, paths = tables[5], tables[6]
-    of_device = _tables.setdefault(place, {})
+    of_device: dict[torch.device, DeviceTable] = _tables.setdefault(place, {})  # type: ignore
     if device not in of_device or of_device[device].paths is not paths:
         of_device[device] = make_table(tables, device)
     return of_device[device]

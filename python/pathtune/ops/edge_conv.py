@@ -121,10 +121,10 @@ def _call(order: int, index, inputs, adjoints, outputs) -> None:
 
     inputs (x, y, w, g), adjoints (ax, ay, aw), outputs (gg, gx, gy, gw); None where absent.
     """
-    inputs = [None if t is None else t.contiguous() for t in inputs]
+    x, y, w, g = inputs
+    x, y, w, g = inputs = (x.contiguous(), y.contiguous(), w.contiguous(), None if g is None else g.contiguous())
     adjoints = [None if t is None else t.contiguous() for t in adjoints]
     *graph, paths, coefficients, edges_per_row = index
-    x, y, w, g = inputs
     if uses_cuda(x):
         call_edge_conv(order, graph, (paths, coefficients), edges_per_row, inputs, adjoints, outputs)
         return
