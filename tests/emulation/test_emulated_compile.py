@@ -1,0 +1,35 @@
+"""torch.compile traces the operators without a graph break (fullgraph=True) and runs the emulated CUDA kernels."""
+
+import pytest
+import test_edge_conv
+import test_species_linear
+import test_symmetric_contraction
+import torch
+
+from pathtune.ops import edge_conv, group_by_species, species_linear, symmetric_contraction
+
+
+def conv():
+    x, y, w, graph, table = test_edge_conv.make("ragged tails, both parities")
+    return (lambda *t: edge_conv(*t, graph, table)), (x, y, w)
+
+
+def contraction():
+    a, coefficients, groups, table = test_symmetric_contraction.direct("ragged tails", "several")
+    return (lambda *t: symmetric_contraction(*t, groups, table)), (a, coefficients)
+
+
+def linear():
+    x, weights, species, table = test_species_linear.make("ragged tails", "several")
+    groups = group_by_species(species, table.n_species)
+    return (lambda *t: species_linear(*t, groups, table)), (x, weights)
+
+
+@pytest.mark.parametrize("operator", [conv, contraction, linear])
+def test_compiled_operators_give_the_same_values_and_gradients_without_a_graph_break(operator, forward_kernels):
+    function, tensors = operator()
+    compiled = torch.compile(lambda *t: function(*t).sin(), fullgraph=True, backend="aot_eager")
+    found, expected = compiled(*tensors), function(*tensors).sin()
+    assert torch.allclose(found, expected, rtol=1e-12)
+    for f, e in zip(torch.autograd.grad(found.sum(), tensors), torch.autograd.grad(expected.sum(), tensors)):
+        assert torch.allclose(f, e, rtol=1e-11, atol=1e-13)
