@@ -21,20 +21,26 @@ def emulated():
 
 
 @pytest.fixture(params=list(ORDERS))
-def cuda_kernels(request, emulated, monkeypatch):
+def order(request):
+    """In which order the threads between two barriers, and the blocks, are run."""
+    return request.param
+
+
+@pytest.fixture
+def cuda_kernels(order, emulated, monkeypatch):
     """Operators on CPU tensors call the emulated CUDA kernels, whose threads run in this order."""
-    emulated.reset()
-    emulated.set_order(*ORDERS[request.param])
-    monkeypatch.setattr(_kernels, "emulated", emulated)
-    yield emulated
-    assert emulated.errors() == 0, "the emulator reports misuse (stderr)"
+    yield from in_order(order, emulated, monkeypatch)
 
 
 @pytest.fixture
 def forward_kernels(emulated, monkeypatch):
     """As cuda_kernels, in one order: for what does not depend on it."""
+    yield from in_order("forward", emulated, monkeypatch)
+
+
+def in_order(order, emulated, monkeypatch):
     emulated.reset()
-    emulated.set_order(0, 0)
+    emulated.set_order(*ORDERS[order])
     monkeypatch.setattr(_kernels, "emulated", emulated)
     yield emulated
     assert emulated.errors() == 0, "the emulator reports misuse (stderr)"

@@ -1,17 +1,13 @@
 """Every operator and pass once on tiny ragged shapes, in every order of threads: what ThreadSanitizer and the planted
 defects are tried with, because it takes a second."""
 
-import os
-import sys
 
 import pytest
-import torch
-
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "ops"))
 import test_edge_conv
 import test_sampled_gradient
 import test_species_linear
 import test_symmetric_contraction
+import torch
 
 from pathtune import reference
 from pathtune.ops import ThresholdedLayer, delta_gradients, soft_threshold
