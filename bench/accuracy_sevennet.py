@@ -1,4 +1,5 @@
-"""Accuracy and forgetting of SevenNet-0, tuned on four sets: every arm with the same three learning rates.
+"""Accuracy and forgetting of SevenNet-0, tuned on four sets: every arm with the same three learning rates, and full
+fine-tuning with a fourth, smaller one.
 
     python bench/accuracy_sevennet.py --out bench/results/accuracy_sevennet.jsonl [--sets agau si] [--seeds 0]
     python bench/accuracy_sevennet.py --out bench/results/accuracy_sevennet.jsonl --sets agau --seeds 1 2 --best-lr
@@ -6,7 +7,8 @@
 One line of JSON for each finished run, and one for each set's untuned model; a run whose line is there already is
 not repeated, so that the whole can be interrupted and continued. Frames are taken evenly from each split, as many
 as SETS says. The forces on MPtrj, which SevenNet-0 was trained on, are measured for a run only when its validation
-loss is the lowest so far of its set, arm and seed: the others are not reported.
+loss is the lowest so far of its set, arm and seed: the others are not reported. Every run has a process of its own, so
+that its peak memory, above that of the loaded model and data, is its own too.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import time
@@ -35,7 +38,9 @@ SETS = {
 }
 ARMS = {"full": None, "sparse 3 %": {"active_share": 0.03}, "sparse 1 %": {"active_share": 0.01}}
 LRS = (0.01, 0.06, 0.12)
+LRS_FULL = (0.003, *LRS)
 N_RETENTION = 200
+BASE = "sevennet:7net-0"
 METRICS = ("energy_mae_mev_atom", "forces_mae_mev_a", "stress_mae_gpa")
 
 
@@ -85,11 +90,29 @@ def one_run(base, name: str, arm: str, lr: float, seed: int, sets: dict) -> tupl
     }  # fmt: skip
 
 
-def untuned(base, refitted, name: str, sets: dict, retention: list[Structure]) -> dict:
+def run_alone(name: str, arm: str, lr: float, seed: int, lowest: float) -> dict:
+    """One run's line, with the forces on MPtrj where its validation loss is below `lowest`; for a process of its own."""
+    keep_large_blocks()
+    sets, base = frames(name), pathtune.load(BASE)
+    refitted, _ = pathtune.refit_e0(base, sets["train"])
+    model, line = one_run(refitted, name, arm, lr, seed, sets)
+    if line["valid_loss"] < lowest:
+        line["retention_forces_mae_mev_a"] = errors(model, retention_frames())["forces_mae_mev_a"]
+    return line
+
+
+def retention_frames() -> list[Structure]:
+    """What the model was trained on."""
+    return evenly(pathtune.read_structures(DATA / "retention/mptrj_random_1k/test.extxyz.xz"), N_RETENTION)
+
+
+def untuned(name: str) -> dict:
     """The line of a set's model before any training."""
+    sets, base = frames(name), pathtune.load(BASE)
+    refitted, _ = pathtune.refit_e0(base, sets["train"])
     return {"set": name, "arm": "zero-shot", "test": errors(base, sets["test"]),
             "test_e0": errors(refitted, sets["test"]),
-            "retention_forces_mae_mev_a": errors(base, retention)["forces_mae_mev_a"]}  # fmt: skip
+            "retention_forces_mae_mev_a": errors(base, retention_frames())["forces_mae_mev_a"]}  # fmt: skip
 
 
 def key_of(line: dict) -> tuple:
@@ -111,30 +134,24 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--best-lr", action="store_true", help="only the learning rate that did best with seed 0")
     args = parser.parse_args()
-    keep_large_blocks()
     lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
 
-    def add(line: dict) -> None:
+    def add(function, *arguments) -> None:
+        with multiprocessing.get_context("spawn").Pool(1) as process:
+            line = process.apply(function, arguments)
         lines.append(line)
         with open(args.out, "a") as stream:
             stream.write(json.dumps(line) + "\n")
         print(*key_of(line), line["test"], line.get("retention_forces_mae_mev_a"), line.get("seconds"), flush=True)
 
-    base = pathtune.load("sevennet:7net-0")
-    retention = evenly(pathtune.read_structures(DATA / "retention/mptrj_random_1k/test.extxyz.xz"), N_RETENTION)
-    for seed, name in itertools.product(args.seeds, args.sets):
-        sets = frames(name)
-        refitted, _ = pathtune.refit_e0(base, sets["train"])
+    for seed, name, arm in itertools.product(args.seeds, args.sets, args.arms):
         if (name, "zero-shot", None, None) not in map(key_of, lines):
-            add(untuned(base, refitted, name, sets, retention))
-        for arm, lr in itertools.product(args.arms, LRS):
+            add(untuned, name)
+        for lr in LRS_FULL if arm == "full" else LRS:
             if (name, arm, lr, seed) in map(key_of, lines) or (args.best_lr and lr != best_lr(lines, name, arm)):
                 continue
-            model, line = one_run(refitted, name, arm, lr, seed, sets)
             rivals = [r["valid_loss"] for r in lines if (r["set"], r["arm"], r.get("seed")) == (name, arm, seed)]
-            if line["valid_loss"] < min(rivals, default=float("inf")):
-                line["retention_forces_mae_mev_a"] = errors(model, retention)["forces_mae_mev_a"]
-            add(line)
+            add(run_alone, name, arm, lr, seed, min(rivals, default=float("inf")))
 
 
 if __name__ == "__main__":

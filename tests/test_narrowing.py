@@ -84,6 +84,27 @@ def test_the_schedule_is_a_straight_line_in_the_logarithm():
     assert shares[100:].log().diff().diff().abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("growth", [0.0, 0.5])
+def test_the_learning_rate_grows_to_the_asked_one_as_the_share_falls(base, growth):
+    config = SparseDelta(active_share=0.04, by_step=12, lr_growth=growth)
+    model = sparsify(base, config, ELEMENTS)
+    optimizer = schedulefree.AdamWScheduleFree(model.trainable(), lr=0.1)
+    narrowing = Narrowing(model, optimizer, 20)
+    rates = []
+    for step in range(21):
+        narrowing.after_step(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    expected = [0.1 * (0.04 / config.share_at(step, 12)) ** growth for step in range(21)]
+    assert rates == pytest.approx(expected, rel=1e-12)
+    assert rates[0] == pytest.approx(0.1 * 0.16**growth)
+    assert rates[12:] == [0.1] * 9
+
+
+def test_a_growth_of_the_learning_rate_outside_of_0_and_1_is_refused():
+    with pytest.raises(InputError, match=r"lr_growth is 1.5, expected a number in \[0, 1\]"):
+        SparseDelta(lr_growth=1.5)
+
+
 def test_the_largest_are_chosen_over_all_layers_within_their_limits():
     scores = [torch.tensor([5.0, 4.0, 3.0]), torch.tensor([2.0, 6.0])]
     masks = largest(scores, 3, [3, 2])

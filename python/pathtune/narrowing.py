@@ -9,6 +9,13 @@ Between the magnitude |D| and the loss that a removal costs to second order, |D|
 al., Optimal Brain Damage, 1990, with v in place of the curvature); why not thresholds, and what was tried, is in
 docs/decisions/0006-narrowing.md.
 
+The learning rate grows as the candidates get fewer, and is the one that was asked from `by_step` on:
+
+    lr_t = lr (final_share / share_t)^lr_growth
+
+Adam moves every weight by about lr, all of them together by lr sqrt(n): with 1/2 a step keeps its length. And
+schedule-free training averages its iterates with weights lr_t^2, so that those of the wider sets count little.
+
 With the paper's thresholds an inactive entry is dropped once |x|, |y| and |z| are all below d (METHOD, section 2):
 without a gradient it stays within their hull, so that it cannot come back unless d falls.
 """
@@ -43,9 +50,12 @@ class Narrowing:
         self.by_step = config.by_step or max(1, round(BY_STEP * n_steps))
         check_by_step(config, n_steps)
         self.interval = max(1, round(self.by_step * (1 - HOLD) / N_NARROWINGS))
+        self.lr: float = optimizer.param_groups[0]["lr"]
+        self._set_rate(0)
 
     def after_step(self, step: int, dense_gradients: Callable[[], Sequence[torch.Tensor]] | None = None) -> None:
         """Narrow, where it is time. `dense_gradients`: at every reachable weight, called only to regrow."""
+        self._set_rate(step)
         if self.config.final_share is None or (step % self.interval and step != self.by_step):
             return
         if step <= self.by_step:
@@ -63,6 +73,13 @@ class Narrowing:
     def is_reached(self, step: int) -> bool:
         """Whether the share holds from `step` on, so that a model may be kept as the best."""
         return self.config.final_share is None or step >= self.by_step
+
+    def _set_rate(self, step: int) -> None:
+        final = self.config.final_share
+        if final is not None:
+            shrunk = final / self.config.share_at(step, self.by_step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr * shrunk**self.config.lr_growth
 
     @torch.no_grad()
     def _narrow(self, n_keep: int) -> None:

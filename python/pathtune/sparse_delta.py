@@ -39,6 +39,7 @@ class SparseDelta:
     score: str = option("random", "identity start: what chooses the first candidates", choices=SCORES)
     layer_limit: float = option(1.0, "largest share of one layer's reachable weights that stays at the end")
     regrow: float = option(0.0, "share of the candidates that each narrowing swaps for untried ones, by gradient")
+    lr_growth: float = option(0.5, "the learning rate grows to lr as the share falls, with this power; 0: constant")
     scope: tuple[str, ...] = option(("linear",), "kinds of layers to adapt: linear, contraction, radial")
     targets: tuple[str, ...] = option(("*",), "glob patterns of the layers to adapt")
     schedule: str | None = option(None, "paper start: threshold decay L (0.01) or H (0.3, default)",
@@ -57,6 +58,8 @@ class SparseDelta:
                 raise InputError(f"{name} is {value}, expected a share in (0, 1]")
         if not 0 <= self.regrow < 1:
             raise InputError(f"regrow is {self.regrow}, expected a share in [0, 1)")
+        if not 0 <= self.lr_growth <= 1:
+            raise InputError(f"lr_growth is {self.lr_growth}, expected a number in [0, 1]")
         if self.by_step is not None and self.by_step < 1:
             raise InputError(f"by_step is {self.by_step}, expected at least 1")
         if not self.scope or set(self.scope) - set(SCOPES):
