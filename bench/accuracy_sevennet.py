@@ -7,8 +7,11 @@ fine-tuning with a fourth, smaller one.
 One line of JSON for each finished run, and one for each set's untuned model; a run whose line is there already is
 not repeated, so that the whole can be interrupted and continued. Frames are taken evenly from each split, as many
 as SETS says. The forces on MPtrj, which SevenNet-0 was trained on, are measured for a run only when its validation
-loss is the lowest so far of its set, arm and seed: the others are not reported. Every run has a process of its own, so
-that its peak memory, above that of the loaded model and data, is its own too.
+loss is the lowest so far of its set, arm and seed: the others are not reported. Every run has a process of its own.
+
+    python bench/accuracy_sevennet.py --memory --out bench/results/memory_sevennet.json
+
+The peak memory of one epoch of every set and arm, above that of the loaded model and data.
 """
 
 from __future__ import annotations
@@ -71,19 +74,17 @@ def arm_model(base: pathtune.Potential, arm: str, elements: tuple[int, ...], see
 
 
 def one_run(base, name: str, arm: str, lr: float, seed: int, sets: dict) -> tuple[pathtune.Potential, dict]:
-    """Train, and measure errors, time and memory."""
+    """Train, and measure errors and time."""
     _, *_, epochs, batch_size = SETS[name]
-    before = resident("VmRSS")
-    reset_peak()
     began = time.perf_counter()
     model = arm_model(base, arm, elements_of(sets["train"]), seed)
     config = pathtune.FitConfig(epochs=epochs, lr=lr, seed=seed, batch_size=batch_size, refit_e0=False)
     history = pathtune.fit(model, sets["train"], sets["valid"], config)
-    seconds, peak = time.perf_counter() - began, resident("VmHWM") - before
+    seconds = time.perf_counter() - began
     return model, {
         "set": name, "arm": arm, "lr": lr, "seed": seed, "epochs": epochs, "batch_size": batch_size,
         "n_train": len(sets["train"]), "n_valid": len(sets["valid"]), "n_test": len(sets["test"]),
-        "seconds": round(seconds, 1), "peak_bytes": peak, "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 1), "threads": torch.get_num_threads(),
         "valid_loss": history.epochs[history.best_epoch - 1]["valid_loss"], "best_epoch": history.best_epoch,
         "counts": model.counts(), "curve": [round(line["valid_loss"], 6) for line in history.epochs],
         "valid": errors(model, sets["valid"]), "test": errors(model, sets["test"]),
@@ -91,7 +92,7 @@ def one_run(base, name: str, arm: str, lr: float, seed: int, sets: dict) -> tupl
 
 
 def run_alone(name: str, arm: str, lr: float, seed: int, lowest: float) -> dict:
-    """One run's line, with the forces on MPtrj where its validation loss is below `lowest`; for a process of its own."""
+    """A run's line, with the forces on MPtrj where its validation loss is below `lowest`; for its own process."""
     keep_large_blocks()
     sets, base = frames(name), pathtune.load(BASE)
     refitted, _ = pathtune.refit_e0(base, sets["train"])
@@ -99,6 +100,22 @@ def run_alone(name: str, arm: str, lr: float, seed: int, lowest: float) -> dict:
     if line["valid_loss"] < lowest:
         line["retention_forces_mae_mev_a"] = errors(model, retention_frames())["forces_mae_mev_a"]
     return line
+
+
+def peak_alone(name: str, arm: str) -> int:
+    """Bytes that one epoch takes above the loaded model and data; for its own process, which keeps no blocks."""
+    sets, base = frames(name), pathtune.load(BASE)
+    model = arm_model(base, arm, elements_of(sets["train"]), 0)
+    before = resident("VmRSS")
+    reset_peak()
+    pathtune.fit(model, sets["train"], sets["valid"], pathtune.FitConfig(epochs=1, batch_size=SETS[name][-1]))
+    return resident("VmHWM") - before
+
+
+def in_own_process(function, *arguments):
+    """Its result."""
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        return process.apply(function, arguments)
 
 
 def retention_frames() -> list[Structure]:
@@ -133,12 +150,17 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--best-lr", action="store_true", help="only the learning rate that did best with seed 0")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
     args = parser.parse_args()
+    if args.memory:
+        peaks = {name: {arm: in_own_process(peak_alone, name, arm) for arm in args.arms} for name in args.sets}
+        result = {"epochs": 1, "threads": torch.get_num_threads(), "peak_bytes": peaks}
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        return
     lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
 
     def add(function, *arguments) -> None:
-        with multiprocessing.get_context("spawn").Pool(1) as process:
-            line = process.apply(function, arguments)
+        line = in_own_process(function, *arguments)
         lines.append(line)
         with open(args.out, "a") as stream:
             stream.write(json.dumps(line) + "\n")

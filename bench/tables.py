@@ -80,7 +80,7 @@ def sevennet_table() -> str:
     lines = [json.loads(line) for line in (RESULTS / "accuracy_sevennet.jsonl").read_text().splitlines()]
     keys = ("energy_mae_mev_atom", "forces_mae_mev_a", "stress_mae_gpa")
     header = ["set", "arm", "learning rate", "E meV/atom", "F meV/A", "stress GPa",
-              "changed, of reachable / adapted / all", "seconds", "F on MPtrj, meV/A"]  # fmt: skip
+              "changed, of reachable / adapted / all", "seconds", "peak MB", "F on MPtrj, meV/A"]  # fmt: skip
     body = []
     for name in dict.fromkeys(line["set"] for line in lines):
         mine = [line for line in lines if line["set"] == name]
@@ -90,7 +90,7 @@ def sevennet_table() -> str:
                 for label, test in (("zero-shot", "test"), ("zero-shot, E0 refit", "test_e0")):
                     errors = [f"{runs[0][test][key]:.1f}" if key in runs[0][test] else "" for key in keys]
                     kept = f"{runs[0]['retention_forces_mae_mev_a']:.1f}"
-                    body.append([name, label, "", *errors, "none", "", kept])
+                    body.append([name, label, "", *errors, "none", "", "", kept])
                 continue
             best = [min((r for r in runs if r["seed"] == seed), key=lambda r: r["valid_loss"])
                     for seed in sorted({r["seed"] for r in runs})]  # fmt: skip
@@ -110,7 +110,9 @@ def _best_runs(runs: list[dict], keys: tuple[str, ...]) -> list[str]:
         changed = " / ".join(f"{100 * counts['active'] / counts[f'{of}_weights']:.2f} %"
                              for of in ("reachable", "adapted", "all"))  # fmt: skip
     seconds = statistics.median(r["seconds"] for r in runs)
-    return [", ".join(dict.fromkeys(f"{r['lr']:g}" for r in runs)), *errors, changed, f"{seconds:.0f}",
+    peaks = json.loads((RESULTS / "memory_sevennet.json").read_text())["peak_bytes"]
+    peak = peaks[runs[0]["set"]][runs[0]["arm"]] / 1e6
+    return [", ".join(dict.fromkeys(f"{r['lr']:g}" for r in runs)), *errors, changed, f"{seconds:.0f}", f"{peak:.0f}",
             mean(lambda r: r["retention_forces_mae_mev_a"])]  # fmt: skip
 
 

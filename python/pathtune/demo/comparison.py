@@ -30,7 +30,7 @@ from pathtune.sparse_delta import SparseDelta
 from pathtune.training_run import ModelOptions, RunOptions, adapt, run_arm
 
 SPLITS = ("train", "valid", "test")
-LEARNING_RATES = (0.003, 0.01, 0.06)  # of both trained arms: the first is about best for full, the last for sparse
+LEARNING_RATES = (0.003, 0.01, 0.1)  # of both trained arms: the first is about best for full, the last for sparse
 ACTIVE_SHARE = 0.05
 OTHER_SHARES = (0.003, 0.01, 0.15)  # at the sparse arm's learning rate, for the plot
 BATCH_SIZE = 5
