@@ -73,15 +73,23 @@ def arm_model(base: pathtune.Potential, arm: str, elements: tuple[int, ...], see
     return pathtune.sparsify(base, pathtune.SparseDelta(**options), elements, seed)
 
 
-def one_run(base, name: str, arm: str, lr: float, seed: int, sets: dict) -> tuple[pathtune.Potential, dict]:
-    """Train, and measure errors and time."""
-    _, *_, epochs, batch_size = SETS[name]
+def untrained(name: str) -> tuple[dict, pathtune.Potential, pathtune.Potential]:
+    """A set's splits, the model, and the model with E0 refitted to the set."""
+    sets, base = frames(name), pathtune.load(BASE)
+    return sets, base, pathtune.refit_e0(base, sets["train"])[0]
+
+
+def run_alone(name: str, arm: str, lr: float, seed: int, lowest: float) -> dict:
+    """A run's line, with the forces on MPtrj where its validation loss is below `lowest`; for its own process."""
+    keep_large_blocks()
+    *_, epochs, batch_size = SETS[name]
+    sets, _, base = untrained(name)
     began = time.perf_counter()
     model = arm_model(base, arm, elements_of(sets["train"]), seed)
     config = pathtune.FitConfig(epochs=epochs, lr=lr, seed=seed, batch_size=batch_size, refit_e0=False)
     history = pathtune.fit(model, sets["train"], sets["valid"], config)
     seconds = time.perf_counter() - began
-    return model, {
+    line = {
         "set": name, "arm": arm, "lr": lr, "seed": seed, "epochs": epochs, "batch_size": batch_size,
         "n_train": len(sets["train"]), "n_valid": len(sets["valid"]), "n_test": len(sets["test"]),
         "seconds": round(seconds, 1), "threads": torch.get_num_threads(),
@@ -89,14 +97,6 @@ def one_run(base, name: str, arm: str, lr: float, seed: int, sets: dict) -> tupl
         "counts": model.counts(), "curve": [round(line["valid_loss"], 6) for line in history.epochs],
         "valid": errors(model, sets["valid"]), "test": errors(model, sets["test"]),
     }  # fmt: skip
-
-
-def run_alone(name: str, arm: str, lr: float, seed: int, lowest: float) -> dict:
-    """A run's line, with the forces on MPtrj where its validation loss is below `lowest`; for its own process."""
-    keep_large_blocks()
-    sets, base = frames(name), pathtune.load(BASE)
-    refitted, _ = pathtune.refit_e0(base, sets["train"])
-    model, line = one_run(refitted, name, arm, lr, seed, sets)
     if line["valid_loss"] < lowest:
         line["retention_forces_mae_mev_a"] = errors(model, retention_frames())["forces_mae_mev_a"]
     return line
@@ -125,8 +125,7 @@ def retention_frames() -> list[Structure]:
 
 def untuned(name: str) -> dict:
     """The line of a set's model before any training."""
-    sets, base = frames(name), pathtune.load(BASE)
-    refitted, _ = pathtune.refit_e0(base, sets["train"])
+    sets, base, refitted = untrained(name)
     return {"set": name, "arm": "zero-shot", "test": errors(base, sets["test"]),
             "test_e0": errors(refitted, sets["test"]),
             "retention_forces_mae_mev_a": errors(base, retention_frames())["forces_mae_mev_a"]}  # fmt: skip

@@ -11,7 +11,7 @@ docs/decisions/0006-narrowing.md.
 
 The learning rate grows as the candidates get fewer, and is the one that was asked from `by_step` on:
 
-    lr_t = lr (final_share / share_t)^lr_growth
+    lr_t = lr (final_share / share_t)^lr_growth         SparseDelta.rate_at
 
 Adam moves every weight by about lr, all of them together by lr sqrt(n): with 1/2 a step keeps its length. And
 schedule-free training averages its iterates with weights lr_t^2, so that those of the wider sets count little.
@@ -75,11 +75,8 @@ class Narrowing:
         return self.config.final_share is None or step >= self.by_step
 
     def _set_rate(self, step: int) -> None:
-        final = self.config.final_share
-        if final is not None:
-            shrunk = final / self.config.share_at(step, self.by_step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.lr * shrunk**self.config.lr_growth
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * self.config.rate_at(step, self.by_step)
 
     @torch.no_grad()
     def _narrow(self, n_keep: int) -> None:

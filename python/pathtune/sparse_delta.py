@@ -119,3 +119,8 @@ class SparseDelta:
             return self.first_share
         fallen = min(1.0, (step - hold) / (by_step - hold))
         return self.first_share * (final / self.first_share) ** fallen
+
+    def rate_at(self, step: int, by_step: int) -> float:
+        """Learning rate after `step`, of the asked one: (final_share / share)^lr_growth; without a share, 1."""
+        final = self.final_share
+        return 1.0 if final is None else (final / self.share_at(step, by_step)) ** self.lr_growth
