@@ -11,7 +11,7 @@ import torch
 
 from models import crystal, labelled, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, guidance, load, sparsify
-from pathtune.cli import main
+from pathtune.cli import VERBS, main
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 
@@ -39,6 +39,14 @@ def finished(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
     assert main(fit_arguments(world, out, "--schedule", "L")) == 0
     return out
+
+
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS), ["bench", "step"]], ids=" ".join)
+def test_help_of_every_verb_is_printed(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*verb, "--help"])
+    assert ended.value.code == 0
+    assert "usage: pathtune" in capsys.readouterr().out
 
 
 def test_a_run_leaves_one_folder(finished):
@@ -220,7 +228,7 @@ def test_an_automatic_share_wants_a_decision_first(world):
 
 
 def test_a_reader_that_stops_early_ends_the_program_quietly(world):
-    program = "import sys; from pathtune.cli import main; sys.exit(main())"
+    program = "import sys; from pathtune.cli import VERBS, main; sys.exit(main())"
     command = [sys.executable, "-c", program, "paths", "--model", str(world / "tiny.model")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()

@@ -27,7 +27,8 @@ def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
         for field in dataclasses.fields(cls):
             kind = value_type(hints[field.name])
             default = "" if field.default is None else f" (default {_shown(field.default)})"
-            kwargs: dict[str, Any] = {"help": field.metadata["help"] + default, "default": None}
+            text = (field.metadata["help"] + default).replace("%", "%%")  # argparse formats help texts
+            kwargs: dict[str, Any] = {"help": text, "default": None}
             if kind is bool:
                 kwargs["action"] = argparse.BooleanOptionalAction
             else:
