@@ -2,7 +2,7 @@
 
 `ratio`: both arms alternate in one process, results compared, medians divided. Float32. The dense arm is
 torch's x^T g read at the candidates, for one term; for both terms of a force loss it is their sum, masked where
-inactive. `python bench/bench_sampled_gradient.py` fits the cost model of pathtune.delta.pays_sparse:
+inactive. `python bench/bench_sampled_gradient.py` fits the cost model of pathtune.adaptations.sparse.delta.pays_sparse:
 time / dense time = fixed + slope * share, and writes bench/results/sampled_gradient.json.
 """
 

@@ -26,8 +26,9 @@ import torch
 import pathtune
 from pathtune.backbones.mace import stock_mace
 from pathtune.data import ISOLATED_ATOM, Structure, attach_graph, composition
-from pathtune.progress import Progress
-from pathtune.run_folder import RunFolder, write_atomically, write_text
+from pathtune.files import write_atomically, write_text
+from pathtune.training.folder import RunFolder
+from pathtune.training.progress import Progress
 
 HERE = Path(__file__).parent
 DATA = HERE / "data" / "organics_xtb.extxyz.xz"
@@ -90,9 +91,7 @@ def export(work: RunFolder, model: pathtune.Potential, arguments: dict[str, Any]
     state = work.load_checkpoint()
     if state is None:
         raise SystemExit(f"{work.folder}: holds no checkpoint yet")
-    with torch.no_grad():
-        for parameter, best in zip(model.trainable(), state["best"]["parameters"], strict=True):
-            parameter.copy_(best)
+    model.adaptation.restore(state["best"])
     scores = pathtune.evaluate(model, sets[1], batch_size=64)
     keys = [key for key in scores if "mae" in key or "rmse" in key]
     n_weights = sum(p.numel() for p in model.backbone.parameters.values())

@@ -4,7 +4,30 @@ import ase
 import numpy as np
 import torch
 
+from pathtune.adaptations.gradients import weight_gradients
 from pathtune.backbones._packages import import_mace
+
+
+def sparse_of(model):
+    """The sparse delta that a model uses."""
+    return model.adaptation.parts()[0]
+
+
+def deltas_of(model):
+    """Its deltas, layer by layer, trained or loaded."""
+    sparse = sparse_of(model)
+    return getattr(sparse, "inner", sparse).deltas
+
+
+def delta_of(model, layer):
+    """The delta of one layer."""
+    return next(d for d in deltas_of(model) if d.layer.name == layer)
+
+
+def reachable_gradients(model, batch, loss):
+    """dL/dW' of every adapted layer at its reachable weights."""
+    found = weight_gradients(model, batch, loss)
+    return [found[d.layer.parameter].flatten()[model.reachable(d.layer)] for d in deltas_of(model)]
 
 
 def tiny_mace(dtype=torch.float64, seed=0, **changes):

@@ -4,16 +4,18 @@ import pytest
 import safetensors.torch
 import torch
 
-from models import crystal, molecule, tiny_mace
+from models import crystal, deltas_of, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, load_adapter, merge, save_adapter, sparsify
-from pathtune.adapter import from_canonical, read_adapter, to_canonical
+from pathtune.adaptations.sparse.adaptation import SparseEntries
+from pathtune.adaptations.sparse.delta import FixedDelta
+from pathtune.adaptations.stored import from_canonical, to_canonical
+from pathtune.adapter_file import read_adapter
 from pathtune.batch import collate
 from pathtune.data import from_atoms
-from pathtune.delta import FixedDelta
 from pathtune.layers import select_layers
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
-CONFIG = SparseDelta(start="paper", initial_std=0.1, initial_threshold=0.1, threshold="per_path")
+CONFIG = SparseDelta(delta_start="paper", initial_std=0.1, initial_threshold=0.1, threshold="per_path")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_the_round_trip_is_bitwise(base, saved, tmp_path):
     assert metadata == metadata_again
     assert tensors.keys() == tensors_again.keys()
     assert all(torch.equal(t, tensors_again[name]) for name, t in tensors.items())
-    for trained, fixed in zip(model.adapted(), loaded.adapted()):
+    for trained, fixed in zip(deltas_of(model), deltas_of(loaded)):
         delta = trained.delta().detach()
         assert torch.equal(trained.indices[delta != 0], fixed.indices)
         assert torch.equal(delta[delta != 0], fixed.delta())
@@ -60,7 +62,7 @@ def test_only_active_entries_are_stored(saved):
     tensors, metadata = read_adapter(file)
     n_stored = sum(t.numel() for name, t in tensors.items() if name.endswith(".weight.values"))
     assert n_stored == model.counts()["active"]
-    assert metadata["format"] == "1"
+    assert metadata["format"] == "2"
     for name, tensor in tensors.items():
         if name.endswith(".indices"):
             assert (tensor.diff() > 0).all(), name
@@ -151,9 +153,11 @@ def test_an_adapter_of_650000_weights_at_3_percent_is_under_200_kb(tmp_path):
     base = load(tiny_mace(torch.float32, hidden_irreps=o3.Irreps("112x0e+112x1o"), num_elements=10,
                           atomic_numbers=numbers, atomic_energies=torch.zeros(10).numpy()))  # fmt: skip
     model = sparsify(base)
-    for name, delta in list(model.deltas.items()):
-        indices = torch.randperm(delta.layer.numel)[: round(0.03 * delta.layer.numel)].sort().values
-        model.deltas[name] = FixedDelta(delta.layer, indices, torch.randn(indices.numel()), torch.zeros(1))
+    entries = []
+    for layer in model.adaptation.layers():
+        indices = torch.randperm(layer.numel)[: round(0.03 * layer.numel)].sort().values
+        entries.append(FixedDelta(layer, indices, torch.randn(indices.numel()), torch.zeros(1)))
+    model.use(SparseEntries(entries))
     counts = model.counts()
     assert counts["adapted_weights"] > 650_000
     assert counts["active"] == pytest.approx(0.03 * counts["adapted_weights"], rel=1e-3)

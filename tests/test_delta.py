@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from pathtune.delta import DeltaParameter, soft_threshold
+from pathtune.adaptations.sparse.delta import DeltaParameter, soft_threshold
+from pathtune.adaptations.sparse.options import SparseDelta
 from pathtune.errors import InputError
 from pathtune.layers import Layer, Path
-from pathtune.sparse_delta import SparseDelta
 
 LAYER = Layer("layer", "path linear", (Path("0e -> 0e", 0, (4, 5)), Path("1o -> 1o", 20, (3, 2))), 26)
 
 
 def make(**options):
     base = torch.randn(26, dtype=torch.float64)
-    delta = DeltaParameter(LAYER, torch.arange(26), SparseDelta(start="paper", **options), base)
+    delta = DeltaParameter(LAYER, torch.arange(26), SparseDelta(delta_start="paper", **options), base)
     with torch.no_grad():
         delta.values.normal_(0, 0.01)
         delta.threshold_score.fill_(torch.logit(torch.tensor(0.008)).item())
@@ -61,7 +61,7 @@ def test_gradcheck_away_from_the_kink():
 
 def test_initial_values_are_those_of_the_method():
     delta = DeltaParameter(Layer("big", "path linear", (Path("", 0, (200, 200)),), 40000), torch.arange(40000),
-                           SparseDelta(start="paper"), torch.zeros(40000, dtype=torch.float64))  # fmt: skip
+                           SparseDelta(delta_start="paper"), torch.zeros(40000, dtype=torch.float64))  # fmt: skip
     assert delta.values.std().item() == pytest.approx(0.01, rel=0.02)
     assert delta.threshold.item() == pytest.approx(1e-3, rel=1e-6)
 
@@ -96,7 +96,8 @@ def test_a_delta_on_an_e3nn_tensor_product_with_internal_weights(mode):
     layer = layer_of("tp", product)
     assert layer.kind == "tensor product"
     assert [path.text for path in layer.paths] == ["0e x 1o -> 1o", "1o x 1o -> 0e"]
-    delta = DeltaParameter(layer, layer.reachable([]), SparseDelta(start="paper", initial_std=1.0), product.weight)
+    config = SparseDelta(delta_start="paper", initial_std=1.0)
+    delta = DeltaParameter(layer, layer.reachable([]), config, product.weight)
     x, y = torch.randn(2, 5, product.irreps_in1.dim, dtype=torch.float64)
     out = product(x, y, weight=delta.effective(product.weight.detach()))
     merged = o3.TensorProduct("3x0e+3x1o", "3x0e+3x1o", "3x0e+3x1o", [(0, 1, 1, mode, True), (1, 1, 0, mode, True)],

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import pathtune
-from pathtune import _fit
 from pathtune.cli import main
 from pathtune.data import SHIPPED
+from pathtune.training import loop
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 ROOT = pathlib.Path(__file__).parent.parent
@@ -112,7 +112,7 @@ def without_times(result):
 
 
 def test_an_interrupted_demo_goes_on_to_the_same_numbers(finished, tmp_path, monkeypatch, capsys):
-    out, original, n_steps = tmp_path / "out", _fit._Run._train_step, 0
+    out, original, n_steps = tmp_path / "out", loop.Loop._train_step, 0
 
     def interrupt(self, batch):
         nonlocal n_steps
@@ -121,7 +121,7 @@ def test_an_interrupted_demo_goes_on_to_the_same_numbers(finished, tmp_path, mon
             raise KeyboardInterrupt
         return original(self, batch)
 
-    monkeypatch.setattr(_fit._Run, "_train_step", interrupt)
+    monkeypatch.setattr(loop.Loop, "_train_step", interrupt)
     assert main(["demo", "--out", str(out), *TINY]) == 130
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == f"pathtune demo: interrupted; pathtune demo --out {out} --epochs 1 --max-frames 5 goes on from here"
@@ -133,7 +133,7 @@ def test_an_interrupted_demo_goes_on_to_the_same_numbers(finished, tmp_path, mon
 
 
 def test_a_finished_demo_is_printed_again_and_not_repeated(finished, monkeypatch, capsys):
-    monkeypatch.setattr(_fit._Run, "_train_step", None)
+    monkeypatch.setattr(loop.Loop, "_train_step", None)
     assert main(["demo", "--out", str(finished), *TINY, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((finished / "demo.json").read_text())
     assert main(["demo", "--out", str(finished), *TINY]) == 0

@@ -5,6 +5,7 @@ import pytest
 import torch
 from ase.build import molecule
 
+from models import deltas_of
 from pathtune import InputError, SparseDelta, _core, load, sparsify, unfreeze
 from pathtune._paths import species_linear_table
 from pathtune.backbones import _geometry
@@ -57,7 +58,7 @@ def test_sparse_weights_leave_nothing_on_the_cpu(demo, meta):
     model = sparsify(demo, SparseDelta(active_share=0.03), seed=0)
     batch = demo.collate([labelled("CH4"), labelled("NH3")])
     weights = {}
-    for delta in model.adapted():
+    for delta in deltas_of(model):
         base = demo.backbone.parameters[delta.layer.parameter].to("meta")
         if delta.target.candidates is None:
             weights[delta.layer.parameter] = base

@@ -14,7 +14,7 @@ from pathtune.batch import collate
 from pathtune.data import from_atoms
 from pathtune.losses import loss
 from pathtune.model import Prediction
-from pathtune.run_folder import RunFolder
+from pathtune.training.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 
@@ -29,7 +29,7 @@ def structures(n=6, seed=0):
 
 
 def adapted(base):
-    return sparsify(base, SparseDelta(start="paper"), elements=[1, 6, 8])
+    return sparsify(base, SparseDelta(delta_start="paper"), elements=[1, 6, 8])
 
 
 def values_of(model):
@@ -40,7 +40,7 @@ CONFIG = FitConfig(epochs=3, batch_size=2, lr=1e-2)
 
 
 def test_training_lowers_the_loss_and_keeps_the_best(base):
-    teacher = sparsify(base, SparseDelta(start="paper", initial_std=0.1, initial_threshold=0.05), seed=9)
+    teacher = sparsify(base, SparseDelta(delta_start="paper", initial_std=0.1, initial_threshold=0.05), seed=9)
     frames = structures()
     for s in frames:
         p = teacher(collate([s], base.atomic_numbers, base.backbone.r_max, base.backbone.dtype))
@@ -70,9 +70,9 @@ def test_a_run_killed_at_any_step_resumes_to_the_bitwise_same_result(base, tmp_p
     expected = fit(undisturbed, structures(), structures(2), CONFIG)
     folder = RunFolder(tmp_path / "run")
     folder.folder.mkdir()
-    from pathtune import _fit
+    from pathtune.training import loop
 
-    original, count, kill_at = _fit._Run._train_step, [0], [0]
+    original, count, kill_at = loop.Loop._train_step, [0], [0]
 
     def step(self, batch):
         if count[0] == kill_at[0]:
@@ -80,7 +80,7 @@ def test_a_run_killed_at_any_step_resumes_to_the_bitwise_same_result(base, tmp_p
         count[0] += 1
         return original(self, batch)
 
-    monkeypatch.setattr(_fit._Run, "_train_step", step)
+    monkeypatch.setattr(loop.Loop, "_train_step", step)
     # checkpoints after every step, so that runs also resume inside an epoch
     config = FitConfig(epochs=3, batch_size=2, lr=1e-2, checkpoint_minutes=1e-9)
     for kill_at[0] in (1, 2, 4, 5, 7):

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from pathtune.adapter import read_adapter
+from pathtune.adapter_file import read_adapter
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("needs_mace")]
 

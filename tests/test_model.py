@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from models import crystal, molecule, tiny_mace
+from models import crystal, delta_of, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, merge, paths, sparsify, unfreeze
 from pathtune.batch import collate
 from pathtune.data import from_atoms
@@ -18,7 +18,7 @@ BACKENDS = ["reference", "cpu"]
 def adapted(request):
     """A model whose delta is large enough to matter."""
     base = load(tiny_mace(), backend=request.param)
-    return sparsify(base, SparseDelta(start="paper", initial_std=0.3, initial_threshold=0.1))
+    return sparsify(base, SparseDelta(delta_start="paper", initial_std=0.3, initial_threshold=0.1))
 
 
 def predict(model, *atoms, stress=True, training=False):
@@ -108,7 +108,7 @@ def test_the_gradient_of_a_force_loss_without_double_backward(adapted):
                          [(torch.float64, 1e-10, 1e-10), (torch.float32, 1e-6, 1e-5)])  # fmt: skip
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_merged_equals_adapted(dtype, energy_tolerance, force_tolerance, backend):
-    model = sparsify(load(tiny_mace(dtype), backend=backend), SparseDelta(start="paper", initial_std=0.1))
+    model = sparsify(load(tiny_mace(dtype), backend=backend), SparseDelta(delta_start="paper", initial_std=0.1))
     model.e0 += 0.25
     merged = load(merge(model), backend=backend)
     p, q = predict(model, crystal(), molecule()), predict(merged, crystal(), molecule())
@@ -121,7 +121,7 @@ def test_merged_equals_adapted(dtype, energy_tolerance, force_tolerance, backend
 def test_a_merged_model_is_stock_and_agrees_when_called_as_stock():
     from mace.calculators import MACECalculator
 
-    model = sparsify(load(tiny_mace()), SparseDelta(start="paper", initial_std=0.1))
+    model = sparsify(load(tiny_mace()), SparseDelta(delta_start="paper", initial_std=0.1))
     merged = merge(model)
     assert type(merged).__module__.startswith("mace.")
     atoms = crystal()
@@ -157,7 +157,7 @@ def test_a_plain_mace_without_scale_and_shift_works():
 
 def test_entries_of_other_elements_get_no_delta():
     model = sparsify(load(tiny_mace()), elements=[1, 8])
-    skip = model.deltas["interactions/1/skip_tp"]
+    skip = delta_of(model, "interactions.1.skip_tp")
     other = set(skip.layer.reachable([1]).tolist())
     assert not other & set(skip.indices.tolist())
     counts = model.counts()
@@ -169,7 +169,7 @@ def test_entries_of_other_elements_get_no_delta():
 def test_the_same_seed_gives_the_same_delta():
     base = load(tiny_mace())
     a, b, c = sparsify(base, seed=1), sparsify(base, seed=1), sparsify(base, seed=2)
-    first = [m.deltas["interactions/1/skip_tp"].indices for m in (a, b, c)]
+    first = [delta_of(m, "interactions.1.skip_tp").indices for m in (a, b, c)]
     assert torch.equal(first[0], first[1])
     assert not torch.equal(first[0], first[2])
 

@@ -7,14 +7,22 @@ import pytest
 import schedulefree
 import torch
 
-from models import labelled, molecule, tiny_mace
-from pathtune import FitConfig, InputError, SparseDelta, fit, load, merge, narrowing, sparsify
-from pathtune import delta as delta_module
+from models import deltas_of, labelled, molecule, reachable_gradients, sparse_of, tiny_mace
+from pathtune import FitConfig, InputError, SparseDelta, fit, load, merge, sparsify
+from pathtune.adaptations.sparse import delta as delta_module
+from pathtune.adaptations.sparse import narrowing
+from pathtune.adaptations.sparse.narrowing import (
+    Narrowing,
+    add_candidates,
+    drop_dead,
+    keep_candidates,
+    largest,
+    saliency,
+)
+from pathtune.adaptations.sparse.scoring import choose_candidates, score_layers
 from pathtune.batch import collate
 from pathtune.data import from_atoms
 from pathtune.losses import loss
-from pathtune.narrowing import Narrowing, add_candidates, drop_dead, keep_candidates, largest, saliency
-from pathtune.scoring import choose_candidates, gradients, score_layers
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 ELEMENTS = [1, 6, 8]
@@ -58,7 +66,7 @@ def test_the_asked_share_is_reached_to_one_weight_for_any_rate_and_length(base, 
 
 @pytest.mark.parametrize("share", [0.1, 0.4])
 def test_a_paper_start_reaches_the_asked_share_too(base, share):
-    config = SparseDelta(start="paper", active_share=share)
+    config = SparseDelta(delta_start="paper", active_share=share)
     model, history = trained(base, config, FitConfig(epochs=6, batch_size=2, lr=1e-2))
     counts = model.counts()
     assert counts["active"] / counts["reachable_weights"] == pytest.approx(share, rel=0.02)
@@ -89,7 +97,7 @@ def test_the_learning_rate_grows_to_the_asked_one_as_the_share_falls(base, growt
     config = SparseDelta(active_share=0.04, by_step=12, lr_growth=growth)
     model = sparsify(base, config, ELEMENTS)
     optimizer = schedulefree.AdamWScheduleFree(model.trainable(), lr=0.1)
-    narrowing = Narrowing(model, optimizer, 20)
+    narrowing = Narrowing(sparse_of(model), optimizer, slice(None), 20)
     rates = []
     for step in range(21):
         narrowing.after_step(step)
@@ -116,7 +124,7 @@ def test_the_largest_are_chosen_over_all_layers_within_their_limits():
 
 def test_a_layer_keeps_no_more_than_its_limit(base):
     model, _ = trained(base, SparseDelta(active_share=0.2, layer_limit=0.21), FitConfig(epochs=2, batch_size=2))
-    for d in model.adapted():
+    for d in deltas_of(model):
         assert d.values.numel() <= -(-21 * d.n_reachable // 100)
 
 
@@ -127,7 +135,7 @@ def test_what_stays_keeps_its_optimizer_state_bit_for_bit(base):
     for p in model.trainable():
         p.grad = torch.randn_like(p)
     optimizer.step()
-    d = model.adapted()[1]
+    d = deltas_of(model)[1]
     before = (d.indices, d.values.detach().clone(), *(optimizer.state[d.values][k].clone() for k in STATE))
     keep = torch.arange(d.values.numel()) % 3 == 0
     keep_candidates(d, keep, optimizer.state[d.values])
@@ -137,7 +145,7 @@ def test_what_stays_keeps_its_optimizer_state_bit_for_bit(base):
 
 def test_newcomers_start_at_zero_and_the_others_stay(base):
     model = sparsify(base, SparseDelta(active_share=0.1), ELEMENTS)
-    d = model.adapted()[1]
+    d = deltas_of(model)[1]
     with torch.no_grad():
         d.values.normal_()
     old = dict(zip(d.indices.tolist(), d.values.tolist()))
@@ -152,8 +160,8 @@ def test_newcomers_start_at_zero_and_the_others_stay(base):
 
 
 def test_only_entries_that_cannot_come_back_are_dropped(base):
-    model = sparsify(base, SparseDelta(start="paper", initial_threshold=0.5), ELEMENTS)
-    d = model.adapted()[1]
+    model = sparsify(base, SparseDelta(delta_start="paper", initial_threshold=0.5), ELEMENTS)
+    d = deltas_of(model)[1]
     n = d.values.numel()
     x, y, z = torch.rand(3, n, dtype=d.values.dtype) * 0.55
     with torch.no_grad():
@@ -167,9 +175,9 @@ def test_only_entries_that_cannot_come_back_are_dropped(base):
 
 def test_regrowing_brings_in_untried_weights_and_keeps_the_share(base):
     first = sparsify(base, SparseDelta(active_share=0.1, regrow=0.3), ELEMENTS)
-    started = [set(d.indices.tolist()) for d in first.adapted()]
+    started = [set(d.indices.tolist()) for d in deltas_of(first)]
     fit(first, structures(), structures(2), FitConfig(epochs=6, batch_size=2, lr=1e-2))
-    new = sum(len(set(d.indices.tolist()) - s) for d, s in zip(first.adapted(), started))
+    new = sum(len(set(d.indices.tolist()) - s) for d, s in zip(deltas_of(first), started))
     assert new > 0
     counts = first.counts()
     assert counts["active"] / counts["reachable_weights"] == pytest.approx(0.1, rel=0.02)
@@ -179,8 +187,8 @@ def test_regrowing_brings_in_untried_weights_and_keeps_the_share(base):
 def test_scores_are_what_their_formula_says(base, score):
     model = sparsify(base, SparseDelta(score=score, active_share=0.1), ELEMENTS)
     frames = batches(base)
-    per_frame = [gradients(model, b, loss) for b in frames]
-    for i, (d, found) in enumerate(zip(model.adapted(), score_layers(model, frames, loss, score))):
+    per_frame = [reachable_gradients(model, b, loss) for b in frames]
+    for i, (d, found) in enumerate(zip(deltas_of(model), score_layers(sparse_of(model), model, frames, loss, score))):
         expected = sum(g[i].square() if score == "fisher" else g[i] for g in per_frame).abs()
         if score == "gradient_weight":
             flat = base.backbone.parameters[d.layer.parameter].detach().flatten()
@@ -196,16 +204,16 @@ def test_gradients_of_all_weights_agree_with_a_full_delta(base):
     batch = batches(base)[0]
     value = loss(full(batch, training=True), batch)
     value.backward()
-    for d, found in zip(full.adapted(), gradients(sparse, batch, loss)):
+    for d, found in zip(deltas_of(full), reachable_gradients(sparse, batch, loss)):
         assert torch.allclose(found, d.values.grad, rtol=1e-9, atol=1e-12)
 
 
 def test_the_chosen_candidates_have_the_highest_scores(base):
     model = sparsify(base, SparseDelta(score="fisher", initial_share=0.2), ELEMENTS)
     frames = batches(base)
-    scores = score_layers(model, frames, loss, "fisher")
-    choose_candidates(model, frames, loss)
-    masks = [torch.isin(model.reachable(d.layer), d.indices) for d in model.adapted()]
+    scores = score_layers(sparse_of(model), model, frames, loss, "fisher")
+    choose_candidates(sparse_of(model), model, frames, loss)
+    masks = [torch.isin(model.reachable(d.layer), d.indices) for d in deltas_of(model)]
     lowest = min(s[m].min() for s, m in zip(scores, masks) if m.any())
     assert lowest >= max(s[~m].max() for s, m in zip(scores, masks) if (~m).any())
     assert sum(int(m.sum()) for m in masks) == round(0.2 * model.counts()["reachable_weights"])
@@ -213,7 +221,8 @@ def test_the_chosen_candidates_have_the_highest_scores(base):
 
 def test_a_scoring_set_of_no_structure_is_named(base):
     with pytest.raises(InputError, match="the scoring set has 0 structures"):
-        choose_candidates(sparsify(base, SparseDelta(score="fisher"), ELEMENTS), [], loss)
+        model = sparsify(base, SparseDelta(score="fisher"), ELEMENTS)
+        choose_candidates(sparse_of(model), model, [], loss)
 
 
 def test_saliency_weighs_a_delta_by_its_gradient():
@@ -242,10 +251,10 @@ def test_a_share_of_less_than_one_weight_is_named(base):
     ({"by_step": 0}, "by_step is 0"),
     ({"score": "magic"}, "score is 'magic', expected one of random, gradient"),
     ({"scope": ("linear", "bias")}, "scope is 'linear bias', expected some of linear, contraction, radial"),
-    ({"start": "identity", "schedule": "L"}, "schedule is 'L' beside start 'identity'"),
-    ({"initial_std": 0.5}, "initial_std is 0.5 beside start 'identity'"),
-    ({"start": "paper", "score": "fisher"}, "score is 'fisher' beside start 'paper'"),
-    ({"start": "paper", "schedule": "H", "active_share": 0.1}, "active_share is given beside a schedule"),
+    ({"delta_start": "identity", "schedule": "L"}, "schedule is 'L' beside delta_start 'identity'"),
+    ({"initial_std": 0.5}, "initial_std is 0.5 beside delta_start 'identity'"),
+    ({"delta_start": "paper", "score": "fisher"}, "score is 'fisher' beside delta_start 'paper'"),
+    ({"delta_start": "paper", "schedule": "H", "active_share": 0.1}, "active_share is given beside a schedule"),
 ])  # fmt: skip
 def test_wrong_options_are_named(options, words):
     with pytest.raises(InputError, match=words):
@@ -256,29 +265,29 @@ def test_naming_the_papers_schedule_asks_for_its_start():
     assert SparseDelta(schedule="L").is_paper
     assert SparseDelta(schedule="L").decay == 0.01
     assert not SparseDelta().is_paper
-    assert SparseDelta(start="paper").decay == 0.3
-    assert not SparseDelta(start="paper", active_share=0.1).has_thresholds
+    assert SparseDelta(delta_start="paper").decay == 0.3
+    assert not SparseDelta(delta_start="paper", active_share=0.1).has_thresholds
 
 
 def test_deltas_on_contraction_and_radial_weights_train_and_merge(base):
     config = SparseDelta(scope=("contraction", "radial"), active_share=0.2)
     model, _ = trained(base, config, FitConfig(epochs=2, batch_size=2, lr=1e-2))
-    assert {d.layer.kind for d in model.adapted()} == {"contraction", "radial"}
-    assert all(int((d.values != 0).sum()) for d in model.adapted() if d.values.numel() > 20)
+    assert {d.layer.kind for d in deltas_of(model)} == {"contraction", "radial"}
+    assert all(int((d.values != 0).sum()) for d in deltas_of(model) if d.values.numel() > 20)
     merged, batch = load(merge(model), dtype="float64"), batches(base)[0]
     assert torch.allclose(merged(batch).forces, model(batch).forces, rtol=0, atol=1e-9)
     assert not torch.allclose(merged(batch).forces, base(batch).forces, rtol=0, atol=1e-5)
     for backend in ("cpu", "reference"):
         other = load(tiny_mace(), backend=backend)
         again = sparsify(other, dataclasses.replace(config), ELEMENTS)
-        for d, mine in zip(again.adapted(), model.adapted()):
+        for d, mine in zip(deltas_of(again), deltas_of(model)):
             d.set_candidates(mine.indices, mine.values.detach().clone())
         assert torch.allclose(again(batch).forces, model(batch).forces, rtol=0, atol=1e-9)
 
 
 def test_a_narrowing_run_resumes_to_the_bitwise_same_result(base, tmp_path, monkeypatch):
-    from pathtune import _fit
-    from pathtune.run_folder import RunFolder
+    from pathtune.training import loop
+    from pathtune.training.folder import RunFolder
 
     config = FitConfig(epochs=4, batch_size=2, lr=1e-2, checkpoint_minutes=1e-9)
     for options in ({}, {"score": "fisher", "regrow": 0.2}):
@@ -286,7 +295,7 @@ def test_a_narrowing_run_resumes_to_the_bitwise_same_result(base, tmp_path, monk
         expected, _ = trained(base, delta, config)
         folder = RunFolder(tmp_path / f"run{len(options)}")
         folder.folder.mkdir()
-        original, count = _fit._Run._train_step, [0]
+        original, count = loop.Loop._train_step, [0]
 
         def step(self, batch, original=original, count=count):
             count[0] += 1
@@ -295,37 +304,38 @@ def test_a_narrowing_run_resumes_to_the_bitwise_same_result(base, tmp_path, monk
             return original(self, batch)
 
         with monkeypatch.context() as patch:
-            patch.setattr(_fit._Run, "_train_step", step)
+            patch.setattr(loop.Loop, "_train_step", step)
             for _ in range(2):
                 with pytest.raises(KeyboardInterrupt):
                     trained(base, delta, config, folder=folder)
             found, _ = trained(base, delta, config, folder=folder)
-        for a, b in zip(expected.adapted(), found.adapted()):
+        for a, b in zip(deltas_of(expected), deltas_of(found)):
             assert torch.equal(a.indices, b.indices)
             assert torch.equal(a.values, b.values)
 
 
 def test_a_plan_holds_candidates_for_a_sixth_of_the_way(base):
     model = sparsify(base, SparseDelta(active_share=0.05), ELEMENTS)
-    plan = Narrowing(model, schedulefree.AdamWScheduleFree(model.trainable()), 1000)
+    optimizer = schedulefree.AdamWScheduleFree(model.trainable())
+    plan = Narrowing(sparse_of(model), optimizer, slice(None), 1000)
     assert plan.by_step == 700
-    n = [d.values.numel() for d in model.adapted()]
+    n = [d.values.numel() for d in deltas_of(model)]
     for step in range(1, 110):
         plan.after_step(step)
-    assert [d.values.numel() for d in model.adapted()] == n
+    assert [d.values.numel() for d in deltas_of(model)] == n
 
 
 def losses_of_steps(model, monkeypatch, config):
-    from pathtune import _fit
+    from pathtune.training import loop
 
-    found, original = [], _fit._Run._train_step
+    found, original = [], loop.Loop._train_step
 
     def step(self, batch):
         found.append(original(self, batch))
         return found[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(_fit._Run, "_train_step", step)
+        patch.setattr(loop.Loop, "_train_step", step)
         fit(model, structures(5), structures(2), config)
     return torch.tensor(found, dtype=torch.float64)
 
@@ -339,7 +349,7 @@ def test_the_fast_mode_follows_the_reference_mode_for_50_steps(monkeypatch, thre
     expected = losses_of_steps(reference, monkeypatch, config)
     monkeypatch.setattr(delta_module, "CROSSOVER", 2.0)  # every layer that can be is trained sparsely
     fast = sparsify(load(tiny_mace(), backend="cpu"), delta, ELEMENTS)
-    assert sum(d.is_sparse for d in fast.adapted()) == 8
+    assert sum(d.is_sparse for d in deltas_of(fast)) == 8
     found = losses_of_steps(fast, monkeypatch, config)
     assert len(found) == 50
     assert ((found - expected).abs() / expected).max() < 1e-5
@@ -351,7 +361,7 @@ def test_what_is_dropped_under_thresholds_would_not_have_come_back(monkeypatch):
     base = load(tiny_mace())
     dropping = sparsify(base, delta, ELEMENTS)
     with_drops = losses_of_steps(dropping, monkeypatch, config)
-    kept = sum(d.values.numel() for d in dropping.adapted())
+    kept = sum(d.values.numel() for d in deltas_of(dropping))
     assert kept < 0.9 * dropping.counts()["reachable_weights"]
     monkeypatch.setattr(narrowing, "drop_dead", lambda *_: None)
     shadow = losses_of_steps(sparsify(base, delta, ELEMENTS), monkeypatch, config)

@@ -5,20 +5,20 @@ import schedulefree
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import crystal, molecule, tiny_mace
+from models import crystal, delta_of, deltas_of, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, merge, sparsify
-from pathtune import delta as delta_module
-from pathtune.adapter import load_adapter, save_adapter
+from pathtune.adaptations.sparse import delta as delta_module
+from pathtune.adaptations.sparse.delta import DeltaParameter
+from pathtune.adapter_file import load_adapter, save_adapter
 from pathtune.batch import collate
 from pathtune.data import from_atoms
-from pathtune.delta import DeltaParameter
 from pathtune.layers import Layer, Path
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 LAYERS = [f"{block}.{name}" for i in range(2)
           for block, name in ((f"interactions.{i}", "linear_up"), (f"interactions.{i}", "linear"),
                               (f"interactions.{i}", "skip_tp"), (f"products.{i}", "linear"))]  # fmt: skip
-CONFIG = {"start": "paper", "initial_std": 0.3, "initial_threshold": 0.1}
+CONFIG = {"delta_start": "paper", "initial_std": 0.3, "initial_threshold": 0.1}
 
 
 def batch_of(model, *atoms):
@@ -40,8 +40,8 @@ def both_modes(monkeypatch, dtype=torch.float64, **config):
     sparse = sparsify(base, options, candidates=candidates)
     monkeypatch.setattr(delta_module, "CROSSOVER", 0.0)
     dense = sparsify(base, options, candidates=candidates)
-    assert all(d.is_sparse for d in sparse.adapted())
-    assert not any(d.is_sparse for d in dense.adapted())
+    assert all(d.is_sparse for d in deltas_of(sparse))
+    assert not any(d.is_sparse for d in deltas_of(dense))
     return sparse, dense
 
 
@@ -84,8 +84,8 @@ def test_the_backward_makes_no_tensor_of_the_weights_size(monkeypatch):
         loss, created = loss_of(model, batch_of(model)), Created()
         with created:
             loss.backward(inputs=model.trainable())
-        dense = {(d.layer.numel,) for d in model.adapted()}
-        dense |= {path.shape for d in model.adapted() for path in d.layer.paths}
+        dense = {(d.layer.numel,) for d in deltas_of(model)}
+        dense |= {path.shape for d in deltas_of(model) for path in d.layer.paths}
         found.append(created.shapes & dense)
     assert not found[0]
     assert found[1]  # the dense mode does
@@ -138,7 +138,7 @@ def test_entries_of_absent_species_get_zero(monkeypatch):
     atoms = molecule()
     atoms.numbers[:] = 6
     loss_of(model, batch_of(model, atoms)).backward(inputs=model.trainable())
-    skip = model.deltas["interactions/1/skip_tp"]
+    skip = delta_of(model, "interactions.1.skip_tp")
     reached = torch.isin(skip.indices, skip.layer.reachable([1]))
     assert (skip.values.grad[~reached] == 0).all()
     assert (skip.values.grad[reached] != 0).any()
@@ -159,10 +159,10 @@ def test_merging_saving_and_counting_work(monkeypatch, tmp_path):
 
 def test_the_sparse_mode_is_for_few_candidates_and_the_cpu_backend():
     base = load(tiny_mace(), backend="cpu")
-    assert not any(d.is_sparse for d in sparsify(base, SparseDelta(start="paper")).adapted())
-    assert not any(d.is_sparse for d in sparsify(base, candidates=candidates_of(base, 0.6)).adapted())
+    assert not any(d.is_sparse for d in deltas_of(sparsify(base, SparseDelta(delta_start="paper"))))
+    assert not any(d.is_sparse for d in deltas_of(sparsify(base, candidates=candidates_of(base, 0.6))))
     base = load(tiny_mace(), backend="reference")
-    assert not any(d.is_sparse for d in sparsify(base, candidates=candidates_of(base)).adapted())
+    assert not any(d.is_sparse for d in deltas_of(sparsify(base, candidates=candidates_of(base))))
 
 
 @pytest.mark.parametrize(("candidates", "words"), [

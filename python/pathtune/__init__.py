@@ -9,20 +9,21 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: docs/
 
 import torch  # noqa: F401  before _core: both then share torch's OpenMP runtime
 
-from pathtune._fit import FitConfig, History, fit
-from pathtune.adapter import load_adapter, save_adapter
+from pathtune._version import __version__
+from pathtune.adaptations import Adaptation, SparseDelta, register_adaptation
+from pathtune.adapter_file import load_adapter, save_adapter
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.calculator import calculator
-from pathtune.data import LabelKeys, demo_file, read_structures
+from pathtune.data import LabelKeys, Structure, demo_file, read_structures
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
 from pathtune.guidance import ShareChoice, choose_share
 from pathtune.loading import load, save
-from pathtune.model import Potential, merge, paths, sparsify, unfreeze
-from pathtune.sparse_delta import SparseDelta
+from pathtune.model import Potential, adapt, merge, paths, sparsify, unfreeze
+from pathtune.training import FitConfig, History, fit
 
-__version__ = "0.1.0"
 __all__ = [
+    "Adaptation",
     "E0Fit",
     "FitConfig",
     "History",
@@ -31,6 +32,9 @@ __all__ = [
     "Potential",
     "ShareChoice",
     "SparseDelta",
+    "Structure",
+    "__version__",
+    "adapt",
     "calculator",
     "choose_share",
     "demo_file",
@@ -42,6 +46,7 @@ __all__ = [
     "paths",
     "read_structures",
     "refit_e0",
+    "register_adaptation",
     "save",
     "save_adapter",
     "sparsify",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 
@@ -41,7 +40,7 @@ def refit_e0(model: Potential, structures: Sequence[Structure], batch_size: int 
     """A model whose E0 minimise sum (E_ref - E_model)^2 over the labelled structures, and what was done.
 
     Frames of config_type IsolatedAtom fix their element's E0. Least squares of minimum norm in the shift
-    otherwise (METHOD, section 3, item 9). Raises InputError for a label more than 25 eV/atom off the fit.
+    otherwise (docs/theory.md). Raises InputError for a label more than 25 eV/atom off the fit.
     """
     labelled = [s for s in structures if s.energy_ev is not None]
     if not labelled:
@@ -66,11 +65,9 @@ def refit_e0(model: Potential, structures: Sequence[Structure], batch_size: int 
         rank += int(free_rank)
     after = (residual - counts @ shift) / n_atoms
     _check_absurd(labelled, after)
-    new = copy.copy(model)
-    new._buffers = dict(model._buffers)
-    new.e0 = model.e0.clone()
+    e0 = model.e0.clone()
     for z, value in zip(elements, shift):
-        new.e0[model.atomic_numbers.index(z)] += value
+        e0[model.atomic_numbers.index(z)] += value
     fit = E0Fit(
         shift_ev={chemical_symbols[z]: float(v) for z, v in zip(elements, shift)},
         rank=rank,
@@ -79,7 +76,7 @@ def refit_e0(model: Potential, structures: Sequence[Structure], batch_size: int 
         rms_before_mev_atom=float(1000 * np.sqrt(np.mean((residual / n_atoms) ** 2))),
         rms_after_mev_atom=float(1000 * np.sqrt(np.mean(after**2))),
     )
-    return new, fit
+    return model.with_e0(e0), fit
 
 
 def predicted_energies(model: Potential, structures: Sequence[Structure], batch_size: int) -> np.ndarray:

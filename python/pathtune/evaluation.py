@@ -90,10 +90,12 @@ def _forces_by_element(structures: Sequence[Structure], errors: Sequence[dict[st
     }
 
 
-def mean_loss(model: Potential, batches: Sequence, loss_of) -> float:
+def mean_loss(model: Potential, structures: Sequence[Structure], loss_of, batch_size: int) -> float:
     """Mean over structures of a loss `loss_of(prediction, batch)`."""
-    total, n = 0.0, 0
-    for batch in batches:
+    total = 0.0
+    n = 0
+    for start in range(0, len(structures), batch_size):
+        batch = model.collate(structures[start : start + batch_size])
         prediction = model(batch, needs_stress=bool(batch.has_stress.any()))
         with torch.no_grad():
             total += float(loss_of(prediction, batch)) * batch.n_graphs

@@ -10,14 +10,14 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pathtune._fit import FitConfig, fit
+from pathtune.adaptations import SparseDelta
 from pathtune.data import Structure, elements_of
 from pathtune.errors import InputError
 from pathtune.evaluation import mean_loss
+from pathtune.files import write_text
 from pathtune.model import Potential, sparsify
 from pathtune.plots import BLUE, ORANGE, draw_share_axis, new_figure, save_png
-from pathtune.run_folder import write_text
-from pathtune.sparse_delta import SparseDelta
+from pathtune.training import FitConfig, fit
 
 SHARES = (0.003, 0.01, 0.03, 0.1, 0.3)
 EPOCHS_SHARE = 0.25  # of the run's epochs, for each run of the sweep
@@ -79,7 +79,7 @@ def choose_share(
                 continue
             raise
         fit(model, train, valid, config)
-        losses = [mean_loss(model, [model.collate([s])], config.loss_of) for s in valid]
+        losses = [mean_loss(model, [s], config.loss_of, 1) for s in valid]
         points.append(SweepPoint(share, model.counts()["active"], losses))
         if report:
             report(f"share {100 * share:5.2f} %  {points[-1].active:8,d} weights  validation {points[-1].mean:.4g}")

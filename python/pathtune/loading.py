@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from pathtune.errors import InputError
+from pathtune.files import write_atomically
 from pathtune.model import Potential
 from pathtune.ops import cuda_status
-from pathtune.run_folder import write_atomically
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

@@ -1,20 +1,22 @@
-"""A potential: a pretrained backbone, the deltas on its layers, and the atomic energies E0."""
+"""A potential: a pretrained backbone, the adaptations on it, and the atomic energies E0."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 
+from pathtune.adaptations import Adaptation, Composition, Sparse, SparseDelta, adaptation_class
 from pathtune.batch import Batch, collate
 from pathtune.data import Structure
-from pathtune.delta import DeltaParameter, FixedDelta, effective_weights
 from pathtune.errors import InputError
 from pathtune.layers import Layer, PathRow, select_layers
 from pathtune.ops import SparseWeights
-from pathtune.sparse_delta import SparseDelta
+
+FINGERPRINT_TOLERANCE = 1e-4  # relative to the block's rms: float32 against float64, reductions by mace
 
 
 @dataclasses.dataclass
@@ -81,48 +83,98 @@ class Backbone(Protocol):
 
 
 class Potential(torch.nn.Module):
-    """A backbone with deltas. `arm` names what is trainable: sparse, full, readout, or none."""
+    """A pretrained backbone and, if any, the adaptations in use on it; the backbone is shared and never changed."""
 
     e0: torch.Tensor  # [n_species] float64 eV, of the chosen head
+    base_e0: torch.Tensor  # [n_species] float64 eV, without adaptations
 
     def __init__(self, backbone: Backbone, head: int = 0):
         super().__init__()
-        self.backbone = backbone
+        self.base = backbone
         self.head = head
-        self.arm = "none"
-        self.config: SparseDelta | None = None
-        self.elements: tuple[int, ...] = ()  # those of the training data, once it has been adapted
-        self.deltas = torch.nn.ModuleDict()
+        self.adaptation = Composition([], backbone)
         self.register_buffer("e0", backbone.atomic_energies()[head].clone())
+        self.register_buffer("base_e0", self.e0.clone())
+
+    @property
+    def backbone(self) -> Backbone:
+        """What computes: the base, or the copy of it that an adaptation trains."""
+        return self.adaptation.backbone
 
     @property
     def atomic_numbers(self) -> tuple[int, ...]:
         """Elements that the model knows, in the order of its species index."""
-        return self.backbone.atomic_numbers
+        return self.base.atomic_numbers
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers of the data that it was adapted to; empty where it was not."""
+        return self.adaptation.elements
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether adaptations are in use."""
+        return len(self.adaptation) > 0
 
     @property
     def device(self) -> torch.device:
         """Where the model computes; chosen by `load`."""
         return self.e0.device
 
-    def adapted(self) -> list[DeltaParameter | FixedDelta]:
-        """The deltas, in the order of the backbone's layers."""
-        return list(self.deltas.values())  # type: ignore
+    def use(self, adaptation: Composition | Adaptation | Iterable[Adaptation] | None) -> Potential:
+        """Swap what is in use, in this Potential only, and return it; None: the base again, bitwise.
+
+        `adaptation`: of another Potential of the same base, or one or several adaptations, in their order. Raises
+        InputError for one that was made for another base, and for two that cannot write the same weight.
+        """
+        if adaptation is None:
+            adaptation = Composition([], self.base)
+        elif isinstance(adaptation, Adaptation):
+            adaptation = Composition([adaptation], self.base)
+        elif not isinstance(adaptation, Composition):
+            adaptation = Composition(list(adaptation), self.base)
+        for base in {id(c.base): c.base for c in adaptation.parts() if c.base is not self.base}.values():
+            check_same_base(self, base, adaptation.elements)
+        self.adaptation = adaptation
+        self.e0 = (self.base_e0 if adaptation.e0 is None else adaptation.e0).clone()
+        return self
+
+    def with_e0(self, e0: torch.Tensor) -> Potential:
+        """The same model, adaptations and all, with other atomic energies [n_species], eV."""
+        new = copy.copy(self)
+        new._buffers = dict(self._buffers)
+        new._modules = dict(self._modules)
+        new.e0 = e0.clone()
+        if self.is_adapted:
+            adaptation = copy.copy(self.adaptation)
+            adaptation._buffers = {"e0": e0.clone()}
+            new.adaptation = adaptation
+        else:
+            new.base_e0 = e0.clone()
+        return new
+
+    @torch.no_grad()
+    def set_e0(self, e0: torch.Tensor) -> None:
+        """Other atomic energies [n_species], eV, for this model and the adaptations that it uses."""
+        self.e0.copy_(e0)
+        if self.is_adapted:
+            self.adaptation.e0 = self.e0.clone()
+        else:
+            self.base_e0.copy_(e0)
 
     def effective_weights(self) -> dict[str, torch.Tensor]:
-        """W' of every adapted layer by parameter name; differentiable in the deltas."""
-        parameters = self.backbone.parameters
-        return {d.layer.parameter: d.effective(parameters[d.layer.parameter]) for d in self.adapted()}
+        """W' of every weight that an adaptation writes, by parameter name; differentiable, plain tensors."""
+        return self.adaptation.weights(self.backbone.parameters, are_plain=True)  # type: ignore
 
     def forward(self, batch: Batch, needs_stress: bool = False, training: bool = False) -> Prediction:
         """Energies, forces and, when asked, stress; `training` keeps the graph for a loss on them."""
-        parameters = self.backbone.parameters
-        return self.predict(effective_weights(self.adapted(), parameters), batch, needs_stress, training)
+        weights = self.adaptation.weights(self.backbone.parameters)
+        return self.predict(weights, batch, needs_stress, training)
 
     def predict(
         self, weights: Mapping[str, torch.Tensor | SparseWeights], batch: Batch, needs_stress: bool, training: bool
     ) -> Prediction:
-        """The backbone's prediction with `weights`, by parameter name, in place of its own; no deltas."""
+        """The backbone's prediction with `weights`, by parameter name, in place of its own and of all adaptations'."""
         energy, forces, stress = self.backbone.predict(weights, batch, self.head, needs_stress, training)
         return Prediction(energy, self.e0_energy(batch), forces, stress)
 
@@ -133,8 +185,15 @@ class Potential(torch.nn.Module):
 
     def reachable(self, layer: Layer) -> torch.Tensor:
         """Ascending flat indices of the layer's weights that the training data's elements can change."""
-        species = [self.atomic_numbers.index(z) for z in self.elements or self.atomic_numbers]
-        return layer.reachable(species).to(self.device)
+        return layer.reachable(self.species_of(self.elements or self.atomic_numbers)).to(self.device)
+
+    def species_of(self, elements: Sequence[int]) -> list[int]:
+        """Ascending species indices of atomic numbers; InputError for an element that the model lacks."""
+        missing = [z for z in elements if z not in self.atomic_numbers]
+        if missing:
+            known = list(self.atomic_numbers)
+            raise InputError(f"elements {missing} are unknown to the model, which knows {known}")
+        return sorted(self.atomic_numbers.index(z) for z in elements)
 
     def e0_energy(self, batch: Batch) -> torch.Tensor:
         """Sum of E0 per structure [n_graphs], float64."""
@@ -142,20 +201,51 @@ class Potential(torch.nn.Module):
         return total.index_add(0, batch.node_graph, self.e0[batch.species])
 
     def trainable(self) -> list[torch.nn.Parameter]:
-        """Parameters that the arm trains."""
-        if self.arm == "sparse":
-            return list(self.deltas.parameters())
-        return [p for p in self.backbone.stock.parameters() if p.requires_grad] if self.arm != "none" else []
+        """Parameters that training changes."""
+        return self.adaptation.trainable()
 
     def counts(self) -> dict[str, int]:
-        """Active entries and the three denominators of METHOD section 2."""
-        layers = [d.layer for d in self.adapted()] or select_layers(self.backbone.layers)
+        """Weights changed, and the three denominators: all, adapted and reachable ones (docs/conventions.md)."""
+        layers = self.adaptation.layers() or select_layers(self.backbone.layers)
         return {
-            "active": sum(d.n_active() for d in self.adapted()),
+            "active": self.adaptation.n_changed(),
             "all_weights": sum(p.numel() for p in self.backbone.stock.parameters()),
             "adapted_weights": sum(layer.numel for layer in layers),
             "reachable_weights": sum(self.reachable(layer).numel() for layer in layers),
         }
+
+    def active_share(self, counts: Mapping[str, int] | None = None) -> float:
+        """Share of the reachable adapted weights that is changed; 1 where the weights themselves are trained."""
+        if any(c.replaces for c in self.adaptation.parts()):
+            return 1.0
+        counts = counts or self.counts()
+        return counts["active"] / counts["reachable_weights"]
+
+
+def adapt(
+    base: Potential,
+    kinds: Sequence[str],
+    elements: Sequence[int] | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Potential:
+    """A new Potential with one new adaptation of each of the `kinds`, in their order, on `base`.
+
+    `elements`: atomic numbers of the training data; `options`: what is asked of each kind, by the name of its section
+    in a config file, its defaults where absent. Raises InputError for an unknown kind, for elements the model lacks,
+    for a `base` that is adapted already, and as the kinds themselves do.
+    """
+    classes = [adaptation_class(kind) for kind in kinds]
+    if base.is_adapted:
+        raise InputError("adapt: the model already carries an adapter, expected a plain one (merge it first)")
+    elements = _checked_elements(base, elements)
+    components = []
+    for cls in classes:
+        asked = (options or {}).get(cls.section)
+        if asked is None and cls.options is not None:
+            asked = cls.options()
+        components.append(cls.build(base, elements, asked, seed))
+    return _adapted(base, components, elements)
 
 
 def sparsify(
@@ -174,95 +264,35 @@ def sparsify(
     layer, elements the model lacks, a share of less than one weight, a layer in `candidates` that is unknown
     or no target, and indices outside of their layer.
     """
-    config = config or SparseDelta()
-    if base.deltas:
+    if base.is_adapted:
         raise InputError("sparsify: the model already carries an adapter, expected a plain one (merge it first)")
-    elements = tuple(sorted(elements or base.atomic_numbers))
-    species = _species_indices(base, elements)
-    model = _fresh(base)
-    model.arm, model.config, model.elements = "sparse", config, elements
-    layers = select_layers(base.backbone.layers, config.targets, config.scope)
-    reachable = {layer.name: layer.reachable(species) for layer in layers}
-    if candidates is None:
-        chosen = _first_candidates(reachable, config, seed)
-    else:
-        chosen = _fixed_candidates(layers, candidates)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for layer in layers:
-            if layer.name not in chosen or (candidates is not None and not chosen[layer.name].numel()):
-                continue
-            delta = DeltaParameter(
-                layer, chosen[layer.name], config, base.backbone.parameters[layer.parameter],
-                reachable[layer.name].numel(), layer.name in base.backbone.sparse_layers,
-            )  # fmt: skip
-            model.deltas[layer.name.replace(".", "/")] = delta
-    return model
-
-
-def random_part(reachable: Mapping[str, torch.Tensor], n: int, seed: int) -> dict[str, torch.Tensor]:
-    """`n` of all the entries, drawn evenly: ascending indices by layer name."""
-    generator = torch.Generator().manual_seed(seed)
-    sizes = [r.numel() for r in reachable.values()]
-    is_drawn = torch.zeros(sum(sizes), dtype=torch.bool)
-    is_drawn[torch.randperm(sum(sizes), generator=generator)[:n]] = True
-    return {name: r[mask] for (name, r), mask in zip(reachable.items(), is_drawn.split(sizes))}
-
-
-def _first_candidates(
-    reachable: Mapping[str, torch.Tensor], config: SparseDelta, seed: int
-) -> Mapping[str, torch.Tensor]:
-    """A random part of the reachable weights, or all of them: for good, or until `fit` has scored them."""
-    n, share = sum(r.numel() for r in reachable.values()), config.final_share
-    if share is not None and round(share * n) < 1:
-        raise InputError(f"active_share is {share}, which is less than one of {n} reachable weights")
-    if config.first_share == 1 or config.score != "random":
-        return reachable
-    return random_part(reachable, round(config.first_share * n), seed)
-
-
-def _fixed_candidates(
-    layers: Sequence[Layer], candidates: Mapping[str, Sequence[int] | torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Ascending indices by layer name; InputError as in sparsify."""
-    by_name, result = {layer.name: layer for layer in layers}, {}
-    for name, indices in candidates.items():
-        if name not in by_name:
-            known = ", ".join(by_name)
-            raise InputError(f"candidates: {name!r} is no layer to adapt, expected some of {known}")
-        flat = torch.as_tensor(indices, dtype=torch.int64).flatten()
-        unique = flat.unique()
-        if unique.numel() < flat.numel():
-            raise InputError(f"candidates: {name} has repeated indices, expected each once")
-        numel = by_name[name].numel
-        if unique.numel() and (int(unique[0]) < 0 or int(unique[-1]) >= numel):
-            raise InputError(f"candidates: indices of {name} span {int(unique[0])} to {int(unique[-1])}, "
-                             f"expected 0 to {numel - 1}")  # fmt: skip
-        result[name] = unique
-    return result
+    elements = _checked_elements(base, elements)
+    return _adapted(base, [Sparse.at(base, elements, config or SparseDelta(), seed, candidates)], elements)
 
 
 def unfreeze(base: Potential, arm: str, elements: Sequence[int] | None = None) -> Potential:
     """A new Potential, with its own copy of the weights, that trains all of them ("full") or the readouts."""
     if arm not in ("full", "readout"):
         raise InputError(f"arm is {arm!r}, expected full or readout (sparsify makes a sparse one)")
-    model = _fresh(base, base.backbone.copy())
-    model.arm, model.elements = arm, tuple(sorted(elements or base.atomic_numbers))
-    readouts = model.backbone.readouts
-    for name, parameter in model.backbone.parameters.items():
-        parameter.requires_grad_(parameter.is_floating_point() and (arm == "full" or name.startswith(readouts)))
-    return model
+    return adapt(base, [arm], elements)
 
 
 def merge(model: Potential) -> torch.nn.Module:
-    """A stock model on the CPU with the deltas folded in, W <- W + S(D, d), and the model's E0: needs no pathtune."""
+    """A stock model on the CPU with the adaptations folded in, and the model's E0: needs no pathtune.
+
+    Raises InputError for an adaptation that adds to the energy what no weights can hold.
+    """
+    for component in model.adaptation.parts():
+        if component.energy_term() is not None:
+            raise InputError(f"merge: an adaptation of kind {component.kind!r} adds a term to the energy, "
+                             "expected only changes of weights")  # fmt: skip
     weights = {name: w.detach() for name, w in model.effective_weights().items()}
     return model.backbone.with_weights(weights, model.e0, model.head).cpu()
 
 
 def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathRow]:
     """Every adaptable weight block: module, path l1 x l2 -> l3, mul, counts, share of all weights, norm."""
-    species = _species_indices(model, elements or model.atomic_numbers)
+    species = model.species_of(elements or model.atomic_numbers)
     parameters = model.backbone.parameters
     total = sum(p.numel() for p in model.backbone.stock.parameters())
     rows = []
@@ -278,16 +308,43 @@ def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathR
     return rows
 
 
-def _fresh(base: Potential, backbone: Backbone | None = None) -> Potential:
-    model = Potential(backbone or base.backbone, base.head)
+def check_same_base(model: Potential, backbone: Backbone, elements: Sequence[int], where: str = "use") -> None:
+    """Raise InputError unless `backbone` is the model's own base, or equal to it as far as fingerprints tell."""
+    mine = model.base
+    if (mine.name, mine.shapes()) != (backbone.name, backbone.shapes()):
+        raise InputError(f"{where}: the adaptation was made for another model, a {backbone.name}, expected one of this "
+                         f"{mine.name}")  # fmt: skip
+    found = backbone.fingerprint(elements or backbone.atomic_numbers)
+    compare_fingerprints(found, mine.fingerprint(elements or mine.atomic_numbers), where)
+
+
+def compare_fingerprints(
+    expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], where: str
+) -> None:
+    """Raise InputError for the first parameter whose fingerprint [n_blocks, 2] is not that of the model found."""
+    for name, mine in found.items():
+        theirs = expected.get(name)
+        if theirs is None or theirs.shape != mine.shape:
+            raise InputError(f"{where}: was made for another model: {name} is not in its fingerprint")
+        rms = theirs[:, 1:].double().abs().clamp(min=1e-12)
+        deviation = (mine - theirs.double()).abs()
+        if bool((deviation > FINGERPRINT_TOLERANCE * rms).any()):
+            worst = int((deviation / rms).max(dim=1).values.argmax())
+            raise InputError(
+                f"{where}: was made for another model: {name} has rms {mine[worst, 1]:.5g} here, "
+                f"expected {theirs[worst, 1]:.5g}"
+            )
+
+
+def _checked_elements(base: Potential, elements: Sequence[int] | None) -> tuple[int, ...]:
+    chosen = tuple(sorted(elements or base.atomic_numbers))
+    base.species_of(chosen)
+    return chosen
+
+
+def _adapted(base: Potential, components: Sequence[Adaptation], elements: Sequence[int]) -> Potential:
+    model = Potential(base.base, base.head)
     model.e0 = base.e0.clone()
+    model.base_e0 = base.base_e0.clone()
+    model.adaptation = Composition(components, base.base, elements, base.e0)
     return model
-
-
-def _species_indices(model: Potential, elements: Sequence[int]) -> list[int]:
-    missing = [z for z in elements if z not in model.atomic_numbers]
-    if missing:
-        raise InputError(f"elements {missing} are unknown to the model, which knows {list(model.atomic_numbers)}")
-    return sorted(model.atomic_numbers.index(z) for z in elements)
-
-

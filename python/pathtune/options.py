@@ -6,23 +6,37 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pathtune.errors import InputError
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] | None = None, words: tuple[str, ...] = ()) -> Any:
-    """A dataclass field with its help text; `choices`: the allowed words, `words`: those allowed beside a number."""
+def option(
+    default: Any,
+    help: str,
+    choices: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = None,
+    words: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with its help text; `choices`: the allowed words, or a function that gives them when they are
+    needed; `words`: those allowed beside a number."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "words": words})
 
 
+def choices_of(field: dataclasses.Field) -> tuple[str, ...] | None:
+    """The allowed words of a field, None where any are."""
+    choices = field.metadata.get("choices")
+    return choices() if callable(choices) else choices
+
+
 def check_choices(config: Any) -> None:
-    """Raise InputError for a field whose value is not among its choices."""
+    """Raise InputError for a field whose value, or one of whose values, is not among its choices."""
     for field in dataclasses.fields(config):
-        choices, value = field.metadata.get("choices"), getattr(config, field.name)
-        if choices and value is not None and value not in choices:
-            raise InputError(f"{field.name} is {value!r}, expected one of {', '.join(choices)}")
+        choices = choices_of(field)
+        given = getattr(config, field.name)
+        for value in given if isinstance(given, tuple) else (given,):
+            if choices and value is not None and value not in choices:
+                raise InputError(f"{field.name} is {value!r}, expected one of {', '.join(choices)}")
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -44,12 +58,14 @@ def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(cls)
     known = {field.name: field.metadata.get("words", ()) for field in dataclasses.fields(cls)}
     arguments = {}
+    renamed = getattr(cls, "RENAMED", {})  # keys of older config files
     for key, value in values.items():
+        key = renamed.get(key, key)
         if key not in known:
             raise InputError(f"{where}: unknown key {key!r}, expected one of {', '.join(known)}")
         expected = value_type(hints[key])
-        if expected is tuple and isinstance(value, list):
-            value = tuple(value)
+        if expected is tuple and isinstance(value, (list, str)):
+            value = (value,) if isinstance(value, str) else tuple(value)
         if expected is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, expected) and value not in known[key]:

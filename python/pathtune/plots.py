@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from pathtune.run_folder import write_atomically
+from pathtune.files import write_atomically
 
 GREY, BLUE, ORANGE = "#9a9a9a", "#4c8bb8", "#d1603d"
 

@@ -77,7 +77,8 @@ def test_energies_forces_stress_and_gradients_equal_the_stock_models(variant):
     assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=1e-12, atol=1e-12)
     assert torch.allclose(p.forces, q.forces, rtol=1e-11, atol=1e-11)
     assert torch.allclose(p.stress[0], q.stress[0], rtol=1e-11, atol=1e-11)
-    for unfrozen in (lambda m: unfreeze(m, "full"), lambda m: sparsify(m, SparseDelta(start="paper", initial_std=0.1))):
+    paper = SparseDelta(delta_start="paper", initial_std=0.1)
+    for unfrozen in (lambda m: unfreeze(m, "full"), lambda m: sparsify(m, paper)):
         expected, found = (force_loss_gradients(unfrozen(m), batch) for m in (reference, ours))
         for a, b in zip(expected, found):
             assert (a - b).abs().max() <= 1e-10 * max(a.abs().max().item(), 1e-3) if a.numel() else True

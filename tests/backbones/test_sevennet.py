@@ -9,7 +9,7 @@ import ase.build
 import pytest
 import torch
 
-from models import crystal, labelled, molecule
+from models import crystal, delta_of, deltas_of, labelled, molecule
 from pathtune import (
     FitConfig,
     InputError,
@@ -32,8 +32,8 @@ from pathtune.data import from_atoms
 from sevennets import MODAL, VARIANTS, tiny_sevennet
 
 pytestmark = pytest.mark.usefixtures("needs_sevenn")
-BIG = SparseDelta(start="paper", initial_std=0.3, initial_threshold=0.1)
-SMALL = SparseDelta(start="paper", initial_std=0.02)
+BIG = SparseDelta(delta_start="paper", initial_std=0.3, initial_threshold=0.1)
+SMALL = SparseDelta(delta_start="paper", initial_std=0.02)
 
 
 def load_tiny(variant="SevenNet-0", head=None, **options):
@@ -157,7 +157,7 @@ def test_only_weights_that_the_data_reach_are_adapted(sevennet_0):
     assert sum(r.weights for r in rows.values()) == 11392 + 28672 + 3 * 33792 + 16384 + 16384 + 4 * 21504 + 40960 + \
         3 * 86016 + 28672 + 8192 + 64  # fmt: skip
     model = sparsify(sevennet_0, BIG, elements=[29, 79])
-    rows = model.deltas["onehot_to_feature_x/linear"].indices.div(128, rounding_mode="floor")
+    rows = delta_of(model, "onehot_to_feature_x.linear").indices.div(128, rounding_mode="floor")
     assert set(rows.tolist()) == {sevennet_0.atomic_numbers.index(z) for z in (29, 79)}
     counts = model.counts()
     assert counts["all_weights"] == 842_623
@@ -169,13 +169,13 @@ def test_weights_of_other_modalities_are_not_reached():
     batch = collate([from_atoms(crystal())], model.atomic_numbers, model.backbone.r_max, torch.float64)
     other = unfreeze(load_tiny("MF-0", "b"), "full")
     loss = other(batch, training=True).forces.pow(2).sum()
-    gradients = torch.autograd.grad(loss, [other.backbone.parameters[d.layer.parameter] for d in model.adapted()])
-    for delta, gradient in zip(model.adapted(), gradients):
+    gradients = torch.autograd.grad(loss, [other.backbone.parameters[d.layer.parameter] for d in deltas_of(model)])
+    for delta, gradient in zip(deltas_of(model), gradients):
         touched = torch.zeros_like(gradient, dtype=torch.bool)
         touched[delta.indices] = True
         assert (gradient[~touched] == 0).all()
     unreachable = sum(p.numel for layer in model.backbone.layers for p in layer.paths if not p.is_reachable)
-    assert unreachable == sum(d.layer.numel for d in model.adapted()) - sum(d.indices.numel() for d in model.adapted())
+    assert unreachable == sum(d.layer.numel - d.indices.numel() for d in deltas_of(model))
     assert unreachable > 0
 
 

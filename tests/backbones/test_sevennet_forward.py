@@ -12,7 +12,7 @@ from pathtune.data import from_atoms
 from sevennets import VARIANTS, tiny_sevennet
 
 pytestmark = pytest.mark.usefixtures("needs_sevenn")
-START = SparseDelta(start="paper", initial_std=0.1)
+START = SparseDelta(delta_start="paper", initial_std=0.1)
 WHEEL = ["7net-0", "7net-0_22may2024", "7net-l3i5", "7net-mf-0:R2SCAN"]
 
 

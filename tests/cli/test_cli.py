@@ -109,15 +109,15 @@ def test_paths_lists_every_layer(world, capsys):
 
 
 def test_an_interrupted_run_resumes_only_when_asked(world, tmp_path, monkeypatch, capsys):
-    from pathtune import _fit
+    from pathtune.training import loop
 
-    out, original = tmp_path / "run", _fit._Run._finish_epoch
+    out, original = tmp_path / "run", loop.Loop._finish_epoch
 
     def interrupt(self):
         original(self)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_fit._Run, "_finish_epoch", interrupt)
+    monkeypatch.setattr(loop.Loop, "_finish_epoch", interrupt)
     assert main(fit_arguments(world, out)) == 130
     assert "--resume" in capsys.readouterr().err
     monkeypatch.undo()

@@ -6,9 +6,10 @@ import pytest
 import schedulefree
 
 import pathtune
-from pathtune._fit import FitConfig, learning_rate, parameter_groups
+from models import deltas_of
 from pathtune.data import from_atoms
 from pathtune.ops import _kernels
+from pathtune.training.options import FitConfig, learning_rate, parameter_groups
 
 N_STEPS = 3
 
@@ -36,15 +37,15 @@ def sparse_model(base, start):
     """With candidates few enough that no linear layer forms its dense gradient."""
     if start == "identity":
         return pathtune.sparsify(base, pathtune.SparseDelta(initial_share=0.1), [1, 7, 8])
-    config = pathtune.SparseDelta(start="paper", threshold="per_path", initial_std=0.05, initial_threshold=0.03)
+    config = pathtune.SparseDelta(delta_start="paper", threshold="per_path", initial_std=0.05, initial_threshold=0.03)
     drawn = pathtune.sparsify(base, pathtune.SparseDelta(initial_share=0.1), [1, 7, 8])
-    return pathtune.sparsify(base, config, [1, 7, 8], candidates={d.layer.name: d.indices for d in drawn.adapted()})
+    return pathtune.sparsify(base, config, [1, 7, 8], candidates={d.layer.name: d.indices for d in deltas_of(drawn)})
 
 
 def train(base, start):
     """The losses of a few steps, the last gradients, and what the model then predicts."""
     model, config = sparse_model(base, start), FitConfig(loss="weighted")
-    assert all(d.is_sparse == d.is_covered for d in model.adapted())
+    assert all(d.is_sparse == d.is_covered for d in deltas_of(model))
     batch, losses = model.collate(structures()), []
     optimizer = schedulefree.AdamWScheduleFree(parameter_groups(model, config), lr=learning_rate(model, config))
     optimizer.train()

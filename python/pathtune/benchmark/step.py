@@ -14,6 +14,7 @@ from typing import Any
 import schedulefree
 import torch
 
+from pathtune.adaptations import SparseDelta
 from pathtune.batch import Batch
 from pathtune.benchmark import cases
 from pathtune.benchmark.floor import floor_flops, gemm_rate
@@ -22,7 +23,6 @@ from pathtune.layers import select_layers
 from pathtune.loading import load
 from pathtune.losses import loss
 from pathtune.model import Potential, sparsify, unfreeze
-from pathtune.sparse_delta import SparseDelta
 
 Step = Callable[[], None]
 

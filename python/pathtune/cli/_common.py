@@ -11,12 +11,12 @@ import tomllib
 import typing
 from typing import Any
 
-from pathtune.adapter import load_adapter
+from pathtune.adapter_file import load_adapter
 from pathtune.errors import InputError
 from pathtune.loading import load
 from pathtune.model import Potential
-from pathtune.options import from_mapping, value_type
-from pathtune.training_run import ModelOptions
+from pathtune.options import choices_of, from_mapping, value_type
+from pathtune.training.run import ModelOptions
 
 
 def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
             else:
                 kwargs["type"] = _parser(str if kind is tuple else kind, field.metadata.get("words", ()))
                 kwargs["metavar"] = field.name.upper() if not field.metadata["choices"] else None
-                kwargs["choices"] = field.metadata["choices"]
+                kwargs["choices"] = choices_of(field)
                 kwargs["nargs"] = "+" if kind is tuple else None
             group.add_argument(f"--{field.name.replace('_', '-')}", **kwargs)
 

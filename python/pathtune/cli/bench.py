@@ -7,7 +7,7 @@ import json
 import pathlib
 
 from pathtune.benchmark.cases import NAMES
-from pathtune.run_folder import write_text
+from pathtune.files import write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

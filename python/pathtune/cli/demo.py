@@ -21,7 +21,7 @@ from pathtune.cli._common import add_options, options_from, print_json
 from pathtune.demo.comparison import DemoOptions, run_demo
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.options import to_mapping
-from pathtune.progress import SeriesProgress
+from pathtune.training.progress import SeriesProgress
 
 DEFAULT_OUT = "pathtune-demo"
 

@@ -6,10 +6,9 @@ import argparse
 import dataclasses
 from typing import Any
 
-from pathtune._fit import FitConfig
+from pathtune.adaptations.sparse.options import AUTO, SparseDelta
 from pathtune.atomic_energies import refit_e0
 from pathtune.cli._common import (
-    ModelOptions,
     add_options,
     load_model,
     options_from,
@@ -17,20 +16,15 @@ from pathtune.cli._common import (
     required,
     score_lines,
 )
-from pathtune.data import LabelKeys, Structure, check_elements, read_structures
+from pathtune.data import Structure, check_elements, read_structures
 from pathtune.guidance import choose_share, draw_sweep
 from pathtune.model import Potential
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.options import to_toml
-from pathtune.progress import Progress
-from pathtune.run_folder import RunFolder
-from pathtune.sparse_delta import AUTO, SparseDelta
-from pathtune.training_run import RunOptions, adapt, run_arm
-
-SECTIONS: dict[str, Any] = {
-    "run": RunOptions, "model": ModelOptions, "data": LabelKeys, "delta": SparseDelta, "fit": FitConfig,
-}  # fmt: skip
-
+from pathtune.training import FitConfig
+from pathtune.training.folder import RunFolder
+from pathtune.training.progress import Progress
+from pathtune.training.run import RunOptions, adapt_as, run_arm, sections
 
 DENOMINATORS = (("reachable_weights", "reachable"), ("adapted_weights", "adapted"), ("all_weights", "all"))
 
@@ -40,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="TOML with sections run, model, data, delta, fit; flags win")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    add_options(parser, *SECTIONS.values())
+    add_options(parser, *sections().values())
 
 
 def run(args: argparse.Namespace) -> int:
     """Read, check, train, save."""
     keep_large_blocks()
-    options = options_from(args, **SECTIONS)
+    options = options_from(args, **sections())
     run_options: RunOptions = options["run"]
     out = required(run_options.out, "--out", "a folder for the run")
     train_file = required(run_options.train, "--train", "a file of structures")
@@ -58,13 +52,15 @@ def run(args: argparse.Namespace) -> int:
     e0_fit = None
     if config.refit_e0:
         base, e0_fit = refit_e0(base, train)
-    folder, is_automatic = RunFolder(out), run_options.arm == "sparse" and options["delta"].active_share == AUTO
-    model = None if is_automatic else adapt(base, train, options)
+    folder = RunFolder(out)
+    is_automatic = "sparse" in run_options.arm and options["delta"].active_share == AUTO
+    model = None if is_automatic else adapt_as(base, train, options)
     folder.start(to_toml(**options), args.resume)
     if not args.json and e0_fit:
         print(e0_fit, flush=True)
     if model is None:
-        model = adapt(base, train, {**options, "delta": _decide(base, train, valid, options, folder, args.json)})
+        options["delta"] = _decide(base, train, valid, options, folder, args.json)
+        model = adapt_as(base, train, options)
     progress = Progress(config.epochs, quiet=args.json)
     metrics = run_arm(model, base, {"train": train, "valid": valid}, config, folder, e0_fit, progress)
     if args.json:
@@ -91,7 +87,7 @@ def _print(metrics: dict[str, Any], folder: RunFolder) -> None:
     for old, new in zip(score_lines(metrics["valid_before"]), score_lines(metrics["valid"])):
         print(f"  {old}  ->  {new.split(maxsplit=2)[2]}")
     counts = metrics["counts"]
-    if metrics["arm"] == "sparse":
+    if "adapter_bytes" in metrics:
         active = counts["active"]
         shares = ", ".join(
             f"{100 * active / counts[name]:.2f} % of {counts[name]:,d} {label}"

@@ -13,21 +13,22 @@ from typing import Any
 
 import torch
 
-from pathtune import __version__
-from pathtune._fit import FitConfig
-from pathtune.adapter import load_adapter
+from pathtune._version import __version__
+from pathtune.adaptations import SparseDelta
+from pathtune.adapter_file import load_adapter
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.data import LabelKeys, Structure, demo_file, read_structures
 from pathtune.demo.figure import draw
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
+from pathtune.files import write_text
 from pathtune.loading import load
 from pathtune.model import Potential
 from pathtune.options import check_positive, option, to_mapping, to_toml
-from pathtune.progress import SeriesProgress
-from pathtune.run_folder import RunFolder, write_text
-from pathtune.sparse_delta import SparseDelta
-from pathtune.training_run import ModelOptions, RunOptions, adapt, run_arm
+from pathtune.training import FitConfig
+from pathtune.training.folder import RunFolder
+from pathtune.training.progress import SeriesProgress
+from pathtune.training.run import ModelOptions, RunOptions, adapt_as, run_arm
 
 SPLITS = ("train", "valid", "test")
 LEARNING_RATES = (0.003, 0.01, 0.1)  # of both trained arms: the first is about best for full, the last for sparse
@@ -141,7 +142,7 @@ def _run(trial: Trial, world: World, folder: pathlib.Path) -> dict[str, Any]:
     run, options = RunFolder(folder / "runs" / trial.name), _sections(trial, world.options)
     world.progress.begin(trial.name)
     if not run.metrics.exists():
-        model = adapt(world.refitted, world.sets["train"], options)
+        model = adapt_as(world.refitted, world.sets["train"], options)
         run.start(to_toml(**options), resume=True)
         run_arm(model, world.refitted, world.sets, options["fit"], run, world.e0_fit, world.progress)
     elif run.config.read_text() != to_toml(**options):
@@ -154,7 +155,7 @@ def _run(trial: Trial, world: World, folder: pathlib.Path) -> dict[str, Any]:
 def _sections(trial: Trial, options: DemoOptions) -> dict[str, Any]:
     """What a config file of `pathtune fit` would say."""
     return {
-        "run": RunOptions(train=str(demo_file("train")), valid=str(demo_file("valid")), arm=trial.arm,
+        "run": RunOptions(train=str(demo_file("train")), valid=str(demo_file("valid")), arm=(trial.arm,),
                           max_frames=options.max_frames),
         "model": ModelOptions(model="demo"),
         "data": LabelKeys(),

@@ -8,18 +8,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pathtune import __version__
-from pathtune._fit import FitConfig, History, fit
-from pathtune.adapter import save_adapter
+from pathtune._version import __version__
+from pathtune.adaptations import adaptation_class, adaptation_kinds, option_sections
+from pathtune.adapter_file import save_adapter
 from pathtune.atomic_energies import E0Fit
-from pathtune.data import Structure, elements_of
+from pathtune.data import LabelKeys, Structure, elements_of
 from pathtune.evaluation import evaluate
+from pathtune.files import write_text
 from pathtune.loading import save
-from pathtune.model import Potential, merge, sparsify, unfreeze
-from pathtune.narrowing import check_by_step
-from pathtune.options import option
-from pathtune.progress import Progress
-from pathtune.run_folder import RunFolder, write_text
+from pathtune.model import Potential, adapt, merge
+from pathtune.options import check_choices, option
+from pathtune.training.fitting import fit
+from pathtune.training.folder import RunFolder
+from pathtune.training.options import FitConfig, History
+from pathtune.training.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,17 +43,27 @@ class RunOptions:
     train: str | None = option(None, "labelled structures to train on")
     valid: str | None = option(None, "labelled structures that choose the best epoch")
     out: str | None = option(None, "folder to make")
-    arm: str = option("sparse", "what to train", choices=("sparse", "full", "readout"))
+    arm: tuple[str, ...] = option(("sparse",), "what to train; several build on one another", choices=adaptation_kinds)
     max_frames: int | None = option(None, "only the first so many training structures")
 
+    def __post_init__(self):
+        check_choices(self)
 
-def adapt(base: Potential, train: Sequence[Structure], options: Mapping[str, Any]) -> Potential:
-    """The arm that `options` (sections run, delta, fit) names, ready to train; InputError as sparsify and unfreeze."""
-    arm, elements = options["run"].arm, elements_of(train)
-    if arm == "sparse":
-        check_by_step(options["delta"], options["fit"].epochs * math.ceil(len(train) / options["fit"].batch_size))
-        return sparsify(base, options["delta"], elements, options["fit"].seed)
-    return unfreeze(base, arm, elements)
+
+def sections() -> dict[str, type]:
+    """Sections of a config file, with their dataclasses: those of a run, and those of the kinds of adaptation."""
+    return {"run": RunOptions, "model": ModelOptions, "data": LabelKeys, **option_sections(), "fit": FitConfig}
+
+
+def adapt_as(base: Potential, train: Sequence[Structure], options: Mapping[str, Any]) -> Potential:
+    """The arm that `options` (by section) names, ready to train; InputError as adapt, and for an impossible plan."""
+    run: RunOptions = options["run"]
+    config: FitConfig = options["fit"]
+    n_steps = config.epochs * math.ceil(len(train) / config.batch_size)
+    for kind in run.arm:
+        cls = adaptation_class(kind)
+        cls.check(options.get(cls.section), n_steps)
+    return adapt(base, run.arm, elements_of(train), options, config.seed)
 
 
 def run_arm(
@@ -63,7 +75,7 @@ def run_arm(
     e0_fit: E0Fit | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train `model`, made by `adapt` from `base` with E0 refitted already, and fill its folder, claimed by start.
+    """Train `model`, made by `adapt_as` from `base` with E0 refitted already, and fill its folder, claimed by start.
 
     `sets`: train and valid, and test where its errors are wanted. Returns what metrics.json holds, which is
     written last. Raises InputError as fit does.
@@ -76,7 +88,7 @@ def run_arm(
     }  # fmt: skip
     if "test" in sets:
         metrics["test"] = evaluate(model, sets["test"])
-    if model.arm == "sparse":
+    if model.adaptation.is_stored:
         summary = {key: metrics[key] for key in ("pathtune", "best_epoch", "epochs")}
         save_adapter(model, folder.adapter, summary)
         metrics["adapter_bytes"] = folder.adapter.stat().st_size
@@ -89,7 +101,7 @@ def _metrics(model: Potential, history: History, valid: Sequence[Structure]) -> 
     best = history.epochs[history.best_epoch - 1] if history.best_epoch else {}
     return {
         "pathtune": __version__,
-        "arm": model.arm,
+        "arm": model.adaptation.kind,
         "valid": evaluate(model, valid),
         "valid_loss": best.get("valid_loss"),
         "counts": model.counts(),

@@ -1,4 +1,4 @@
-"""The sparse delta: W' = W + S(D, d), S(D, d) = sign(D) relu(|D| - d), d = sigmoid(s) (METHOD, section 2).
+"""The sparse delta: W' = W + S(D, d), S(D, d) = sign(D) relu(|D| - d), d = sigmoid(s) (docs/theory.md).
 
 Source: Cho et al., ICLR 2026 (arXiv:2606.18691); soft thresholding by Kusupati et al., ICML 2020
 (arXiv:2002.03231). With a share to reach there is no threshold, S(D) = D: every candidate is active. In the dense mode,
@@ -9,13 +9,12 @@ layer's operator computes it there only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 import torch
 
+from pathtune.adaptations.sparse.options import SparseDelta
 from pathtune.layers import Layer
-from pathtune.ops import DeltaTarget, SparseWeights, group_candidates, sparse_weights
-from pathtune.sparse_delta import SparseDelta
+from pathtune.ops import DeltaTarget, group_candidates
 
 # Cost model of a layer's weight gradient (bench/bench_sampled_gradient.py and its JSON in bench/results): a dense
 # product costs 1, a sampled one about 0.1 (to transpose the operands) + 1.3 times the share of the touchable entries
@@ -34,10 +33,30 @@ def soft_threshold(values: torch.Tensor, threshold: torch.Tensor) -> torch.Tenso
     return values.sign() * (values.abs() - threshold).relu()
 
 
-class DeltaParameter(torch.nn.Module):
+class Delta(torch.nn.Module):
+    """The delta of one layer's weights, at some entries: W' = W + S."""
+
+    layer: Layer
+    indices: torch.Tensor  # [n_entries] int64, ascending, into the layer's flat weights
+
+    def delta(self) -> torch.Tensor:
+        """S [n_entries]."""
+        raise NotImplementedError
+
+    def effective(self, base: torch.Tensor) -> torch.Tensor:
+        """W' = W + S, of the shape of `base`."""
+        # Indices are unique, so that adding is exact and its backward a plain gather.
+        return base.flatten().index_add(0, self.indices, self.delta()).view_as(base)
+
+    @torch.no_grad()
+    def n_active(self) -> int:
+        """Number of entries that differ from zero."""
+        return int((self.delta() != 0).sum())
+
+
+class DeltaParameter(Delta):
     """The trainable delta of one layer's weights, at candidate entries."""
 
-    indices: torch.Tensor  # [n_candidates] int64, ascending, into the layer's flat weights
     segment: torch.Tensor  # [n_candidates] int64, which threshold an entry obeys; empty where one serves all
 
     def __init__(
@@ -53,7 +72,8 @@ class DeltaParameter(torch.nn.Module):
         takes SparseWeights, so that few candidates can be trained sparsely (a linear or species linear only).
         """
         super().__init__()
-        self.layer, self.is_covered = layer, is_covered
+        self.layer = layer
+        self.is_covered = is_covered
         self.n_reachable = indices.numel() if n_reachable is None else n_reachable
         values = torch.zeros(indices.numel(), dtype=like.dtype)
         if config.is_paper:
@@ -76,14 +96,16 @@ class DeltaParameter(torch.nn.Module):
         candidates = None if shapes is None else group_candidates(self.indices, shapes)
         segment = None
         if self.threshold_score is not None and self.threshold_score.numel() > 1:
-            segment = self.segment = self.layer.path_of_entries(self.indices)
+            segment = self.layer.path_of_entries(self.indices)
+            self.segment = segment
         self.target = DeltaTarget(self.indices, segment, candidates)
 
     @torch.no_grad()
     def set_candidates(self, indices: torch.Tensor, values: torch.Tensor) -> None:
         """Another set of candidates, ascending, with their D; the Parameter stays the same object, on its device."""
         self.indices = indices.to(self.values.device)
-        self.values.data, self.values.grad = values.to(self.values.device), None
+        self.values.data = values.to(self.values.device)
+        self.values.grad = None
         self._regroup()
 
     def delta(self) -> torch.Tensor:
@@ -92,11 +114,6 @@ class DeltaParameter(torch.nn.Module):
             return self.values
         threshold = torch.sigmoid(self.threshold_score)
         return soft_threshold(self.values, threshold[self.segment] if threshold.numel() > 1 else threshold)
-
-    def effective(self, base: torch.Tensor) -> torch.Tensor:
-        """W' = W + S(D, d), of the shape of `base`."""
-        # Indices are unique, so that adding is exact and its backward a plain gather.
-        return base.flatten().index_add(0, self.indices, self.delta()).view_as(base)
 
     @property
     def is_sparse(self) -> bool:
@@ -110,16 +127,10 @@ class DeltaParameter(torch.nn.Module):
             return torch.zeros(1, dtype=self.values.dtype, device=self.values.device)
         return torch.sigmoid(self.threshold_score.detach())
 
-    def n_active(self) -> int:
-        """Number of entries with |D| > d."""
-        with torch.no_grad():
-            return int((self.delta() != 0).sum())
 
-
-class FixedDelta(torch.nn.Module):
+class FixedDelta(Delta):
     """A delta that is no longer trained: values of S(D, d) as an adapter file holds them."""
 
-    indices: torch.Tensor  # [n_active] int64, ascending
     values: torch.Tensor  # [n_active]
     threshold: torch.Tensor  # [1] or [n_paths], for the record
 
@@ -133,25 +144,3 @@ class FixedDelta(torch.nn.Module):
     def delta(self) -> torch.Tensor:
         """S(D, d) [n_active]."""
         return self.values
-
-    def effective(self, base: torch.Tensor) -> torch.Tensor:
-        """W' = W + S(D, d), of the shape of `base`."""
-        return base.flatten().index_add(0, self.indices, self.values).view_as(base)
-
-    def n_active(self) -> int:
-        """Number of entries that differ from zero."""
-        return int((self.values != 0).sum())
-
-
-def effective_weights(
-    deltas: Sequence[DeltaParameter | FixedDelta], parameters: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor | SparseWeights]:
-    """W' of every layer by parameter name as the backbone's forward takes it; `parameters` hold the W."""
-    trained = [d for d in deltas if isinstance(d, DeltaParameter)]
-    weights = sparse_weights(
-        [d.target for d in trained], [d.values for d in trained], [d.threshold_score for d in trained],
-        [parameters[d.layer.parameter] for d in trained],
-    )  # fmt: skip
-    result = {d.layer.parameter: w for d, w in zip(trained, weights)}
-    fixed = [d for d in deltas if isinstance(d, FixedDelta)]
-    return {**result, **{d.layer.parameter: d.effective(parameters[d.layer.parameter]) for d in fixed}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from pathtune.errors import InputError
 from pathtune.options import check_choices, option
@@ -25,12 +26,14 @@ class SparseDelta:
     """How a sparse delta is laid out, started, and narrowed to the share of weights that was asked.
 
     Two starts. "identity": a zero delta on a part of the weights, so that step 0 is the user's model; the
-    candidates are narrowed to `active_share` (docs/theory.md). "paper": METHOD section 2, a small random delta
+    candidates are narrowed to `active_share` (docs/theory.md). "paper": a small random delta
     on all weights with trained thresholds, whose decay decides how many stay active; with an `active_share`,
     without thresholds, it is narrowed as the other is.
     """
 
-    start: str | None = option(None, "identity (default) or paper", choices=("identity", "paper"))
+    RENAMED: ClassVar = {"start": "delta_start"}  # torchrun takes --start for its own
+
+    delta_start: str | None = option(None, "identity (default) or paper", choices=("identity", "paper"))
     active_share: float | str | None = option(
         None, "share of the reachable adapted weights that may change at the end "
         f"({DEFAULT_SHARE} from an identity start); auto: by a short sweep", words=(AUTO,))  # fmt: skip
@@ -71,7 +74,8 @@ class SparseDelta:
             value = getattr(self, name)
             if value != type(self).__dataclass_fields__[name].default:
                 mine, other = ("paper", "identity") if self.is_paper else ("identity", "paper")
-                raise InputError(f"{name} is {value!r} beside start {mine!r}, expected it with start {other!r} only")
+                raise InputError(f"{name} is {value!r} beside delta_start {mine!r}, "
+                                 f"expected it with delta_start {other!r} only")  # fmt: skip
         if self.threshold_decay is not None and self.threshold_decay < 0:
             raise InputError(f"threshold_decay is {self.threshold_decay}, expected at least 0")
         if not 0 < self.initial_threshold < 1:
@@ -84,7 +88,9 @@ class SparseDelta:
     @property
     def is_paper(self) -> bool:
         """Whether the delta starts as the paper's; naming its schedule says so."""
-        return self.start == "paper" or (self.start is None and bool(self.schedule or self.threshold_decay is not None))
+        if self.delta_start is not None:
+            return self.delta_start == "paper"
+        return bool(self.schedule or self.threshold_decay is not None)
 
     @property
     def has_thresholds(self) -> bool:

@@ -16,45 +16,55 @@ The learning rate grows as the candidates get fewer, and is the one that was ask
 Adam moves every weight by about lr, all of them together by lr sqrt(n): with 1/2 a step keeps its length. And
 schedule-free training averages its iterates with weights lr_t^2, so that those of the wider sets count little.
 
-With the paper's thresholds an inactive entry is dropped once |x|, |y| and |z| are all below d (METHOD, section 2):
+With the paper's thresholds an inactive entry is dropped once |x|, |y| and |z| are all below d (docs/theory.md):
 without a gradient it stays within their hull, so that it cannot come back unless d falls.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pathtune.delta import DeltaParameter
+from pathtune.adaptations.base import Controller
+from pathtune.adaptations.sparse.delta import DeltaParameter
+from pathtune.adaptations.sparse.options import BY_STEP, HOLD, SparseDelta
 from pathtune.errors import InputError
-from pathtune.model import Potential
-from pathtune.sparse_delta import BY_STEP, HOLD, SparseDelta
+
+if TYPE_CHECKING:
+    from pathtune.adaptations.sparse.adaptation import Sparse
 
 REGROW_UNTIL = 0.8  # of by_step: what comes later has no time to grow
 N_NARROWINGS = 40  # until by_step: each drops a twentieth of the candidates on the way from 25 to 3 %
 
 
-class Narrowing:
-    """Narrows the deltas of one model as its optimizer trains them. Holds no state but the plan."""
+class Narrowing(Controller):
+    """Narrows a sparse delta as its optimizer trains it. Holds no state but the plan."""
 
-    def __init__(self, model: Potential, optimizer: Any, n_steps: int):
-        """Raises InputError as check_by_step."""
-        config = model.config
-        assert config is not None
-        self.model, self.config, self.optimizer = model, config, optimizer
-        self.deltas: list[Any] = model.adapted()
+    def __init__(self, sparse: Sparse, optimizer: Any, groups: slice, n_steps: int):
+        """`groups`: which of the optimizer's are the delta's. Raises InputError as check_by_step."""
+        config = sparse.config
+        check_by_step(config, n_steps)
+        self.config = config
+        self.optimizer = optimizer
+        self._which = groups
+        self.deltas: list[DeltaParameter] = sparse.deltas
+        self.reachable = sparse.reachable
         self.n_reachable = sum(d.n_reachable for d in self.deltas)
         self.by_step = config.by_step or max(1, round(BY_STEP * n_steps))
-        check_by_step(config, n_steps)
         self.interval = max(1, round(self.by_step * (1 - HOLD) / N_NARROWINGS))
-        self.lr: float = optimizer.param_groups[0]["lr"]
+        self.rates: list[float] = [group["lr"] for group in self.groups]
         self._set_rate(0)
 
-    def after_step(self, step: int, dense_gradients: Callable[[], Sequence[torch.Tensor]] | None = None) -> None:
-        """Narrow, where it is time. `dense_gradients`: at every reachable weight, called only to regrow."""
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The delta's groups of the optimizer, which makes them anew when its state is loaded."""
+        return self.optimizer.param_groups[self._which]
+
+    def after_step(self, step: int, dense_gradients: Callable[[], Mapping[str, torch.Tensor]] | None = None) -> None:
+        """Narrow, where it is time. `dense_gradients`: by parameter name, called only to regrow."""
         self._set_rate(step)
         if self.config.final_share is None or (step % self.interval and step != self.by_step):
             return
@@ -75,8 +85,8 @@ class Narrowing:
         return self.config.final_share is None or step >= self.by_step
 
     def _set_rate(self, step: int) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * self.config.rate_at(step, self.by_step)
+        for group, rate in zip(self.groups, self.rates):
+            group["lr"] = rate * self.config.rate_at(step, self.by_step)
 
     @torch.no_grad()
     def _narrow(self, n_keep: int) -> None:
@@ -89,20 +99,23 @@ class Narrowing:
                 keep_candidates(d, keep, self._state(d))
 
     @torch.no_grad()
-    def _regrow(self, n_keep: int, dense: Sequence[torch.Tensor]) -> None:
+    def _regrow(self, n_keep: int, dense_gradients: Mapping[str, torch.Tensor]) -> None:
         """Swap the least salient candidates for as many others, those of the largest gradient.
 
         A newcomer starts at zero with its own squared gradient as v, so that its first step is an ordinary one.
         """
         n_swap = int(self.config.regrow * n_keep)
         self._narrow(n_keep - n_swap)
+        reachable = [self.reachable[d.layer.name] for d in self.deltas]
+        dense = [dense_gradients[d.layer.parameter].flatten()[r] for d, r in zip(self.deltas, reachable)]
         outside = []
-        for d, g in zip(self.deltas, dense):
-            is_candidate = torch.isin(self.model.reachable(d.layer), d.indices, assume_unique=True)
+        for d, r, g in zip(self.deltas, reachable, dense):
+            is_candidate = torch.isin(r, d.indices, assume_unique=True)
             outside.append(torch.where(is_candidate, -1.0, g.abs()))
-        for d, g, new in zip(self.deltas, dense, largest(outside, n_swap, [o.numel() for o in outside])):
+        newcomers = largest(outside, n_swap, [o.numel() for o in outside])
+        for d, r, g, new in zip(self.deltas, reachable, dense, newcomers):
             if bool(new.any()):
-                add_candidates(d, self.model.reachable(d.layer)[new], g[new], self._state(d))
+                add_candidates(d, r[new], g[new], self._state(d))
 
     def _n_at(self, step: int) -> int:
         return max(1, round(self.config.share_at(step, self.by_step) * self.n_reachable))
@@ -114,7 +127,7 @@ class Narrowing:
         """x, y and z of schedule-free training: y = (1 - beta1) z + beta1 x is what the Parameter holds."""
         y = d.values.detach()
         z = self._state(d).get("z", y)
-        beta1 = self.optimizer.param_groups[0]["betas"][0]
+        beta1 = self.groups[0]["betas"][0]
         return torch.lerp(z, y, 1 / beta1), y, z
 
 
@@ -156,7 +169,8 @@ def keep_candidates(d: DeltaParameter, keep: torch.Tensor, state: dict[str, Any]
 def add_candidates(d: DeltaParameter, indices: torch.Tensor, gradient: torch.Tensor, state: dict[str, Any]) -> None:
     """More candidates, at zero."""
     merged, order = torch.cat([d.indices, indices]).sort()
-    n, zeros = d.values.numel(), torch.zeros_like(gradient)
+    n = d.values.numel()
+    zeros = torch.zeros_like(gradient)
     for name, value in state.items():
         if torch.is_tensor(value) and value.shape == (n,):
             new = gradient.square() if name == "exp_avg_sq" else zeros

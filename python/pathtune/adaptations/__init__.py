@@ -1,0 +1,36 @@
+"""Adaptations: what can be done to a pretrained potential. One file for each kind; docs/design.md."""
+
+from pathtune.adaptations.base import (
+    Adaptation,
+    Controller,
+    adaptation_class,
+    adaptation_kinds,
+    option_sections,
+    register_adaptation,
+    unregister_adaptation,
+)
+from pathtune.adaptations.composition import Composition
+from pathtune.adaptations.dense import Full, Readout
+from pathtune.adaptations.frozen import Frozen
+from pathtune.adaptations.sparse import Sparse, SparseDelta
+from pathtune.adaptations.stored import Stored
+
+for _kind in (Sparse, Full, Readout):
+    register_adaptation(_kind)
+
+__all__ = [
+    "Adaptation",
+    "Composition",
+    "Controller",
+    "Frozen",
+    "Full",
+    "Readout",
+    "Sparse",
+    "SparseDelta",
+    "Stored",
+    "adaptation_class",
+    "adaptation_kinds",
+    "option_sections",
+    "register_adaptation",
+    "unregister_adaptation",
+]

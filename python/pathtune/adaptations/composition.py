@@ -1,0 +1,116 @@
+"""Several adaptations on one potential: a list, each building on the weights that those before it give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from pathtune.adaptations.base import Adaptation, Weights
+from pathtune.errors import InputError
+from pathtune.layers import Layer
+
+
+class Composition(torch.nn.Module):
+    """The adaptations of a potential, in the order in which they apply; what `Potential.use` takes and gives.
+
+    It knows the backbone that it was made for, the elements of the data that it was made for, and the E0 that were
+    found with it.
+    """
+
+    e0: torch.Tensor | None  # [n_species] float64 eV; None: those of the base
+
+    def __init__(
+        self,
+        components: Sequence[Adaptation],
+        base: Any,
+        elements: Sequence[int] = (),
+        e0: torch.Tensor | None = None,
+    ):
+        """`base`: the backbone. Raises InputError for components that write the same weight where that is undefined:
+        one that replaces weights must be the first to write them."""
+        super().__init__()
+        self.components = torch.nn.ModuleList(components)
+        self.base = base
+        for component in components:
+            component.base = component.base or base
+            component.elements = component.elements or tuple(elements)
+        self.elements = tuple(sorted({z for c in components for z in c.elements}))
+        self.register_buffer("e0", None if e0 is None else e0.clone())
+        _check_writers(components)
+
+    def __iter__(self):
+        return iter(self.components)
+
+    def __len__(self) -> int:
+        return len(self.components)
+
+    @property
+    def kind(self) -> str:
+        """Kinds of the components, joined by +."""
+        return "+".join(c.kind for c in self.parts())
+
+    def parts(self) -> list[Adaptation]:
+        """The components."""
+        return list(self.components)  # type: ignore
+
+    def names(self) -> list[str]:
+        """A name for each component: its kind, with a number from the second of a kind on."""
+        names: list[str] = []
+        for component in self.parts():
+            n_before = sum(name.split("_")[0] == component.kind for name in names)
+            names.append(f"{component.kind}_{n_before + 1}" if n_before else component.kind)
+        return names
+
+    @property
+    def backbone(self) -> Any:
+        """What computes: the copy that a component trains, or the base."""
+        return next((c.backbone for c in self.parts() if c.backbone is not None), self.base)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether an adapter file can hold it."""
+        return len(self) > 0 and all(c.is_stored for c in self.parts())
+
+    def layers(self) -> list[Layer]:
+        """Layers that some component may change, each once."""
+        return list({layer.name: layer for c in self.parts() for layer in c.layers()}.values())
+
+    def weights(self, parameters: Mapping[str, Any], are_plain: bool = False) -> Weights:
+        """W' by parameter name after all components, differentiable; `are_plain`: none as SparseWeights."""
+        written: Weights = {}
+        parts = self.parts()
+        for i, component in enumerate(parts):
+            later = frozenset().union(*(other.writes() for other in parts[i + 1 :]))
+            plain = component.writes() if are_plain else component.writes() & later
+            written |= component.weights({**parameters, **written} if written else parameters, plain)
+        return written
+
+    def trainable(self) -> list[torch.nn.Parameter]:
+        """What an optimizer trains, component by component."""
+        return [p for c in self.parts() for p in c.trainable()]
+
+    def state(self) -> list[dict[str, Any]]:
+        """Copies of what training changes, one for each component."""
+        return [c.state() for c in self.parts()]
+
+    def restore(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """The reverse of `state`."""
+        for component, mine in zip(self.parts(), state, strict=True):
+            component.restore(mine)
+
+    def n_changed(self) -> int:
+        """Number of weights changed and values added, of all components together."""
+        return sum(c.n_changed() for c in self.parts())
+
+
+def _check_writers(components: Sequence[Adaptation]) -> None:
+    written: dict[str, str] = {}
+    for component in components:
+        if component.replaces and written:
+            first = next(iter(written.values()))
+            raise InputError(f"adaptations: {component.kind!r} replaces the weights that {first!r} has changed, "
+                             "expected it before the others, and once")  # fmt: skip
+        names = component.writes() or ({"*"} if component.replaces else set())
+        written |= dict.fromkeys(names, component.kind)

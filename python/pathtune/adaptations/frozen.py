@@ -1,0 +1,65 @@
+"""A loaded adapter: its W' are computed once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from pathtune.adaptations.base import Adaptation, Weights
+from pathtune.layers import Layer
+
+
+class Frozen(Adaptation):
+    """Another adaptation without anything to train; its kind, tensors and counts are those of the other.
+
+    The W' are kept as long as the W that they were made of are the same tensors, unchanged.
+    """
+
+    def __init__(self, inner: Adaptation):
+        super().__init__()
+        self.inner = inner.requires_grad_(False)
+        self._made_from: list[tuple[torch.Tensor, int]] = []  # the W, with their versions
+        self._kept: Weights = {}
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """Of the adaptation that is frozen."""
+        return self.inner.kind
+
+    def layers(self) -> Sequence[Layer]:
+        """Layers whose weights differ."""
+        return self.inner.layers()
+
+    def writes(self) -> frozenset[str]:
+        """Names of the parameters that `weights` gives."""
+        return self.inner.writes()
+
+    def weights(self, parameters: Mapping[str, Any], plain: frozenset[str] = frozenset()) -> Weights:
+        """W' by parameter name, plain tensors; not differentiable, unless the W are."""
+        bases = [parameters[name] for name in sorted(self.writes())]
+        if any(base.requires_grad for base in bases):
+            return self.inner.weights(parameters, self.writes())
+        is_same = [w is kept and w._version == version for w, (kept, version) in zip(bases, self._made_from)]
+        if len(bases) != len(self._made_from) or not all(is_same):
+            with torch.no_grad():
+                self._kept = self.inner.weights(parameters, self.writes())
+            self._made_from = [(w, w._version) for w in bases]
+        return dict(self._kept)
+
+    def energy_term(self) -> Callable[..., torch.Tensor] | None:
+        """Of the adaptation that is frozen."""
+        return self.inner.energy_term()
+
+    def trainable(self) -> list[torch.nn.Parameter]:
+        """Nothing."""
+        return []
+
+    def tensors(self, atomic_numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Of the adaptation that is frozen."""
+        return self.inner.tensors(atomic_numbers)
+
+    def n_changed(self) -> int:
+        """Of the adaptation that is frozen."""
+        return self.inner.n_changed()

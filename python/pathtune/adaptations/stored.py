@@ -1,0 +1,68 @@
+"""What an adaptation finds of itself in an adapter file, and flat indices that do not depend on a model's species."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from pathtune.errors import InputError
+from pathtune.layers import Layer
+
+N_ELEMENTS = 119  # canonical species axis: the atomic number itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """One component of an adapter file."""
+
+    tensors: Mapping[str, torch.Tensor]  # its own, by the names that it gave them
+    where: str  # the file, for messages
+    n_species: int  # of the base that it was made for
+
+
+def to_canonical(layer: Layer, indices: torch.Tensor, atomic_numbers: Sequence[int]) -> torch.Tensor:
+    """Flat indices of this model as indices of a model with one species for every atomic number."""
+    numbers = torch.tensor(list(atomic_numbers))
+    return _remap(layer, indices, len(atomic_numbers), N_ELEMENTS, lambda s: numbers[s])
+
+
+def from_canonical(
+    layer: Layer, canonical: torch.Tensor, atomic_numbers: Sequence[int], where: str = "adapter"
+) -> torch.Tensor:
+    """The reverse of to_canonical; InputError for an element that the model lacks or an index beyond the layer."""
+    species = torch.full((N_ELEMENTS,), -1)
+    species[list(atomic_numbers)] = torch.arange(len(atomic_numbers))
+    indices = _remap(layer, canonical, N_ELEMENTS, len(atomic_numbers), lambda z: species[z])
+    if indices.numel() and (int(indices.min()) < 0 or int(indices.max()) >= layer.numel):
+        raise InputError(f"{where}: an index of {layer.name} lies outside the model's {layer.numel} weights")
+    return indices
+
+
+def _remap(
+    layer: Layer, indices: torch.Tensor, n_from: int, n_to: int, species_map: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    result = torch.full_like(indices, -1)
+    start_from = 0
+    start_to = 0
+    for path in layer.paths:
+        shape_from, shape_to = list(path.shape), list(path.shape)
+        if path.species_axis is not None:
+            shape_from[path.species_axis] = n_from
+            shape_to[path.species_axis] = n_to
+        size_from = torch.Size(shape_from).numel()
+        mine = (indices >= start_from) & (indices < start_from + size_from)
+        coordinates = list(torch.unravel_index(indices[mine] - start_from, shape_from))
+        is_known = torch.ones_like(coordinates[0], dtype=torch.bool)
+        if path.species_axis is not None:
+            mapped = species_map(coordinates[path.species_axis])
+            is_known = mapped >= 0
+            coordinates[path.species_axis] = mapped
+        flat = torch.zeros_like(coordinates[0])
+        for coordinate, length in zip(coordinates, shape_to):
+            flat = flat * length + coordinate
+        result[mine] = torch.where(is_known, flat + start_to, -1)
+        start_from += size_from
+        start_to += torch.Size(shape_to).numel()
+    return result

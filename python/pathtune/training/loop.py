@@ -1,0 +1,215 @@
+"""The training loop: schedule-free AdamW on what the model's adaptations train, resumable to the same result."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import schedulefree
+import torch
+
+from pathtune.adaptations import Controller
+from pathtune.adaptations.gradients import weight_gradients
+from pathtune.atomic_energies import E0Fit
+from pathtune.batch import Batch
+from pathtune.data import Structure
+from pathtune.errors import InputError
+from pathtune.evaluation import mean_loss
+from pathtune.model import Potential
+from pathtune.training.folder import RunFolder
+from pathtune.training.options import FitConfig, History, learning_rate, parameter_groups
+from pathtune.training.progress import Progress
+
+
+class Loop:
+    """State of one training run: everything that a checkpoint holds."""
+
+    def __init__(
+        self,
+        model: Potential,
+        train: Sequence[Structure],
+        valid: Sequence[Structure],
+        config: FitConfig,
+        folder: RunFolder | None = None,
+        progress: Progress | None = None,
+        e0_fit: E0Fit | None = None,
+    ):
+        self.model = model
+        self.config = config
+        self.folder = folder
+        self.progress = progress or Progress(config.epochs, quiet=True)
+        self.train = train
+        self.valid = valid
+        self.e0_fit = e0_fit
+        self.parameters = model.trainable()
+        self.lr = learning_rate(model, config)
+        groups = parameter_groups(model, config)
+        self.optimizer = schedulefree.AdamWScheduleFree([g for mine in groups for g in mine], lr=self.lr)
+        self.optimizer.train()
+        self.epoch = 0
+        self.step = 0
+        self.loss_sum = 0.0
+        self.seconds = 0.0
+        self.best_loss = math.inf
+        self.best_epoch = 0
+        self.best = model.adaptation.state()
+        self.lines: list[dict[str, Any]] = []
+        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
+        self.controllers = self._controllers([len(mine) for mine in groups])
+        self.saved_at = time.monotonic()
+
+    def run(self) -> History:
+        """Train from the checkpoint, if any, to the end."""
+        if not self._load():
+            self._begin()
+        with self.progress:
+            while self.epoch < self.config.epochs and not self._is_stale():
+                self._train_epoch()
+                self._finish_epoch()
+        self.model.adaptation.restore(self.best)
+        return History(self.lines, self.e0_fit, self.best_epoch)
+
+    def _controllers(self, n_groups: Sequence[int]) -> list[Controller]:
+        """One for each adaptation, with its own groups among the optimizer's."""
+        n_steps = self.config.epochs * self.steps_per_epoch
+        found = []
+        first = 0
+        for component, n in zip(self.model.adaptation.parts(), n_groups):
+            found.append(component.controller(self.optimizer, slice(first, first + n), n_steps))
+            first += n
+        return found
+
+    def _begin(self) -> None:
+        frames = (self.model.collate([s]) for s in self.train)
+        for component in self.model.adaptation.parts():
+            if component.begin(self.model, frames, self.config.loss_of):
+                self.best = self.model.adaptation.state()
+
+    def _train_epoch(self) -> None:
+        # The order follows from seed and epoch alone: a resumed run needs no random state.
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.train), generator=generator).tolist()
+        chunks = [order[i : i + self.config.batch_size] for i in range(0, len(order), self.config.batch_size)]
+        for chunk in chunks[self.step :]:
+            began = time.monotonic()
+            value = self._train_step(self._batch(chunk))
+            self.loss_sum += value * len(chunk)
+            self.step += 1
+            for controller in self.controllers:
+                controller.after_step(self._steps_done, functools.partial(self._dense_gradients, chunk))
+            self.seconds += time.monotonic() - began
+            self.progress.step(self.epoch, self.step, len(chunks), value)
+            if time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes:
+                self._save()
+
+    def _batch(self, chunk: Sequence[int]) -> Batch:
+        return self.model.collate([self.train[i] for i in chunk])
+
+    @property
+    def _steps_done(self) -> int:
+        return self.epoch * self.steps_per_epoch + self.step
+
+    def _dense_gradients(self, chunk: Sequence[int]) -> dict[str, torch.Tensor]:
+        return weight_gradients(self.model, self._batch(chunk), self.config.loss_of)
+
+    def _train_step(self, batch: Batch) -> float:
+        prediction = self.model(batch, needs_stress=bool(batch.has_stress.any()), training=True)
+        value = self.config.loss_of(prediction, batch)
+        for component in self.model.adaptation.parts():
+            penalty = component.penalty()
+            if penalty is not None:
+                value = value + penalty
+        if not torch.isfinite(value):
+            raise InputError(
+                f"fit: the loss is {value.item()} in epoch {self.epoch + 1}, step {self.step + 1}, "
+                f"expected a finite number: try a learning rate below {self.lr:g}"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward(inputs=self.parameters)  # inputs: the engine skips what leads to frozen weights only
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        self.optimizer.step()
+        return float(value.detach())
+
+    def _finish_epoch(self) -> None:
+        began = time.monotonic()
+        for controller in self.controllers:
+            controller.after_epoch()
+        # Only an epoch with what was asked may be the best.
+        is_eligible = all(controller.is_reached(self._steps_done) for controller in self.controllers)
+        with self._at_average():
+            valid_loss = mean_loss(self.model, self.valid, self.config.loss_of, self.config.batch_size)
+            counts = self.model.counts()
+            if is_eligible and valid_loss < self.best_loss:
+                self.best_loss = valid_loss
+                self.best_epoch = self.epoch + 1
+                self.best = self.model.adaptation.state()
+        self.seconds += time.monotonic() - began
+        line = {
+            "epoch": self.epoch + 1,
+            "train_loss": self.loss_sum / len(self.train),
+            "valid_loss": valid_loss,
+            "active": counts["active"],
+            "active_share": self.model.active_share(counts),
+            "seconds": self.seconds,
+        }
+        self.lines.append(line)
+        self.epoch += 1
+        self.step = 0
+        self.loss_sum = 0.0
+        if self.folder:
+            self.folder.append_log(line)
+            self._save()
+        self.progress.epoch(line, self.best_epoch)
+
+    def _is_stale(self) -> bool:
+        has_best = self.best_epoch > 0
+        return bool(self.config.patience) and has_best and self.epoch - self.best_epoch >= self.config.patience
+
+    @contextlib.contextmanager
+    def _at_average(self) -> Iterator[None]:
+        """Parameters at x, where models are judged and saved, and bitwise back at y afterwards.
+
+        optimizer.eval() and .train() alone round differently on the way back (docs/theory.md).
+        """
+        raw = [p.detach().clone() for p in self.parameters]
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            self.optimizer.train()
+            with torch.no_grad():
+                for parameter, y in zip(self.parameters, raw):
+                    parameter.copy_(y)
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        self.saved_at = time.monotonic()
+        state = {name: getattr(self, name) for name in KEPT}
+        self.folder.save_checkpoint({
+            **state,
+            "last": self.model.adaptation.state(),  # y, the raw sequence
+            "optimizer": self.optimizer.state_dict(),
+            "n_log_lines": len(self.lines),
+        })  # fmt: skip
+
+    def _load(self) -> bool:
+        """Continue from the checkpoint, if there is one."""
+        state = self.folder.load_checkpoint() if self.folder else None
+        if self.folder is None or state is None:
+            if self.folder:
+                self.folder.truncate_log(0)
+            return False
+        self.model.adaptation.restore(state["last"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in KEPT:
+            setattr(self, name, state[name])
+        self.lines = self.folder.truncate_log(state["n_log_lines"])
+        return True
+
+
+KEPT = ("best", "best_loss", "best_epoch", "epoch", "step", "loss_sum", "seconds")  # of the loop, in a checkpoint

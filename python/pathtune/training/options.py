@@ -1,0 +1,75 @@
+"""How to train, and what a training leaves to be read."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from pathtune.atomic_energies import E0Fit
+from pathtune.batch import Batch
+from pathtune.losses import loss
+from pathtune.model import Potential, Prediction
+from pathtune.options import check_choices, check_positive, option
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How to train."""
+
+    epochs: int = option(100, "passes over the training data")
+    batch_size: int = option(8, "structures in a step")
+    lr: float | None = option(None, "learning rate (by default that of what is trained: 0.1 for a sparse delta from an "
+                                    "identity start, 0.01 from a paper start, 0.003 for full and readout)")  # fmt: skip
+    loss: str = option("huber", "shape of the loss", choices=("huber", "weighted"))
+    energy_weight: float = option(1.0, "weight of the energy per atom")
+    forces_weight: float = option(100.0, "weight of the forces")
+    stress_weight: float = option(1.0, "weight of the stress")
+    huber_delta: float = option(0.01, "where the huber loss turns linear, in eV/atom, eV/A and eV/A^3")
+    clip: float = option(10.0, "largest norm of the gradient")
+    patience: int = option(0, "stop after so many epochs without a better validation loss; 0: never")
+    refit_e0: bool = option(True, "refit the energy of each element to the training data first")
+    refit_e0_last: bool = option(True, "and once more at the end, which takes out what the energies drifted by")
+    checkpoint_minutes: float = option(5.0, "longest time between checkpoints, which also end every epoch")
+    seed: int = option(0, "of the order of structures and the initial delta")
+
+    def __post_init__(self):
+        check_choices(self)
+        check_positive(self, "epochs", "batch_size", "huber_delta", "clip", "checkpoint_minutes")
+        if self.lr is not None:
+            check_positive(self, "lr")
+
+    def loss_of(self, prediction: Prediction, batch: Batch) -> torch.Tensor:
+        """The loss with these weights."""
+        return loss(prediction, batch, self.loss, self.energy_weight, self.forces_weight, self.stress_weight,
+                    self.huber_delta)  # fmt: skip
+
+
+@dataclasses.dataclass
+class History:
+    """What happened: one entry per epoch, and what the E0 refit did."""
+
+    epochs: list[dict[str, Any]]
+    e0_fit: E0Fit | None
+    best_epoch: int
+    last_e0_fit: E0Fit | None = None
+
+
+def learning_rate(model: Potential, config: FitConfig) -> float:
+    """That of `config`, or the default of the model's first adaptation."""
+    return config.lr if config.lr is not None else model.adaptation.parts()[0].rate
+
+
+def parameter_groups(model: Potential, config: FitConfig) -> list[list[dict[str, Any]]]:
+    """Groups of an optimizer, those of each adaptation together, each with its learning rate.
+
+    A rate that was asked is the first adaptation's; the others keep the ratio of their default to its default.
+    """
+    components = model.adaptation.parts()
+    lr = learning_rate(model, config)
+    result = []
+    for component in components:
+        rate = lr if component is components[0] else lr * component.rate / components[0].rate
+        result.append([{**group, "lr": rate} for group in component.groups()])
+    return result
