@@ -7,8 +7,7 @@ import torch
 from models import crystal, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, load_adapter, merge, save_adapter, sparsify
 from pathtune.adapter import from_canonical, read_adapter, to_canonical
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 from pathtune.delta import FixedDelta
 from pathtune.layers import select_layers
 

@@ -10,8 +10,7 @@ import torch
 
 from models import crystal, labelled, molecule
 from pathtune import InputError, LabelKeys, read_structures
-from pathtune.batch import collate
-from pathtune.data import attach_graph, check_elements, elements_of, from_atoms
+from pathtune.data import attach_graph, check_elements, collate, elements_of, from_atoms
 
 
 def write(path, frames):

@@ -10,8 +10,7 @@ import torch
 
 from models import crystal, labelled, molecule, tiny_mace
 from pathtune import FitConfig, InputError, SparseDelta, evaluate, fit, load, refit_e0, sparsify, unfreeze
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 from pathtune.losses import loss
 from pathtune.model import Prediction
 from pathtune.run_folder import RunFolder

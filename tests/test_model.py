@@ -7,8 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from models import crystal, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, merge, paths, sparsify, unfreeze
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 BACKENDS = ["reference", "cpu"]

@@ -10,8 +10,7 @@ import torch
 from models import labelled, molecule, tiny_mace
 from pathtune import FitConfig, InputError, SparseDelta, fit, load, merge, narrowing, sparsify
 from pathtune import delta as delta_module
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 from pathtune.losses import loss
 from pathtune.narrowing import Narrowing, add_candidates, drop_dead, keep_candidates, largest, saliency
 from pathtune.scoring import choose_candidates, gradients, score_layers

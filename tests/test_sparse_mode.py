@@ -9,8 +9,7 @@ from models import crystal, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, merge, sparsify
 from pathtune import delta as delta_module
 from pathtune.adapter import load_adapter, save_adapter
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 from pathtune.delta import DeltaParameter
 from pathtune.layers import Layer, Path
 

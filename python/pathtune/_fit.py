@@ -15,8 +15,7 @@ import schedulefree
 import torch
 
 from pathtune.atomic_energies import E0Fit, refit_e0
-from pathtune.batch import Batch
-from pathtune.data import LabelKeys, Structure, check_elements, read_structures
+from pathtune.data import Batch, LabelKeys, Structure, check_elements, read_structures
 from pathtune.delta import DeltaParameter
 from pathtune.errors import InputError
 from pathtune.evaluation import mean_loss

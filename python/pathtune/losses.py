@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pathtune.batch import Batch
+from pathtune.data import Batch
 from pathtune.model import Prediction
 
 

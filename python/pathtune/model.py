@@ -8,8 +8,7 @@ from typing import Protocol
 
 import torch
 
-from pathtune.batch import Batch, collate
-from pathtune.data import Structure
+from pathtune.data import Batch, Structure, collate
 from pathtune.delta import DeltaParameter, FixedDelta, effective_weights
 from pathtune.errors import InputError
 from pathtune.layers import Layer, PathRow, select_layers

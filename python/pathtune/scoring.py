@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from pathtune.batch import Batch
+from pathtune.data import Batch
 from pathtune.delta import DeltaParameter
 from pathtune.errors import InputError
 from pathtune.model import Potential, Prediction

@@ -11,8 +11,7 @@ import torch
 
 from models import crystal, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, sparsify, unfreeze
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 
@@ -151,7 +150,7 @@ def test_the_same_step_repeats_bitwise():
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_one_and_many_threads_work(threads, tmp_path):
     torch.save(tiny_mace(), tmp_path / "tiny.model")
-    code = ("import sys, pathtune, ase; from pathtune.data import from_atoms; from pathtune.batch import collate\n"
+    code = ("import sys, pathtune, ase; from pathtune.data import from_atoms; from pathtune.data import collate\n"
             "m = pathtune.load(sys.argv[1], backend='cpu')\n"
             "s = from_atoms(ase.Atoms('CHHO', [[0,0,0],[1,0,0],[0,1.1,0],[0,0,1.2]]))\n"
             "print(m(collate([s], m.atomic_numbers, m.backbone.r_max, m.backbone.dtype)).energy.item())")  # fmt: skip

@@ -27,8 +27,7 @@ from pathtune import (
     unfreeze,
 )
 from pathtune.backbones._packages import UNSAFE, import_sevenn
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 from sevennets import MODAL, VARIANTS, tiny_sevennet
 
 pytestmark = pytest.mark.usefixtures("needs_sevenn")

@@ -7,8 +7,7 @@ import torch
 
 from models import crystal, molecule
 from pathtune import InputError, SparseDelta, calculator, load, sparsify, unfreeze
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 from sevennets import VARIANTS, tiny_sevennet
 
 pytestmark = pytest.mark.usefixtures("needs_sevenn")

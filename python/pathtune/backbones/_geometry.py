@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from pathtune.batch import NO_VOLUME_A3, Batch
+from pathtune.data import NO_VOLUME_A3, Batch
 from pathtune.ops import ConvGraph, SpeciesGroups, conv_graph, group_by_species
 
 

@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from pathtune.backbones._choice import choose
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
 from pathtune.backbones._packages import import_mace, quiet_torchscript, safe_torch_load
-from pathtune.batch import NO_VOLUME_A3, Batch
-from pathtune.data import SHIPPED
+from pathtune.data import NO_VOLUME_A3, SHIPPED, Batch
 from pathtune.errors import InputError
 from pathtune.layers import Layer, Path
 from pathtune.ops import SparseWeights

@@ -17,7 +17,7 @@ from pathtune._monomials import ContractionTable, contraction_coefficients, cont
 from pathtune._paths import EdgeConvTable, SpeciesLinearTable
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
 from pathtune.backbones._geometry import Edges, differentiate, harmonics_parity, on_edges, species_groups
-from pathtune.batch import Batch
+from pathtune.data import Batch
 from pathtune.ops import (
     SparseWeights,
     SpeciesGroups,

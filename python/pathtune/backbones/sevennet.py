@@ -17,7 +17,7 @@ import torch
 from pathtune.backbones._choice import choose
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
 from pathtune.backbones._packages import import_sevenn, quiet_torchscript
-from pathtune.batch import NO_VOLUME_A3, Batch
+from pathtune.data import NO_VOLUME_A3, Batch
 from pathtune.errors import InputError
 from pathtune.layers import Layer, Path
 from pathtune.ops import SparseWeights

@@ -16,7 +16,7 @@ import torch
 from pathtune._paths import blocks, layout_permutation
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
 from pathtune.backbones._geometry import Edges, differentiate, harmonics_parity, on_edges, species_groups
-from pathtune.batch import Batch
+from pathtune.data import Batch
 from pathtune.ops import (
     SparseWeights,
     SpeciesGroups,

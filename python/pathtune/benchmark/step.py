@@ -14,10 +14,9 @@ from typing import Any
 import schedulefree
 import torch
 
-from pathtune.batch import Batch
 from pathtune.benchmark import cases
 from pathtune.benchmark.floor import floor_flops, gemm_rate
-from pathtune.data import elements_of
+from pathtune.data import Batch, elements_of
 from pathtune.layers import select_layers
 from pathtune.loading import load
 from pathtune.losses import loss

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pathtune.data import Structure, attach_graph
+from pathtune.data.neighbours import attach_graph
+from pathtune.data.structure import Structure
 
 NO_VOLUME_A3 = 1e-6  # below: a molecule
 
