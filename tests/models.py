@@ -6,6 +6,8 @@ import torch
 
 from pathtune.backbones._packages import import_mace
 
+ALL = ("energy", "forces", "stress")  # outputs of the models here
+
 
 def tiny_mace(dtype=torch.float64, seed=0, **changes):
     """A random MACE of three elements, two layers, with vector features."""

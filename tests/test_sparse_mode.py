@@ -5,7 +5,7 @@ import schedulefree
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import crystal, molecule, tiny_mace
+from models import ALL, crystal, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, merge, sparsify
 from pathtune import delta as delta_module
 from pathtune.adapter import load_adapter, save_adapter
@@ -45,7 +45,7 @@ def both_modes(monkeypatch, dtype=torch.float64, **config):
 
 
 def loss_of(model, batch):
-    prediction = model(batch, needs_stress=True, training=True)
+    prediction = model(batch, outputs=ALL, training=True)
     return prediction.forces.pow(2).sum() + prediction.energy.sum() + prediction.stress.pow(2).sum()
 
 

@@ -13,7 +13,7 @@ from pathtune._fit import FitConfig, History, fit
 from pathtune.adapter import load_adapter, save_adapter
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.calculator import calculator
-from pathtune.data import LabelKeys, demo_file, read_structures
+from pathtune.data import Label, LabelKeys, Source, Structure, demo_file, read_structures, register_label
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
 from pathtune.guidance import ShareChoice, choose_share
@@ -27,10 +27,13 @@ __all__ = [
     "FitConfig",
     "History",
     "InputError",
+    "Label",
     "LabelKeys",
     "Potential",
     "ShareChoice",
+    "Source",
     "SparseDelta",
+    "Structure",
     "calculator",
     "choose_share",
     "demo_file",
@@ -42,6 +45,7 @@ __all__ = [
     "paths",
     "read_structures",
     "refit_e0",
+    "register_label",
     "save",
     "save_adapter",
     "sparsify",

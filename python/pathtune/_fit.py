@@ -6,23 +6,31 @@ import contextlib
 import dataclasses
 import functools
 import math
-import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import schedulefree
 import torch
 
 from pathtune.atomic_energies import E0Fit, refit_e0
-from pathtune.data import Batch, LabelKeys, Structure, check_elements, read_structures
+from pathtune.data import (
+    Batch,
+    LabelKeys,
+    Source,
+    as_source,
+    batches,
+    check_elements,
+    shuffled,
+    weight_options,
+)
 from pathtune.delta import DeltaParameter
 from pathtune.errors import InputError
 from pathtune.evaluation import mean_loss
-from pathtune.losses import loss
+from pathtune.losses import check_outputs, loss
 from pathtune.model import Potential, Prediction
 from pathtune.narrowing import Narrowing
-from pathtune.options import check_choices, check_positive, option
+from pathtune.options import check_choices, check_positive, option, option_group, with_groups
 from pathtune.progress import Progress
 from pathtune.run_folder import RunFolder
 from pathtune.scoring import MOST_FRAMES, choose_candidates, gradients
@@ -31,6 +39,7 @@ from pathtune.scoring import MOST_FRAMES, choose_candidates, gradients
 LEARNING_RATES = {"identity": 0.1, "paper": 0.01, "full": 0.003}
 
 
+@with_groups
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitConfig:
     """How to train."""
@@ -41,9 +50,7 @@ class FitConfig:
                                     "{paper} from a paper start, {full} for full and readout)"
                                     .format(**LEARNING_RATES))  # fmt: skip
     loss: str = option("huber", "shape of the loss", choices=("huber", "weighted"))
-    energy_weight: float = option(1.0, "weight of the energy per atom")
-    forces_weight: float = option(100.0, "weight of the forces")
-    stress_weight: float = option(1.0, "weight of the stress")
+    weights: Mapping[str, float] = option_group("_weight", weight_options)  # energy_weight, and so on
     huber_delta: float = option(0.01, "where the huber loss turns linear, in eV/atom, eV/A and eV/A^3")
     clip: float = option(10.0, "largest norm of the gradient")
     patience: int = option(0, "stop after so many epochs without a better validation loss; 0: never")
@@ -60,8 +67,7 @@ class FitConfig:
 
     def loss_of(self, prediction: Prediction, batch: Batch) -> torch.Tensor:
         """The loss with these weights."""
-        return loss(prediction, batch, self.loss, self.energy_weight, self.forces_weight, self.stress_weight,
-                    self.huber_delta)  # fmt: skip
+        return loss(prediction, batch, self.loss, self.weights, self.huber_delta)
 
 
 @dataclasses.dataclass
@@ -76,8 +82,8 @@ class History:
 
 def fit(
     model: Potential,
-    train: str | pathlib.Path | Sequence[Structure],
-    valid: str | pathlib.Path | Sequence[Structure],
+    train: Any,
+    valid: Any,
     config: FitConfig | None = None,
     keys: LabelKeys | None = None,
     folder: RunFolder | None = None,
@@ -85,13 +91,15 @@ def fit(
 ) -> History:
     """Train `model` in place on its arm's parameters; it ends with the weights of the best validation loss.
 
-    With a `folder` that holds a checkpoint the run continues there, to the bitwise same result. Raises
-    InputError for bad data (see read_structures), an element the model lacks, or a loss that is not finite.
+    `train` and `valid`: a file, several files, ASE Atoms, Structures, or a Source. With a `folder` that holds a
+    checkpoint the run continues there, to the bitwise same result. Raises InputError for bad data (see
+    read_structures), an element or a labelled output that the model lacks, or a loss that is not finite.
     """
     config = config or FitConfig()
-    train = read_structures(train, keys) if isinstance(train, (str, pathlib.Path)) else list(train)
-    valid = read_structures(valid, keys) if isinstance(valid, (str, pathlib.Path)) else list(valid)
-    check_elements([*train, *valid], model.atomic_numbers)
+    train, valid = as_source(train, keys), as_source(valid, keys)
+    for source in (train, valid):
+        check_elements(source, model.atomic_numbers)
+        check_outputs(model, source, config.weights)
     if not model.trainable():
         raise InputError("fit: the model has nothing to train, expected one from sparsify or unfreeze")
     e0_fit = None
@@ -131,7 +139,8 @@ class _Run:
 
     def __init__(self, model, train, valid, config: FitConfig, folder, progress, e0_fit):
         self.model, self.config, self.folder, self.progress = model, config, folder, progress
-        self.train: list[Structure] = train
+        self.train: Source = train
+        self.valid: Source = valid
         self.e0_fit: E0Fit | None = e0_fit
         self.parameters = model.trainable()
         self.lr = learning_rate(model, config)
@@ -141,12 +150,10 @@ class _Run:
         self.best_loss, self.best_epoch = math.inf, 0
         self.best = self._snapshot()
         self.lines: list[dict[str, Any]] = []
-        size = config.batch_size
-        self.steps_per_epoch = math.ceil(len(train) / size)
+        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
         self.narrowing: Narrowing | None = None
         if model.arm == "sparse":
             self.narrowing = Narrowing(model, self.optimizer, config.epochs * self.steps_per_epoch)
-        self.valid_batches = [self.model.collate(valid[i : i + size]) for i in range(0, len(valid), size)]
         self.saved_at = time.monotonic()
 
     def run(self) -> History:
@@ -166,7 +173,7 @@ class _Run:
         if self.narrowing is None or delta is None or delta.is_paper or delta.score == "random":
             return
         if delta.first_share < 1:
-            frames = (self.model.collate([s]) for s in self.train[:MOST_FRAMES])
+            frames = batches(self.model, self.train, 1, range(min(len(self.train), MOST_FRAMES)))
             choose_candidates(self.model, frames, self.config.loss_of)
             self.best = self._snapshot()
 
@@ -186,13 +193,10 @@ class _Run:
                 parameter.copy_(value)
 
     def _train_epoch(self) -> None:
-        # The order follows from seed and epoch alone: a resumed run needs no random state.
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.train), generator=generator).tolist()
-        chunks = [order[i : i + self.config.batch_size] for i in range(0, len(order), self.config.batch_size)]
+        chunks = shuffled(len(self.train), self.config.batch_size, self.config.seed, self.epoch)
         for chunk in chunks[self.step :]:
             began = time.monotonic()
-            value = self._train_step(self.model.collate([self.train[i] for i in chunk]))
+            value = self._train_step(self.model.batch(self.train, chunk))
             self.loss_sum += value * len(chunk)
             self.step += 1
             if self.narrowing:
@@ -207,10 +211,10 @@ class _Run:
         return self.epoch * self.steps_per_epoch + self.step
 
     def _dense_gradients(self, chunk: list[int]) -> list[torch.Tensor]:
-        return gradients(self.model, self.model.collate([self.train[i] for i in chunk]), self.config.loss_of)
+        return gradients(self.model, self.model.batch(self.train, chunk), self.config.loss_of)
 
     def _train_step(self, batch: Batch) -> float:
-        prediction = self.model(batch, needs_stress=bool(batch.has_stress.any()), training=True)
+        prediction = self.model(batch, outputs=batch.wanted, training=True)
         value = self.config.loss_of(prediction, batch)
         if not torch.isfinite(value):
             raise InputError(
@@ -230,7 +234,8 @@ class _Run:
         # Only an epoch with the asked share may be the best.
         is_eligible = self.narrowing is None or self.narrowing.is_reached(self._steps_done)
         with self._at_average():
-            valid_loss = mean_loss(self.model, self.valid_batches, self.config.loss_of)
+            frames = batches(self.model, self.valid, self.config.batch_size)
+            valid_loss = mean_loss(self.model, frames, self.config.loss_of)
             counts = self.model.counts()
             if is_eligible and valid_loss < self.best_loss:
                 self.best_loss, self.best_epoch = valid_loss, self.epoch + 1

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from pathtune.data import Batch
+from pathtune.data import Batch, Request
 from pathtune.delta import DeltaParameter
 from pathtune.errors import InputError
 from pathtune.model import Potential, Prediction
@@ -28,7 +28,7 @@ def gradients(model: Potential, batch: Batch, loss: Loss) -> list[torch.Tensor]:
     """dL/dW' of every adapted layer at its reachable weights, dense, whatever the candidates are."""
     deltas: list[DeltaParameter] = model.adapted()  # type: ignore
     weights = {name: w.detach().requires_grad_() for name, w in model.effective_weights().items()}
-    value = loss(model.predict(weights, batch, bool(batch.has_stress.any()), training=True), batch)
+    value = loss(model.predict(weights, batch, Request(batch.wanted, training=True)), batch)
     found = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
     return [g.flatten()[model.reachable(d.layer)] for d, g in zip(deltas, found)]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pathtune import __version__
 from pathtune._fit import FitConfig, History, fit
 from pathtune.adapter import save_adapter
 from pathtune.atomic_energies import E0Fit
-from pathtune.data import Structure, elements_of
+from pathtune.data import Source
 from pathtune.evaluation import evaluate
 from pathtune.loading import save
 from pathtune.model import Potential, merge, sparsify, unfreeze
@@ -45,9 +45,9 @@ class RunOptions:
     max_frames: int | None = option(None, "only the first so many training structures")
 
 
-def adapt(base: Potential, train: Sequence[Structure], options: Mapping[str, Any]) -> Potential:
+def adapt(base: Potential, train: Source, options: Mapping[str, Any]) -> Potential:
     """The arm that `options` (sections run, delta, fit) names, ready to train; InputError as sparsify and unfreeze."""
-    arm, elements = options["run"].arm, elements_of(train)
+    arm, elements = options["run"].arm, train.elements
     if arm == "sparse":
         check_by_step(options["delta"], options["fit"].epochs * math.ceil(len(train) / options["fit"].batch_size))
         return sparsify(base, options["delta"], elements, options["fit"].seed)
@@ -57,7 +57,7 @@ def adapt(base: Potential, train: Sequence[Structure], options: Mapping[str, Any
 def run_arm(
     model: Potential,
     base: Potential,
-    sets: Mapping[str, Sequence[Structure]],
+    sets: Mapping[str, Source],
     config: FitConfig,
     folder: RunFolder,
     e0_fit: E0Fit | None = None,
@@ -85,7 +85,7 @@ def run_arm(
     return metrics
 
 
-def _metrics(model: Potential, history: History, valid: Sequence[Structure]) -> dict[str, Any]:
+def _metrics(model: Potential, history: History, valid: Source) -> dict[str, Any]:
     best = history.epochs[history.best_epoch - 1] if history.best_epoch else {}
     return {
         "pathtune": __version__,

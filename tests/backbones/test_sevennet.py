@@ -9,7 +9,7 @@ import ase.build
 import pytest
 import torch
 
-from models import crystal, labelled, molecule
+from models import ALL, crystal, labelled, molecule
 from pathtune import (
     FitConfig,
     InputError,
@@ -42,7 +42,7 @@ def load_tiny(variant="SevenNet-0", head=None, **options):
 def predict(model, *atoms):
     structures = [from_atoms(a) for a in atoms]
     batch = collate(structures, model.atomic_numbers, model.backbone.r_max, model.backbone.dtype)
-    return model(batch, needs_stress=True)
+    return model(batch, outputs=ALL)
 
 
 def stock_calculator(file, **options):
