@@ -25,10 +25,9 @@ import torch
 
 from cost_model import by_kernel, step_costs
 from pathtune import load, unfreeze
-from pathtune.batch import Batch
 from pathtune.benchmark import cases
 from pathtune.benchmark.step import make_batch, make_model, training_step
-from pathtune.data import elements_of
+from pathtune.data import Batch, elements_of
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # operator: how the names of its CUDA kernels begin; on a CPU the operator's own name is looked for

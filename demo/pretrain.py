@@ -25,7 +25,7 @@ import torch
 
 import pathtune
 from pathtune.backbones.mace import stock_mace
-from pathtune.data import ISOLATED_ATOM, Structure, attach_graph, composition
+from pathtune.data import ISOLATED_ATOM, Structure, composition, find_graph
 from pathtune.files import write_atomically, write_text
 from pathtune.training.folder import RunFolder
 from pathtune.training.progress import Progress
@@ -62,8 +62,7 @@ def constructor_arguments(train: list[Structure]) -> dict[str, Any]:
     e0 = np.linalg.lstsq(counts / n_atoms[:, None], energies / n_atoms, rcond=None)[0]
     neighbours = []
     for s in train:
-        attach_graph(s, MODEL["r_max"])
-        per_atom = np.bincount(s.graph.receiver, minlength=len(s))
+        per_atom = np.bincount(find_graph(s, MODEL["r_max"]).receiver, minlength=len(s))
         neighbours.append(per_atom[per_atom > 0])
     return MODEL | {
         "atomic_energies": e0.tolist(),

@@ -7,6 +7,8 @@ import torch
 from pathtune.adaptations.gradients import weight_gradients
 from pathtune.backbones._packages import import_mace
 
+ALL = ("energy", "forces", "stress")  # outputs of the models here
+
 
 def sparse_of(model):
     """The sparse delta that a model uses."""

@@ -10,8 +10,7 @@ from pathtune.adaptations.sparse.adaptation import SparseEntries
 from pathtune.adaptations.sparse.delta import FixedDelta
 from pathtune.adaptations.stored import from_canonical, to_canonical
 from pathtune.adapter_file import read_adapter
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 from pathtune.layers import select_layers
 
 pytestmark = pytest.mark.usefixtures("needs_mace")

@@ -10,8 +10,7 @@ import torch
 
 from models import crystal, labelled, molecule
 from pathtune import InputError, LabelKeys, read_structures
-from pathtune.batch import collate
-from pathtune.data import attach_graph, check_elements, elements_of, from_atoms
+from pathtune.data import check_elements, collate, elements_of, find_graph, from_atoms
 
 
 def write(path, frames):
@@ -22,10 +21,9 @@ def write(path, frames):
 @pytest.mark.parametrize("atoms", [molecule(), crystal(), molecule(n=1)], ids=["molecule", "crystal", "atom"])
 def test_edges_are_those_of_ase(atoms):
     structure = from_atoms(atoms)
-    attach_graph(structure, 3.5)
     i, j, S = ase.neighborlist.neighbor_list("ijS", atoms, 3.5)
     expected = sorted(zip(i.tolist(), j.tolist(), map(tuple, S.tolist())))
-    g = structure.graph
+    g = find_graph(structure, 3.5)
     found = sorted(zip(g.sender.tolist(), g.receiver.tolist(), map(tuple, g.unit_shifts.astype(int).tolist())))
     assert found == expected
     assert (np.diff(g.receiver) >= 0).all()
@@ -39,8 +37,7 @@ def test_a_batch_of_another_cutoff_has_its_own_edges():
 
 def test_a_pair_is_an_edge_and_its_reverse():
     structure = from_atoms(crystal())
-    attach_graph(structure, 4.0)
-    g = structure.graph
+    g = find_graph(structure, 4.0)
     assert (np.bincount(g.pair) == 2).all()
     first = {}
     for e, p in enumerate(g.pair):
@@ -76,7 +73,7 @@ def test_a_missing_stress_is_allowed_frame_by_frame(tmp_path):
     frames = labelled([crystal(0), crystal(1)], stress=True)
     del frames[1].info["REF_stress"]
     batch = collate(read_structures(write(tmp_path / "a.xyz", frames)), [1, 6, 8], 3.5, torch.float64)
-    assert batch.has_stress.tolist() == [True, False]
+    assert batch.labels["stress"].mask.tolist() == [True, False]
 
 
 def test_keys_can_be_chosen(tmp_path):
@@ -146,4 +143,4 @@ def test_atoms_on_top_of_each_other_are_named():
     atoms = molecule()
     atoms.positions[1] = atoms.positions[0] + 0.01
     with pytest.raises(InputError, match="x: atoms 0 and 1"):
-        attach_graph(from_atoms(atoms, where="x"), 3.5)
+        find_graph(from_atoms(atoms, where="x"), 3.5)

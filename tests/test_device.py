@@ -9,7 +9,7 @@ from models import deltas_of
 from pathtune import InputError, SparseDelta, _core, load, sparsify, unfreeze
 from pathtune._paths import species_linear_table
 from pathtune.backbones import _geometry
-from pathtune.data import from_atoms
+from pathtune.data import Request, from_atoms
 from pathtune.losses import loss
 from pathtune.ops import SparseWeights, _operator, group_by_species, species_linear
 
@@ -67,7 +67,7 @@ def test_sparse_weights_leave_nothing_on_the_cpu(demo, meta):
             weights[delta.layer.parameter] = SparseWeights(base.flatten(), values, delta.target.candidates)
     assert any(isinstance(w, SparseWeights) for w in weights.values())
     on_meta(demo)
-    prediction = demo.predict(weights, batch.to("meta"), needs_stress=False, training=True)
+    prediction = demo.predict(weights, batch.to("meta"), Request(training=True))
     assert prediction.forces.device.type == "meta"
 
 

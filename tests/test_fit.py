@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from models import crystal, labelled, molecule, tiny_mace
+from models import ALL, crystal, labelled, molecule, tiny_mace
 from pathtune import FitConfig, InputError, SparseDelta, evaluate, fit, load, refit_e0, sparsify, unfreeze
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 from pathtune.losses import loss
 from pathtune.model import Prediction
 from pathtune.training.folder import RunFolder
@@ -171,11 +170,11 @@ def test_missing_labels_do_not_count(base):
     frames[0].stress = None
     frames[1].energy_ev = None
     batch = collate(frames, base.atomic_numbers, base.backbone.r_max, base.backbone.dtype)
-    p = base(batch, needs_stress=True)
-    only_energy = loss(p, batch, "weighted", 1.0, 0.0, 0.0)
+    p = base(batch, outputs=ALL)
+    only_energy = loss(p, batch, "weighted", {"forces": 0.0, "stress": 0.0})
     expected = ((p.energy[0] - frames[0].energy_ev) / 5) ** 2
     assert only_energy.item() == pytest.approx(expected.item(), rel=1e-12)
-    only_stress = loss(p, batch, "weighted", 0.0, 0.0, 1.0)
+    only_stress = loss(p, batch, "weighted", {"energy": 0.0, "forces": 0.0})
     expected = (p.stress[1] - torch.as_tensor(frames[1].stress)).pow(2).mean()
     assert only_stress.item() == pytest.approx(expected.item(), rel=1e-12)
 
@@ -184,8 +183,8 @@ def test_the_huber_loss_is_torchs(base):
     frames = structures(2)
     batch = collate(frames, base.atomic_numbers, base.backbone.r_max, base.backbone.dtype)
     p = base(batch)
-    expected = 100 * torch.nn.functional.huber_loss(p.forces, batch.forces, delta=0.01)
-    expected = expected + torch.nn.functional.huber_loss(p.energy / 4, batch.energy_ev / 4, delta=0.01)
+    expected = 100 * torch.nn.functional.huber_loss(p.forces, batch.labels["forces"].value, delta=0.01)
+    expected = expected + torch.nn.functional.huber_loss(p.energy / 4, batch.labels["energy"].value / 4, delta=0.01)
     assert loss(p, batch).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
@@ -194,7 +193,7 @@ def test_a_float32_loss_keeps_the_digits_of_large_energies():
     atoms = labelled([molecule(n=2)])[0]
     atoms.info["REF_energy"] = -65536.0 - 1.0001
     batch = collate([from_atoms(atoms)], [1, 6, 8], 3.5, torch.float32)
-    p = Prediction(torch.tensor([-1.0]), e0, batch.forces, None)
+    p = Prediction({"energy": torch.tensor([-1.0]), "forces": batch.labels["forces"].value}, e0)
     assert loss(p, batch, "weighted").item() == pytest.approx((1e-4 / 2) ** 2, rel=1e-2)
 
 

@@ -5,10 +5,9 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from models import crystal, delta_of, molecule, tiny_mace
+from models import ALL, crystal, delta_of, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, merge, paths, sparsify, unfreeze
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 BACKENDS = ["reference", "cpu"]
@@ -24,7 +23,7 @@ def adapted(request):
 def predict(model, *atoms, stress=True, training=False):
     structures = [from_atoms(a) for a in atoms]
     batch = collate(structures, model.atomic_numbers, model.backbone.r_max, model.backbone.dtype)
-    return model(batch, needs_stress=stress, training=training)
+    return model(batch, outputs=ALL if stress else None, training=training)
 
 
 def test_the_delta_changes_the_model(adapted):

@@ -20,8 +20,7 @@ from pathtune.adaptations.sparse.narrowing import (
     saliency,
 )
 from pathtune.adaptations.sparse.scoring import choose_candidates, score_layers
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 from pathtune.losses import loss
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
@@ -220,8 +219,8 @@ def test_the_chosen_candidates_have_the_highest_scores(base):
 
 
 def test_a_scoring_set_of_no_structure_is_named(base):
+    model = sparsify(base, SparseDelta(score="fisher"), ELEMENTS)
     with pytest.raises(InputError, match="the scoring set has 0 structures"):
-        model = sparsify(base, SparseDelta(score="fisher"), ELEMENTS)
         choose_candidates(sparse_of(model), model, [], loss)
 
 

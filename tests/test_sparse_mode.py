@@ -5,13 +5,12 @@ import schedulefree
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import crystal, delta_of, deltas_of, molecule, tiny_mace
+from models import ALL, crystal, delta_of, deltas_of, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, merge, sparsify
 from pathtune.adaptations.sparse import delta as delta_module
 from pathtune.adaptations.sparse.delta import DeltaParameter
 from pathtune.adapter_file import load_adapter, save_adapter
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 from pathtune.layers import Layer, Path
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
@@ -46,7 +45,7 @@ def both_modes(monkeypatch, dtype=torch.float64, **config):
 
 
 def loss_of(model, batch):
-    prediction = model(batch, needs_stress=True, training=True)
+    prediction = model(batch, outputs=ALL, training=True)
     return prediction.forces.pow(2).sum() + prediction.energy.sum() + prediction.stress.pow(2).sum()
 
 

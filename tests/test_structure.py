@@ -19,7 +19,7 @@ SOURCES = sorted(
 LAYERS = [
     {"errors", "options"},
     {"_core", "_paths", "_monomials", "reference", "data", "run_folder", "progress", "plots"},
-    {"ops", "batch", "layers"},
+    {"ops", "layers"},
     {"sparse_delta"},
     {"delta"},
     {"model", "losses"},

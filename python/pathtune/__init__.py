@@ -14,7 +14,7 @@ from pathtune.adaptations import Adaptation, SparseDelta, register_adaptation
 from pathtune.adapter_file import load_adapter, save_adapter
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.calculator import calculator
-from pathtune.data import LabelKeys, Structure, demo_file, read_structures
+from pathtune.data import Label, LabelKeys, Source, Structure, demo_file, read_structures, register_label
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
 from pathtune.guidance import ShareChoice, choose_share
@@ -28,9 +28,11 @@ __all__ = [
     "FitConfig",
     "History",
     "InputError",
+    "Label",
     "LabelKeys",
     "Potential",
     "ShareChoice",
+    "Source",
     "SparseDelta",
     "Structure",
     "__version__",
@@ -47,6 +49,7 @@ __all__ = [
     "read_structures",
     "refit_e0",
     "register_adaptation",
+    "register_label",
     "save",
     "save_adapter",
     "sparsify",

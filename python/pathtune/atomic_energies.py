@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from pathtune.data import ISOLATED_ATOM, Structure, composition, elements_of
+from pathtune.data import ISOLATED_ATOM, LabelKeys, Source, as_source, batches, check_elements
 from pathtune.errors import InputError
 from pathtune.model import Potential
 
@@ -36,23 +36,28 @@ class E0Fit:
         )
 
 
-def refit_e0(model: Potential, structures: Sequence[Structure], batch_size: int = 16) -> tuple[Potential, E0Fit]:
+def refit_e0(
+    model: Potential, data: Any, batch_size: int = 16, keys: LabelKeys | None = None
+) -> tuple[Potential, E0Fit]:
     """A model whose E0 minimise sum (E_ref - E_model)^2 over the labelled structures, and what was done.
 
-    Frames of config_type IsolatedAtom fix their element's E0. Least squares of minimum norm in the shift
-    otherwise (docs/theory.md). Raises InputError for a label more than 25 eV/atom off the fit.
+    `data`: a file, several files, ASE Atoms, Structures, or a Source. Frames of config_type IsolatedAtom fix their
+    element's E0. Least squares of minimum norm in the shift otherwise (docs/theory.md). Raises InputError for an
+    element that the model lacks and for a label more than 25 eV/atom off the fit.
     """
-    labelled = [s for s in structures if s.energy_ev is not None]
-    if not labelled:
+    source = as_source(data, keys)
+    labelled = np.flatnonzero(source.present["energy"])
+    if not len(labelled):
         return model, E0Fit({}, 0, 0, (), 0.0, 0.0)
-    elements = elements_of(labelled)
-    predicted = predicted_energies(model, labelled, batch_size)
-    residual = np.array([s.energy_ev for s in labelled], dtype=np.float64) - predicted
-    counts = composition(labelled, elements)
+    check_elements(source, model.atomic_numbers)
+    counts = source.composition[labelled]
+    occurring = np.flatnonzero(counts.any(axis=0))
+    elements = [source.elements[k] for k in occurring]
+    counts = np.ascontiguousarray(counts[:, occurring])
+    residual, is_isolated = _residuals(model, source, labelled.tolist(), batch_size)
     n_atoms = counts.sum(axis=1)
     shift = np.zeros(len(elements))
-    isolated = [i for i, s in enumerate(labelled) if s.config_type == ISOLATED_ATOM and len(s) == 1]
-    fixed = {elements.index(int(labelled[i].atomic_numbers[0])): residual[i] for i in isolated}
+    fixed = {int(counts[i].argmax()): residual[i] for i in np.flatnonzero(is_isolated & (n_atoms == 1))}
     for column, value in fixed.items():
         shift[column] = value
     free = [k for k in range(len(elements)) if k not in fixed]
@@ -64,7 +69,7 @@ def refit_e0(model: Potential, structures: Sequence[Structure], batch_size: int 
         shift[free] = solution
         rank += int(free_rank)
     after = (residual - counts @ shift) / n_atoms
-    _check_absurd(labelled, after)
+    _check_absurd(source, labelled, after)
     e0 = model.e0.clone()
     for z, value in zip(elements, shift):
         e0[model.atomic_numbers.index(z)] += value
@@ -79,18 +84,21 @@ def refit_e0(model: Potential, structures: Sequence[Structure], batch_size: int 
     return model.with_e0(e0), fit
 
 
-def predicted_energies(model: Potential, structures: Sequence[Structure], batch_size: int) -> np.ndarray:
-    """Total energies [n_structures], eV, float64."""
+def _residuals(model: Potential, source: Source, indices: list[int], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Label minus total energy [n], eV, float64, and which frames are isolated atoms [n] bool."""
     parts = []
-    for start in range(0, len(structures), batch_size):
-        parts.append(model(model.collate(structures[start : start + batch_size])).energy.detach())
-    return torch.cat(parts).cpu().numpy() if parts else np.zeros(0)
+    types: list[str] = []
+    for batch in batches(model, source, size, indices):
+        label = batch.labels["energy"].value
+        parts.append(label - model(batch, outputs=("energy",)).energy.detach())
+        types += batch.config_type
+    return torch.cat(parts).cpu().numpy(), np.array([t == ISOLATED_ATOM for t in types])
 
 
-def _check_absurd(structures: Sequence[Structure], error_ev_atom: np.ndarray) -> None:
+def _check_absurd(source: Source, labelled: np.ndarray, error_ev_atom: np.ndarray) -> None:
     worst = int(np.abs(error_ev_atom).argmax())
     if np.abs(error_ev_atom[worst]) > ABSURD_EV_PER_ATOM:
         raise InputError(
-            f"{structures[worst].where}: the energy is {error_ev_atom[worst]:+.1f} eV/atom off the others' fit, "
-            f"expected within {ABSURD_EV_PER_ATOM:g} (units? a broken calculation?)"
+            f"{source.read(int(labelled[worst])).where}: the energy is {error_ev_atom[worst]:+.1f} eV/atom off the "
+            f"others' fit, expected within {ABSURD_EV_PER_ATOM:g} (units? a broken calculation?)"
         )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from pathtune.data import check_elements, from_atoms
+from pathtune.data import Structure, check_elements, from_atoms, label_of
 from pathtune.model import Potential
 
 
 class PathtuneCalculator(Calculator):
-    """Energy (eV), forces (eV/A) and, for crystals, stress (eV/A^3) of a Potential.
+    """What a Potential predicts, in its labels' units; a stress is for crystals only.
 
     Assign another adapted Potential to `model` to swap adapters.
     """
@@ -21,7 +22,7 @@ class PathtuneCalculator(Calculator):
 
     def __init__(self, model: Potential, **kwargs):
         super().__init__(**kwargs)
-        self._model = model
+        self.model = model
 
     @property
     def model(self) -> Potential:
@@ -31,6 +32,7 @@ class PathtuneCalculator(Calculator):
     @model.setter
     def model(self, model: Potential) -> None:
         self._model = model
+        self.implemented_properties = [*model.backbone.outputs, "free_energy"]
         self.reset()
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
@@ -38,14 +40,24 @@ class PathtuneCalculator(Calculator):
         super().calculate(atoms, list(properties), list(system_changes))
         structure = from_atoms(self.atoms, where="atoms")  # type: ignore
         check_elements([structure], self._model.atomic_numbers)
-        prediction = self._model(self._model.collate([structure]), needs_stress=structure.has_volume)
-        self.results = {
-            "energy": float(prediction.energy.detach()),
-            "free_energy": float(prediction.energy.detach()),
-            "forces": prediction.forces.detach().double().cpu().numpy(),
-        }
-        if prediction.stress is not None:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].detach().double().cpu().numpy())
+        names = [name for name in self._model.backbone.outputs if _is_defined(name, structure)]
+        prediction = self._model(self._model.collate([structure]), outputs=names)
+        self.results = {name: _result(name, prediction.of(name).detach().double().cpu().numpy()) for name in names}
+        self.results["free_energy"] = self.results["energy"]
+
+
+def _is_defined(name: str, structure: Structure) -> bool:
+    return structure.has_volume or not label_of(name).needs_volume
+
+
+def _result(name: str, value: np.ndarray) -> float | np.ndarray:
+    """An output of one structure as ASE has it: a number per graph without shape, a symmetric tensor in Voigt order."""
+    label = label_of(name)
+    if label.per == "atom":
+        return value
+    if label.is_voigt:
+        return full_3x3_to_voigt_6_stress(value[0])
+    return value[0] if label.shape else float(value[0])
 
 
 def calculator(model: Potential) -> PathtuneCalculator:

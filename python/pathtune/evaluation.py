@@ -2,101 +2,104 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from ase.units import GPa
 
-from pathtune.data import LabelKeys, Structure, check_elements, read_structures
+from pathtune.data import Batch, LabelKeys, Structure, as_source, batches, check_elements, in_order, outputs
 from pathtune.model import Potential
+
+Errors = dict[str, np.ndarray]  # of one structure, by label
 
 
 def evaluate(
     model: Potential,
-    data: str | pathlib.Path | Sequence[Structure],
+    data: Any,
     keys: LabelKeys | None = None,
     batch_size: int = 16,
     max_frames: int | None = None,
 ) -> dict[str, Any]:
     """Mean absolute and root mean square errors, over all and per element and config_type.
 
-    Energies in meV/atom, forces in meV/A (over components), stress in GPa (over the nine components);
-    an error without a label is absent. Raises InputError as read_structures does, and for an element
-    that the model lacks.
+    `data`: a file, several files, ASE Atoms, Structures, or a Source. Energies in meV/atom, forces in meV/A
+    (over components), stress in GPa (over the nine components), others as their Label says; an error without a
+    label, or of what the model does not predict, is absent. Raises InputError as read_structures does, and for an
+    element that the model lacks.
     """
-    structures = read_structures(data, keys, max_frames) if isinstance(data, (str, pathlib.Path)) else list(data)
-    check_elements(structures, model.atomic_numbers)
-    errors = [e for start in range(0, len(structures), batch_size)
-              for e in _errors(model, structures[start : start + batch_size])]  # fmt: skip
-    scores: dict[str, Any] = {"n_structures": len(structures), **_summary(errors)}
-    scores["per_element"] = _forces_by_element(structures, errors)
+    source = as_source(data, keys, max_frames)
+    check_elements(source, model.atomic_numbers)
+    errors, types = [], []
+    by_element: dict[str, list[tuple[int, Errors]]] = defaultdict(list)
+    for chunk, batch in zip(in_order(len(source), batch_size), batches(model, source, batch_size)):
+        structures = [source.read(i) for i in chunk]
+        for structure, error in zip(structures, _errors(model, batch, structures)):
+            errors.append(error)
+            types.append(structure.config_type)
+            for element, part in _by_element(structure, error):
+                by_element[element].append(part)
     by_type = defaultdict(list)
-    for structure, error in zip(structures, errors):
-        by_type[structure.config_type].append(error)
-    scores["per_config_type"] = {
-        name: {"n_structures": len(group), **_summary(group)} for name, group in sorted(by_type.items())
+    for config_type, error in zip(types, errors):
+        by_type[config_type].append(error)
+    return {
+        "n_structures": len(errors),
+        **_summary(errors),
+        "per_element": {
+            element: {"n_atoms": sum(n for n, _ in parts), **_summary([e for _, e in parts])}
+            for element, parts in sorted(by_element.items())
+        },
+        "per_config_type": {
+            name: {"n_structures": len(group), **_summary(group)} for name, group in sorted(by_type.items())
+        },
     }
-    return scores
 
 
-def _errors(model: Potential, structures: Sequence[Structure]) -> list[dict[str, np.ndarray]]:
-    """Per structure the errors that its labels allow, in eV/atom, eV/A and eV/A^3."""
-    needs_stress = any(s.stress is not None for s in structures)
-    prediction = model(model.collate(structures), needs_stress=needs_stress)
-    energy = prediction.energy.detach().cpu().numpy()
-    forces = np.split(prediction.forces.detach().double().cpu().numpy(), np.cumsum([len(s) for s in structures])[:-1])
-    stress = None if prediction.stress is None else prediction.stress.detach().double().cpu().numpy()
-    result = []
-    for i, s in enumerate(structures):
-        error = {}
-        if s.energy_ev is not None:
-            error["energy"] = np.array([(energy[i] - s.energy_ev) / len(s)])
-        if s.forces is not None:
-            error["forces"] = forces[i] - s.forces
-        if s.stress is not None and stress is not None:
-            error["stress"] = stress[i] - s.stress
-        result.append(error)
+def _errors(model: Potential, batch: Batch, structures: Sequence[Structure]) -> list[Errors]:
+    """Per structure the errors that its labels allow, in the labels' units, per atom where extensive."""
+    prediction = model(batch, outputs=batch.wanted)
+    ends = np.cumsum([len(s) for s in structures])[:-1]
+    result: list[Errors] = [{} for _ in structures]
+    for label in outputs():
+        if label.name not in prediction.outputs:
+            continue
+        found = prediction.of(label.name).detach().double().cpu().numpy()
+        parts = np.split(found, ends) if label.per == "atom" else found
+        for s, part, error in zip(structures, parts, result):
+            if label.name in s.labels:
+                difference = part - s.labels[label.name]
+                error[label.name] = np.asarray(difference / len(s) if label.is_extensive else difference)
     return result
 
 
-UNITS = {"energy": ("mev_atom", 1000.0), "forces": ("mev_a", 1000.0), "stress": ("gpa", 1 / GPa)}
+def _by_element(structure: Structure, error: Errors) -> list[tuple[str, tuple[int, Errors]]]:
+    """The errors of labels per atom, by element, and of how many atoms they are."""
+    atomic = {label.name: error[label.name] for label in outputs() if label.per == "atom" and label.name in error}
+    result = []
+    for z in np.unique(structure.atomic_numbers) if atomic else ():
+        mine = structure.atomic_numbers == z
+        result.append((chemical_symbols[z], (int(mine.sum()), {name: e[mine] for name, e in atomic.items()})))
+    return result
 
 
-def _summary(errors: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+def _summary(errors: Sequence[Errors]) -> dict[str, float]:
     summary = {}
-    for name, (unit, factor) in UNITS.items():
-        parts = [e[name].ravel() for e in errors if name in e]
+    for label in outputs():
+        parts = [e[label.name].ravel() for e in errors if label.name in e]
         if parts:
-            values = np.concatenate(parts) * factor
-            summary[f"{name}_mae_{unit}"] = float(np.abs(values).mean())
-            summary[f"{name}_rmse_{unit}"] = float(np.sqrt((values**2).mean()))
+            values = np.concatenate(parts) * label.report_factor
+            summary[label.mae_key] = float(np.abs(values).mean())
+            summary[label.rmse_key] = float(np.sqrt((values**2).mean()))
     return summary
 
 
-def _forces_by_element(structures: Sequence[Structure], errors: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
-    by_element = defaultdict(list)
-    for structure, error in zip(structures, errors):
-        if "forces" in error:
-            for z in np.unique(structure.atomic_numbers):
-                by_element[chemical_symbols[z]].append(error["forces"][structure.atomic_numbers == z])
-    return {
-        element: {"n_atoms": sum(len(p) for p in parts), **_summary([{"forces": p} for p in parts])}
-        for element, parts in sorted(by_element.items())
-    }
-
-
-def mean_loss(model: Potential, structures: Sequence[Structure], loss_of, batch_size: int) -> float:
+def mean_loss(model: Potential, batches: Iterable[Batch], loss_of) -> float:
     """Mean over structures of a loss `loss_of(prediction, batch)`."""
-    total = 0.0
-    n = 0
-    for start in range(0, len(structures), batch_size):
-        batch = model.collate(structures[start : start + batch_size])
-        prediction = model(batch, needs_stress=bool(batch.has_stress.any()))
+    total, n = 0.0, 0
+    for batch in batches:
+        prediction = model(batch, outputs=batch.wanted)
         with torch.no_grad():
             total += float(loss_of(prediction, batch)) * batch.n_graphs
         n += batch.n_graphs

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pathtune.adaptations import SparseDelta
-from pathtune.data import Structure, elements_of
+from pathtune.data import as_source, batches, elements_of
 from pathtune.errors import InputError
 from pathtune.evaluation import mean_loss
 from pathtune.files import write_text
@@ -49,8 +49,8 @@ class ShareChoice:
 
 def choose_share(
     base: Potential,
-    train: Sequence[Structure],
-    valid: Sequence[Structure],
+    train: Any,
+    valid: Any,
     delta: SparseDelta | None = None,
     config: FitConfig | None = None,
     shares: Sequence[float] = SHARES,
@@ -64,6 +64,7 @@ def choose_share(
     validation structures, shares outside (0, 1], or when no share means as much as one weight.
     """
     delta, config = delta or SparseDelta(), config or FitConfig()
+    train, valid = as_source(train), as_source(valid)
     if len(valid) < 2:
         raise InputError(f"the sweep has {len(valid)} validation structures, expected at least 2")
     epochs = max(1, round(EPOCHS_SHARE * config.epochs))
@@ -79,7 +80,7 @@ def choose_share(
                 continue
             raise
         fit(model, train, valid, config)
-        losses = [mean_loss(model, [s], config.loss_of, 1) for s in valid]
+        losses = [mean_loss(model, [frame], config.loss_of) for frame in batches(model, valid, 1)]
         points.append(SweepPoint(share, model.counts()["active"], losses))
         if report:
             report(f"share {100 * share:5.2f} %  {points[-1].active:8,d} weights  validation {points[-1].mean:.4g}")

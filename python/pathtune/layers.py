@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from pathtune.errors import InputError
+from pathtune.ops import SparseWeights
 
+Weights = Mapping[str, torch.Tensor | SparseWeights]  # by parameter name, in place of a backbone's own
 
 @dataclasses.dataclass(frozen=True)
 class Path:

@@ -1,43 +1,94 @@
-"""Losses on energies, forces and stresses; labels that a structure lacks do not count."""
+"""Losses on the labelled outputs; labels that a structure lacks do not count."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
 import torch
 
-from pathtune.batch import Batch
-from pathtune.model import Prediction
+from pathtune.data import Batch, Label, Source, outputs
+from pathtune.errors import InputError
+from pathtune.model import Potential, Prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One label's part of a loss. Those of several batches, or devices, add up before they are divided."""
+
+    sum: torch.Tensor  # of the costs of its labelled numbers
+    count: torch.Tensor  # how many numbers are labelled, int64
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Mean cost; zero without labels."""
+        return self.sum / self.count.clamp(min=1)
+
+
+def loss_terms(
+    prediction: Prediction, batch: Batch, kind: str = "huber", huber_delta: float = 0.01
+) -> dict[str, Term]:
+    """The terms, by label, of everything that is predicted and may be labelled.
+
+    `kind`: "weighted" squares the errors, "huber" is quadratic up to huber_delta and linear beyond. An extensive
+    label's error is per atom. Energies are compared as interaction energies: the sum of E0 is taken off the label
+    in float64, so that float32 keeps its digits. A structure's weight multiplies its costs and counts nothing.
+    """
+    return {
+        label.name: _term(label, prediction, batch, kind, huber_delta)
+        for label in outputs()
+        if label.name in prediction.outputs and label.name in batch.labels
+    }
+
+
+def total(terms: Mapping[str, Term], weights: Mapping[str, float] | None = None) -> torch.Tensor:
+    """The loss: the sum of the terms' means, times `weights` by label, by default the labels' own."""
+    result = None
+    for label in outputs():
+        if label.name in terms:
+            weight = label.weight if weights is None else weights.get(label.name, label.weight)
+            part = weight * terms[label.name].mean
+            result = part if result is None else result + part
+    return torch.zeros(()) if result is None else result
 
 
 def loss(
     prediction: Prediction,
     batch: Batch,
     kind: str = "huber",
-    energy_weight: float = 1.0,
-    forces_weight: float = 100.0,
-    stress_weight: float = 1.0,
+    weights: Mapping[str, float] | None = None,
     huber_delta: float = 0.01,
 ) -> torch.Tensor:
-    """Weighted sum of the means over labelled energies (per atom, eV), forces (eV/A) and stresses (eV/A^3).
-
-    `kind`: "weighted" squares the errors, "huber" is quadratic up to huber_delta and linear beyond. Weights
-    and huber_delta default to those of mace-torch. Energies are compared as interaction energies: the sum
-    of E0 is taken off the label in float64, so that float32 keeps its digits (METHOD, section 3, item 9).
-    """
-    interaction_label = (batch.energy_ev - prediction.e0_energy).to(prediction.interaction_energy.dtype)
-    energy_error = (prediction.interaction_energy - interaction_label) / batch.n_atoms
-    total = energy_weight * _mean(energy_error, batch.has_energy, kind, huber_delta)
-    total = total + forces_weight * _mean(prediction.forces - batch.forces, batch.has_forces, kind, huber_delta)
-    if prediction.stress is not None:
-        total = total + stress_weight * _mean(prediction.stress - batch.stress, batch.has_stress, kind, huber_delta)
-    return total
+    """`total` of `loss_terms` for one batch. Default weights and huber_delta are those of mace-torch."""
+    return total(loss_terms(prediction, batch, kind, huber_delta), weights)
 
 
-def _mean(error: torch.Tensor, is_labelled: torch.Tensor, kind: str, huber_delta: float) -> torch.Tensor:
+def check_outputs(model: Potential, source: Source, weights: Mapping[str, float]) -> None:
+    """Raise InputError where the frames have a label that counts in the loss and that the model does not predict."""
+    for label in outputs():
+        is_labelled = label.name in source.present and bool(source.present[label.name].any())
+        if is_labelled and label.name not in model.backbone.outputs and weights.get(label.name, label.weight):
+            raise InputError(
+                f"the data have {label.name} labels, but a {model.backbone.name} predicts "
+                f"{', '.join(model.backbone.outputs)}, expected {label.name}_weight 0 or a model that predicts them"
+            )
+
+
+def _term(label: Label, prediction: Prediction, batch: Batch, kind: str, huber_delta: float) -> Term:
+    value, mask = batch.labels[label.name]
+    found = prediction.outputs[label.name]
+    if label.name == "energy":
+        value = (value - prediction.e0_energy).to(found.dtype)
+    error = found - value
+    if label.is_extensive:
+        error = error / batch.n_atoms.reshape(-1, *[1] * (error.dim() - 1))
+    cost = error**2
     if kind == "huber":
-        magnitude = error.abs()
-        cost = torch.where(magnitude <= huber_delta, 0.5 * error**2, huber_delta * (magnitude - 0.5 * huber_delta))
-    else:
-        cost = error**2
-    mask = is_labelled.to(error.dtype).reshape(-1, *[1] * (error.dim() - 1))
-    n_labelled = is_labelled.sum() * (error[0].numel() if error.dim() > 1 and len(error) else 1)
-    return (cost * mask).sum() / n_labelled.clamp(min=1)
+        cost = torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=huber_delta)
+    shape = (-1, *[1] * (error.dim() - 1))
+    cost = cost * mask.to(error.dtype).reshape(shape)
+    if batch.weight is not None:
+        weight = batch.weight if label.per == "graph" else batch.weight[batch.node_graph]
+        cost = cost * weight.reshape(shape)
+    n_numbers = error[0].numel() if error.dim() > 1 and len(error) else 1
+    return Term(cost.sum(), mask.sum() * n_numbers)

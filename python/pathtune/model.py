@@ -10,11 +10,10 @@ from typing import Any, Protocol
 import torch
 
 from pathtune.adaptations import Adaptation, Composition, Sparse, SparseDelta, adaptation_class
-from pathtune.batch import Batch, collate
-from pathtune.data import Structure
+from pathtune.data import Batch, Graph, Request, Source, Structure, collate, label_of
+from pathtune.data.batch import ALWAYS
 from pathtune.errors import InputError
-from pathtune.layers import Layer, PathRow, select_layers
-from pathtune.ops import SparseWeights
+from pathtune.layers import Layer, PathRow, Weights, select_layers
 
 FINGERPRINT_TOLERANCE = 1e-4  # relative to the block's rms: float32 against float64, reductions by mace
 
@@ -23,15 +22,32 @@ FINGERPRINT_TOLERANCE = 1e-4  # relative to the block's rms: float32 against flo
 class Prediction:
     """What a potential says of a batch."""
 
-    interaction_energy: torch.Tensor  # [n_graphs] eV, E - sum E0
+    outputs: dict[str, torch.Tensor]  # by label; "energy" is the interaction energy E - sum E0 [n_graphs], eV
     e0_energy: torch.Tensor  # [n_graphs] eV, float64
-    forces: torch.Tensor  # [n_nodes, 3] eV/A
-    stress: torch.Tensor | None  # [n_graphs, 3, 3] eV/A^3, positive is tensile
+
+    @property
+    def interaction_energy(self) -> torch.Tensor:
+        """Energies without E0 [n_graphs], eV, in the model's precision."""
+        return self.outputs["energy"]
 
     @property
     def energy(self) -> torch.Tensor:
         """Total energies [n_graphs], eV, float64."""
         return self.interaction_energy.double() + self.e0_energy
+
+    @property
+    def forces(self) -> torch.Tensor:
+        """Forces [n_nodes, 3], eV/A."""
+        return self.outputs["forces"]
+
+    @property
+    def stress(self) -> torch.Tensor:
+        """Stress [n_graphs, 3, 3], eV/A^3, positive is tensile; zero where there is no volume."""
+        return self.outputs["stress"]
+
+    def of(self, name: str) -> torch.Tensor:
+        """The output as its label is: an energy with E0."""
+        return self.energy if name == "energy" else self.outputs[name]
 
 
 class Backbone(Protocol):
@@ -45,6 +61,8 @@ class Backbone(Protocol):
     readouts: tuple[str, ...]  # how the names of the readouts' parameters begin
     atomic_numbers: tuple[int, ...]
     heads: tuple[str, ...]
+    outputs: tuple[str, ...]  # names of the labels that `predict` can give; "energy" is one
+    inputs: tuple[str, ...]  # names of the labels that it reads from the batch
     r_max: float  # A
     dtype: torch.dtype
 
@@ -52,15 +70,12 @@ class Backbone(Protocol):
         """E0 [n_heads, n_species], eV, float64."""
         ...
 
-    def predict(
-        self,
-        weights: Mapping[str, torch.Tensor | SparseWeights],
-        batch: Batch,
-        head: int,
-        needs_stress: bool,
-        training: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Interaction energies, forces and stress with some parameters replaced by `weights`."""
+    def predict(self, weights: Weights, batch: Batch, request: Request) -> dict[str, torch.Tensor]:
+        """The outputs of `request` by name, with some parameters replaced by `weights`; energies without E0.
+
+        Energies [n_graphs], forces [n_nodes, 3], stress [n_graphs, 3, 3]; others in their label's shape. Without
+        `request.training` the energies need no graph.
+        """
         ...
 
     def with_weights(
@@ -166,22 +181,60 @@ class Potential(torch.nn.Module):
         """W' of every weight that an adaptation writes, by parameter name; differentiable, plain tensors."""
         return self.adaptation.weights(self.backbone.parameters, are_plain=True)  # type: ignore
 
-    def forward(self, batch: Batch, needs_stress: bool = False, training: bool = False) -> Prediction:
-        """Energies, forces and, when asked, stress; `training` keeps the graph for a loss on them."""
-        weights = self.adaptation.weights(self.backbone.parameters)
-        return self.predict(weights, batch, needs_stress, training)
+    def forward(self, batch: Batch, outputs: Iterable[str] | None = None, training: bool = False) -> Prediction:
+        """The outputs, by default energies and forces; `training` keeps the graph for a loss on them.
 
-    def predict(
-        self, weights: Mapping[str, torch.Tensor | SparseWeights], batch: Batch, needs_stress: bool, training: bool
-    ) -> Prediction:
-        """The backbone's prediction with `weights`, by parameter name, in place of its own and of all adaptations'."""
-        energy, forces, stress = self.backbone.predict(weights, batch, self.head, needs_stress, training)
-        return Prediction(energy, self.e0_energy(batch), forces, stress)
+        Raises InputError as predict.
+        """
+        request = Request(ALWAYS if outputs is None else frozenset(outputs), training)
+        return self.predict(self.adaptation.weights(self.backbone.parameters), batch, request)
 
-    def collate(self, structures: Sequence[Structure]) -> Batch:
-        """Structures as this model takes them: its species, cutoff and precision, on its device."""
-        batch = collate(structures, self.atomic_numbers, self.backbone.r_max, self.backbone.dtype)
+    def predict(self, weights: Weights, batch: Batch, request: Request) -> Prediction:
+        """The backbone's prediction with `weights`, by parameter name, in place of its own and of all adaptations'.
+
+        Raises InputError for an output that the backbone does not have.
+        """
+        unknown = sorted(request.outputs - set(self.backbone.outputs))
+        if unknown:
+            has = ", ".join(self.backbone.outputs)
+            raise InputError(f"output {unknown[0]!r} is asked of a {self.backbone.name}, expected some of {has}")
+        terms = self.adaptation.energy_terms()
+        request = dataclasses.replace(request, terms=terms) if terms else request
+        outputs = self.backbone.predict(weights, batch, request)
+        return Prediction(outputs, self.e0_energy(batch))
+
+    def collate(self, structures: Sequence[Structure], graphs: Sequence[Graph] | None = None) -> Batch:
+        """Structures as this model takes them: its species, cutoff, precision and labels, on its device.
+
+        `graphs`: their edges within its cutoff, where they are known. Raises InputError for a head that the model
+        lacks and for an input label that a structure lacks and the model needs.
+        """
+        self._check_inputs(structures)
+        backbone = self.backbone
+        heads = [self._head_of(s) for s in structures]
+        names = (*backbone.outputs, *backbone.inputs)
+        batch = collate(structures, self.atomic_numbers, backbone.r_max, backbone.dtype, graphs, heads, names)
         return batch if self.device.type == "cpu" else batch.to(self.device)
+
+    def batch(self, source: Source, indices: Sequence[int]) -> Batch:
+        """Frames of a source as one batch; InputError as collate."""
+        graphs = [source.graph(i, self.backbone.r_max) for i in indices]
+        return self.collate([source.read(i) for i in indices], graphs)
+
+    def _check_inputs(self, structures: Sequence[Structure]) -> None:
+        for label in [label_of(name) for name in self.backbone.inputs]:
+            lacking = next((s for s in structures if label.name not in s.labels), None)
+            if lacking is not None and not label.is_optional:
+                raise InputError(f"{lacking.where}: has no {label.name} ({label.key}), "
+                                 f"expected it, since a {self.backbone.name} reads it")  # fmt: skip
+
+    def _head_of(self, structure: Structure) -> int:
+        heads = self.backbone.heads
+        if structure.head is None:
+            return self.head
+        if structure.head not in heads:
+            raise InputError(f"{structure.where}: head is {structure.head!r}, expected one of {', '.join(heads)}")
+        return heads.index(structure.head)
 
     def reachable(self, layer: Layer) -> torch.Tensor:
         """Ascending flat indices of the layer's weights that the training data's elements can change."""
@@ -198,7 +251,11 @@ class Potential(torch.nn.Module):
     def e0_energy(self, batch: Batch) -> torch.Tensor:
         """Sum of E0 per structure [n_graphs], float64."""
         total = self.e0.new_zeros(batch.n_graphs)
-        return total.index_add(0, batch.node_graph, self.e0[batch.species])
+        if batch.shared_head == self.head:
+            return total.index_add(0, batch.node_graph, self.e0[batch.species])
+        by_head = self.backbone.atomic_energies().to(self.e0)
+        by_head[self.head] = self.e0
+        return total.index_add(0, batch.node_graph, by_head[batch.head[batch.node_graph], batch.species])
 
     def trainable(self) -> list[torch.nn.Parameter]:
         """Parameters that training changes."""

@@ -11,6 +11,20 @@ from typing import Any
 
 from pathtune.errors import InputError
 
+T = typing.TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option as the command line and a TOML file know it."""
+
+    name: str
+    kind: type  # of its value
+    default: Any
+    help: str
+    choices: tuple[str, ...] | None = None  # the allowed words
+    words: tuple[str, ...] = ()  # those allowed beside a number
+
 
 def option(
     default: Any,
@@ -23,20 +37,71 @@ def option(
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "words": words})
 
 
-def choices_of(field: dataclasses.Field) -> tuple[str, ...] | None:
-    """The allowed words of a field, None where any are."""
-    choices = field.metadata.get("choices")
-    return choices() if callable(choices) else choices
+def option_group(suffix: str, members: Callable[[], Mapping[str, Option]]) -> Any:
+    """A dataclass field that maps names to values, each of which is an option NAME + suffix of its own.
+
+    `members` is asked whenever the options are: a name that is registered later has its option too. The class
+    must be decorated with `with_groups`.
+    """
+    return dataclasses.field(default_factory=dict, hash=False, metadata={"suffix": suffix, "members": members})
+
+
+def with_groups(cls: type[T]) -> type[T]:
+    """Let a dataclass take the options of its groups as keywords of the constructor and answer them as attributes."""
+    construct = cls.__init__
+    groups = [f for f in dataclasses.fields(cls) if "members" in f.metadata]  # type: ignore
+
+    def initialise(self, **values):
+        for group in groups:
+            members = group.metadata["members"]()
+            suffix = group.metadata["suffix"]
+            mapping = {name: member.default for name, member in members.items()} | dict(values.get(group.name, {}))
+            for name in members:
+                if name + suffix in values:
+                    mapping[name] = values.pop(name + suffix)
+            unknown = [name for name in mapping if name not in members]
+            if unknown:
+                raise InputError(f"{group.name}: unknown name {unknown[0]!r}, expected one of {', '.join(members)}")
+            values[group.name] = mapping
+        construct(self, **values)
+
+    def answer(self, name):
+        for group in groups:
+            member_name = name.removesuffix(group.metadata["suffix"])
+            member = group.metadata["members"]().get(member_name)
+            if member is not None and name == member.name:
+                return self.__dict__[group.name].get(member_name, member.default)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    cls.__init__ = initialise  # type: ignore
+    cls.__getattr__ = answer  # type: ignore
+    return cls
+
+
+def fields_of(cls: type) -> list[Option]:
+    """The options of a dataclass, in order, those of its groups one by one."""
+    hints = typing.get_type_hints(cls)
+    result = []
+    for field in dataclasses.fields(cls):
+        about = field.metadata
+        if "members" in about:
+            result += about["members"]().values()
+        else:
+            kind = value_type(hints[field.name])
+            choices = about.get("choices")
+            allowed = choices() if callable(choices) else choices
+            words = about.get("words", ())
+            result.append(Option(field.name, kind, field.default, about.get("help", ""), allowed, words))
+    return result
 
 
 def check_choices(config: Any) -> None:
     """Raise InputError for a field whose value, or one of whose values, is not among its choices."""
-    for field in dataclasses.fields(config):
-        choices = choices_of(field)
+    for field in fields_of(type(config)):
         given = getattr(config, field.name)
         for value in given if isinstance(given, tuple) else (given,):
-            if choices and value is not None and value not in choices:
-                raise InputError(f"{field.name} is {value!r}, expected one of {', '.join(choices)}")
+            if field.choices and value is not None and value not in field.choices:
+                raise InputError(f"{field.name} is {value!r}, expected one of {', '.join(field.choices)}")
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -55,20 +120,19 @@ def value_type(field_type: Any) -> type:
 
 def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
     """An instance of the dataclass `cls` from a table of a TOML file; InputError names an unknown key."""
-    hints = typing.get_type_hints(cls)
-    known = {field.name: field.metadata.get("words", ()) for field in dataclasses.fields(cls)}
+    known = {field.name: field for field in fields_of(cls)}
     arguments = {}
     renamed = getattr(cls, "RENAMED", {})  # keys of older config files
     for key, value in values.items():
         key = renamed.get(key, key)
         if key not in known:
             raise InputError(f"{where}: unknown key {key!r}, expected one of {', '.join(known)}")
-        expected = value_type(hints[key])
+        expected = known[key].kind
         if expected is tuple and isinstance(value, (list, str)):
             value = (value,) if isinstance(value, str) else tuple(value)
         if expected is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if not isinstance(value, expected) and value not in known[key]:
+        if not isinstance(value, expected) and value not in known[key].words:
             raise InputError(f"{where}: {key} is {value!r}, expected {expected.__name__}")
         arguments[key] = value
     return cls(**arguments)
@@ -77,7 +141,7 @@ def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
 def to_mapping(config: Any) -> dict[str, Any]:
     """The fields that are set, as TOML can hold them."""
     result = {}
-    for field in dataclasses.fields(config):
+    for field in fields_of(type(config)):
         value = getattr(config, field.name)
         if value is not None:
             result[field.name] = list(value) if isinstance(value, tuple) else value

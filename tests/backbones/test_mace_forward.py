@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from models import crystal, molecule, tiny_mace
+from models import ALL, crystal, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, sparsify, unfreeze
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 
@@ -58,7 +57,7 @@ def batch_of(model, *atoms):
 
 
 def force_loss_gradients(model, batch):
-    p = model(batch, needs_stress=True, training=True)
+    p = model(batch, outputs=ALL, training=True)
     value = (p.interaction_energy**2).sum() + (p.forces**3).sum() + (p.stress**2).sum()
     parameters = model.trainable()
     gradients = torch.autograd.grad(value, parameters, allow_unused=True)
@@ -73,7 +72,7 @@ def test_energies_forces_stress_and_gradients_equal_the_stock_models(variant):
     reference, ours = both(stock, head)
     assert ours.backbone.backend == "cpu"
     batch = batch_of(ours, crystal(), molecule(1), molecule(n=1))
-    p, q = reference(batch, needs_stress=True), ours(batch, needs_stress=True)
+    p, q = reference(batch, outputs=ALL), ours(batch, outputs=ALL)
     assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=1e-12, atol=1e-12)
     assert torch.allclose(p.forces, q.forces, rtol=1e-11, atol=1e-11)
     assert torch.allclose(p.stress[0], q.stress[0], rtol=1e-11, atol=1e-11)
@@ -95,7 +94,7 @@ def test_float32_agrees_to_rounding():
 def test_no_edges_and_no_structures():
     _, ours = both(tiny_mace())
     far = ase.Atoms("HO", positions=[[0, 0, 0], [50, 0, 0]])
-    p = ours(batch_of(ours, far), needs_stress=True)
+    p = ours(batch_of(ours, far), outputs=ALL)
     assert p.forces.abs().max() == 0
     assert torch.isfinite(p.interaction_energy).all()
     empty = ours(collate([], ours.atomic_numbers, ours.backbone.r_max, torch.float64))
@@ -113,7 +112,7 @@ def test_an_asymmetric_radial_function_falls_back_to_directed_edges(monkeypatch)
     directed = load(stock, backend="cpu")
     assert not directed.backbone._forward.by_pair
     batch = batch_of(paired, crystal(), molecule(1))
-    p, q = paired(batch, needs_stress=True), directed(batch, needs_stress=True)
+    p, q = paired(batch, outputs=ALL), directed(batch, outputs=ALL)
     assert torch.allclose(p.forces, q.forces, rtol=0, atol=1e-12)
     assert torch.allclose(p.stress, q.stress, rtol=0, atol=1e-12)
 
@@ -152,7 +151,7 @@ def test_the_same_step_repeats_bitwise():
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_one_and_many_threads_work(threads, tmp_path):
     torch.save(tiny_mace(), tmp_path / "tiny.model")
-    code = ("import sys, pathtune, ase; from pathtune.data import from_atoms; from pathtune.batch import collate\n"
+    code = ("import sys, pathtune, ase; from pathtune.data import from_atoms; from pathtune.data import collate\n"
             "m = pathtune.load(sys.argv[1], backend='cpu')\n"
             "s = from_atoms(ase.Atoms('CHHO', [[0,0,0],[1,0,0],[0,1.1,0],[0,0,1.2]]))\n"
             "print(m(collate([s], m.atomic_numbers, m.backbone.r_max, m.backbone.dtype)).energy.item())")  # fmt: skip

@@ -9,7 +9,7 @@ import ase.build
 import pytest
 import torch
 
-from models import crystal, delta_of, deltas_of, labelled, molecule
+from models import ALL, crystal, delta_of, deltas_of, labelled, molecule
 from pathtune import (
     FitConfig,
     InputError,
@@ -27,8 +27,7 @@ from pathtune import (
     unfreeze,
 )
 from pathtune.backbones._packages import UNSAFE, import_sevenn
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 from sevennets import MODAL, VARIANTS, tiny_sevennet
 
 pytestmark = pytest.mark.usefixtures("needs_sevenn")
@@ -43,7 +42,7 @@ def load_tiny(variant="SevenNet-0", head=None, **options):
 def predict(model, *atoms):
     structures = [from_atoms(a) for a in atoms]
     batch = collate(structures, model.atomic_numbers, model.backbone.r_max, model.backbone.dtype)
-    return model(batch, needs_stress=True)
+    return model(batch, outputs=ALL)
 
 
 def stock_calculator(file, **options):

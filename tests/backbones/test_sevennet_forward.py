@@ -5,10 +5,9 @@ import ase.build
 import pytest
 import torch
 
-from models import crystal, molecule
+from models import ALL, crystal, molecule
 from pathtune import InputError, SparseDelta, calculator, load, sparsify, unfreeze
-from pathtune.batch import collate
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 from sevennets import VARIANTS, tiny_sevennet
 
 pytestmark = pytest.mark.usefixtures("needs_sevenn")
@@ -27,7 +26,7 @@ def batch_of(model, *atoms):
 
 
 def force_loss_gradients(model, batch):
-    p = model(batch, needs_stress=True, training=True)
+    p = model(batch, outputs=ALL, training=True)
     value = (p.interaction_energy**2).sum() + (p.forces**3).sum() + (p.stress**2).sum()
     return torch.autograd.grad(value, model.trainable(), allow_unused=True, materialize_grads=True)
 
@@ -47,7 +46,7 @@ def test_energies_forces_stress_and_gradients_equal_the_stock_models(variant):
     reference, ours = both(tiny_sevennet(**VARIANTS[variant]))
     assert ours.backbone.backend == "cpu"
     batch = batch_of(ours, crystal(), molecule(1), molecule(n=1))
-    p, q = reference(batch, needs_stress=True), ours(batch, needs_stress=True)
+    p, q = reference(batch, outputs=ALL), ours(batch, outputs=ALL)
     assert p.forces.abs().max() > 1e-3
     assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=1e-12, atol=1e-12)
     assert torch.allclose(p.forces, q.forces, rtol=1e-11, atol=1e-11)
@@ -68,7 +67,7 @@ def test_the_wheels_models_agree_with_stock_in_float32(name):
     copper.rattle(0.1, seed=0)
     copper.numbers[:2] = 79, 8
     batch = batch_of(ours, copper, ase.build.molecule("CH3CH2OH"))
-    p, q = reference(batch, needs_stress=True), ours(batch, needs_stress=True)
+    p, q = reference(batch, outputs=ALL), ours(batch, outputs=ALL)
     assert ((p.interaction_energy - q.interaction_energy) / batch.n_atoms).abs().max() <= 1e-6
     assert (p.forces - q.forces).abs().max() <= 1e-5
     assert (p.stress - q.stress).abs().max() <= 1e-6
@@ -91,7 +90,7 @@ def test_our_calculator_equals_sevenns():
 def test_no_edges_and_no_structures():
     reference, ours = both(tiny_sevennet())
     far = ase.Atoms("HO", positions=[[0, 0, 0], [50, 0, 0]])
-    p, q = (m(batch_of(m, far), needs_stress=True) for m in (reference, ours))
+    p, q = (m(batch_of(m, far), outputs=ALL) for m in (reference, ours))
     assert q.forces.abs().max() == 0
     assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=0, atol=1e-12)
     empty = ours(collate([], ours.atomic_numbers, ours.backbone.r_max, torch.float64))

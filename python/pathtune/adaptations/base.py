@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from pathtune.batch import Batch
+from pathtune.data import Batch, EnergyTerm
 from pathtune.errors import InputError
 from pathtune.layers import Layer
 from pathtune.ops import SparseWeights
@@ -76,8 +76,8 @@ class Adaptation(torch.nn.Module):
         """W' by parameter name, differentiable; `parameters` hold the W. Those named in `plain` are tensors."""
         return {}
 
-    def energy_term(self) -> Callable[..., torch.Tensor] | None:
-        """A term of the energy: (node features, edges, batch) -> [n_nodes] eV; None where there is none."""
+    def energy_term(self) -> EnergyTerm | None:
+        """What is added to the energies of the atoms, of their final features; None: nothing."""
         return None
 
     def trainable(self) -> list[torch.nn.Parameter]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pathtune.adaptations.base import Adaptation, Weights
+from pathtune.data import EnergyTerm
 from pathtune.errors import InputError
 from pathtune.layers import Layer
 
@@ -86,6 +87,11 @@ class Composition(torch.nn.Module):
             plain = component.writes() if are_plain else component.writes() & later
             written |= component.weights({**parameters, **written} if written else parameters, plain)
         return written
+
+    def energy_terms(self) -> tuple[EnergyTerm, ...]:
+        """What the components add to the energies of the atoms."""
+        terms = [c.energy_term() for c in self.parts()]
+        return tuple(term for term in terms if term is not None)
 
     def trainable(self) -> list[torch.nn.Parameter]:
         """What an optimizer trains, component by component."""

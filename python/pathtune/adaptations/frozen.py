@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from pathtune.adaptations.base import Adaptation, Weights
+from pathtune.data import EnergyTerm
 from pathtune.layers import Layer
 
 
@@ -48,7 +49,7 @@ class Frozen(Adaptation):
             self._made_from = [(w, w._version) for w in bases]
         return dict(self._kept)
 
-    def energy_term(self) -> Callable[..., torch.Tensor] | None:
+    def energy_term(self) -> EnergyTerm | None:
         """Of the adaptation that is frozen."""
         return self.inner.energy_term()
 

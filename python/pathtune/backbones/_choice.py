@@ -6,7 +6,15 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from pathtune.data import Request
 from pathtune.errors import InputError
+
+
+def refuse_terms(request: Request) -> None:
+    """Raise InputError for terms of the energy, which a stock forward does not know."""
+    if request.terms:
+        reason = "an adaptation adds a term to the energy"
+        raise InputError(f"backend is 'reference', but {reason}, expected 'auto' or 'cpu'")
 
 
 def choose(backend: str, unsupported: Callable[[], str | None], own: Callable[[], Any]) -> tuple[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 
-from pathtune.batch import NO_VOLUME_A3, Batch
+from pathtune.data import NO_VOLUME_A3, Batch, Request
+from pathtune.layers import Weights
 from pathtune.ops import ConvGraph, SpeciesGroups, conv_graph, group_by_species
 
 
@@ -65,24 +66,51 @@ def on_edges(y: torch.Tensor, edges: Edges, parity: torch.Tensor) -> torch.Tenso
     return y.index_select(0, edges.row) * signs
 
 
-def differentiate(
-    node_energies: Callable[[Edges], torch.Tensor], batch: Batch, by_pair: bool, needs_stress: bool, training: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Energies [n_graphs], forces [n_nodes, 3] and stress [n_graphs, 3, 3] of a function of the edges' vectors.
+FEATURES = "features"  # among a forward's node outputs: what terms of the energy are functions of
 
-    Forces and stress are sums of one gradient, that to the vectors: a stress costs nothing.
+
+class Forward(Protocol):
+    """A backbone's own forward."""
+
+    parameters: dict[str, torch.nn.Parameter]  # of the stock model, by name
+    by_pair: bool  # whether an edge and its reverse share a row
+
+    def node_outputs(self, parameters: Weights, batch: Batch, edges: Edges) -> dict[str, torch.Tensor]:
+        """Under "energy" that of every atom [n_nodes], under FEATURES its final features, and outputs that are not
+        derived from the energy."""
+        ...
+
+
+def differentiate(forward: Forward, weights: Weights, batch: Batch, request: Request) -> dict[str, torch.Tensor]:
+    """The outputs of `request`, by name, of a Forward with `weights` in place of some parameters.
+
+    Energies are summed [n_graphs]; one gradient, that to the vectors, gives forces [n_nodes, 3] and
+    stress [n_graphs, 3, 3]: a stress costs nothing. The forward's other outputs pass through.
     """
+    parameters = {**forward.parameters, **weights}
+    derived = request.outputs & {"forces", "stress"}
+    slope = None
     with torch.enable_grad():
-        edges = edges_of(batch, by_pair)
-        node_energy = node_energies(edges)
-        energy = node_energy.new_zeros(batch.n_graphs).index_add(0, batch.node_graph, node_energy)
-        (slope,) = torch.autograd.grad(energy.sum(), edges.vectors, create_graph=training, allow_unused=True)
+        edges = edges_of(batch, forward.by_pair)
+        result = forward.node_outputs(parameters, batch, edges)
+        node_energy = result["energy"]
+        features = result.pop(FEATURES, None)
+        for term in request.terms:
+            node_energy = node_energy + term(features, edges, batch).to(node_energy.dtype)
+        result["energy"] = node_energy.new_zeros(batch.n_graphs).index_add(0, batch.node_graph, node_energy)
+        if derived:
+            energy = result["energy"].sum()
+            (slope,) = torch.autograd.grad(energy, edges.vectors, create_graph=request.training, allow_unused=True)
+    if not request.training:
+        result = {name: value.detach() for name, value in result.items()}
     if slope is None:  # no edges at all
         slope = torch.zeros_like(edges.vectors)
-    forces = torch.zeros_like(batch.positions)
-    forces = forces.index_add(0, edges.row_sender, slope).index_add(0, edges.row_receiver, -slope)
-    stress = _stress(batch, edges, slope) if needs_stress else None
-    return energy if training else energy.detach(), forces, stress
+    if "forces" in derived:
+        forces = torch.zeros_like(batch.positions)
+        result["forces"] = forces.index_add(0, edges.row_sender, slope).index_add(0, edges.row_receiver, -slope)
+    if "stress" in derived:
+        result["stress"] = _stress(batch, edges, slope)
+    return {name: value for name, value in result.items() if name in request.outputs}
 
 
 def _stress(batch: Batch, edges: Edges, slope: torch.Tensor) -> torch.Tensor:

@@ -13,14 +13,13 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from pathtune.backbones._choice import choose
+from pathtune.backbones._choice import choose, refuse_terms
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
+from pathtune.backbones._geometry import differentiate
 from pathtune.backbones._packages import import_mace, quiet_torchscript, safe_torch_load
-from pathtune.batch import NO_VOLUME_A3, Batch
-from pathtune.data import SHIPPED
+from pathtune.data import NO_VOLUME_A3, SHIPPED, Batch, Request
 from pathtune.errors import InputError
-from pathtune.layers import Layer, Path
-from pathtune.ops import SparseWeights
+from pathtune.layers import Layer, Path, Weights
 
 
 class MaceBackbone:
@@ -42,6 +41,8 @@ class MaceBackbone:
         self.sparse_layers = self._forward.sparse_layers if self._forward is not None else frozenset()
         self.atomic_numbers = tuple(int(z) for z in stock.atomic_numbers)
         self.heads: tuple[str, ...] = tuple(getattr(stock, "heads", None) or ("Default",))
+        self.outputs: tuple[str, ...] = ("energy", "forces", "stress")
+        self.inputs: tuple[str, ...] = ()
         self.r_max = float(stock.r_max)
         self.dtype = next(stock.parameters()).dtype
 
@@ -49,26 +50,25 @@ class MaceBackbone:
         """E0 [n_heads, n_species], eV, float64."""
         return torch.atleast_2d(self.stock.atomic_energies_fn.atomic_energies).detach().double()  # type: ignore
 
-    def predict(
-        self,
-        weights: Mapping[str, torch.Tensor | SparseWeights],
-        batch: Batch,
-        head: int,
-        needs_stress: bool,
-        training: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Interaction energies, forces and stress, with `weights` in place of the stock model's own."""
+    def predict(self, weights: Weights, batch: Batch, request: Request) -> dict[str, torch.Tensor]:
+        """What `request` asks, by name, with `weights` in place of the stock model's own."""
         if self._forward is not None:
-            return self._forward.predict(weights, batch, head, needs_stress, training)
+            return differentiate(self._forward, weights, batch, request)
+        refuse_terms(request)
         # E0 is zeroed, so that a float32 model never adds it: the interaction energy keeps its digits.
         zero_e0 = torch.zeros_like(self.stock.atomic_energies_fn.atomic_energies)  # type: ignore
         replaced = {**weights, "atomic_energies_fn.atomic_energies": zero_e0}
-        options = {"training": training, "compute_force": True, "compute_stress": needs_stress}
-        data = self._stock_input(batch, head)
+        needs_stress = "stress" in request.outputs
+        options = {"training": request.training, "compute_force": True, "compute_stress": needs_stress}
+        data = self._stock_input(batch)
         out = torch.func.functional_call(self.stock, replaced, (data,), options)
-        energy = out["interaction_energy"] if "interaction_energy" in out else out["energy"]
-        stress = torch.where(batch.volume < NO_VOLUME_A3, 0.0, out["stress"]) if needs_stress else None
-        return energy, out["forces"], stress
+        result = {
+            "energy": out["interaction_energy"] if "interaction_energy" in out else out["energy"],
+            "forces": out["forces"],
+        }
+        if needs_stress:
+            result["stress"] = torch.where(batch.volume < NO_VOLUME_A3, 0.0, out["stress"])
+        return {name: value for name, value in result.items() if name in request.outputs}
 
     def with_weights(
         self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int
@@ -114,7 +114,7 @@ class MaceBackbone:
         with quiet_torchscript():
             return type(self)(copy.deepcopy(self.stock), self.backend)
 
-    def _stock_input(self, batch: Batch, head: int) -> dict[str, torch.Tensor]:
+    def _stock_input(self, batch: Batch) -> dict[str, torch.Tensor]:
         one_hot = torch.nn.functional.one_hot(batch.species, len(self.atomic_numbers)).to(self.dtype)
         ptr = torch.zeros(batch.n_graphs + 1, dtype=torch.int64)
         ptr[1:] = batch.n_atoms.cumsum(0)
@@ -130,7 +130,7 @@ class MaceBackbone:
             "cell": cell.reshape(-1, 3),
             "batch": batch.node_graph,
             "ptr": ptr,
-            "head": torch.full((batch.n_graphs,), head, dtype=torch.int64),
+            "head": batch.head,
         }
 
 

@@ -7,7 +7,6 @@ not cover are named by `unsupported`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,10 +15,10 @@ from e3nn import o3
 from pathtune._monomials import ContractionTable, contraction_coefficients, contraction_table
 from pathtune._paths import EdgeConvTable, SpeciesLinearTable
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
-from pathtune.backbones._geometry import Edges, differentiate, harmonics_parity, on_edges, species_groups
-from pathtune.batch import Batch
+from pathtune.backbones._geometry import FEATURES, Edges, harmonics_parity, on_edges, species_groups
+from pathtune.data import Batch
+from pathtune.layers import Weights
 from pathtune.ops import (
-    SparseWeights,
     SpeciesGroups,
     edge_conv,
     symmetric_contraction,
@@ -89,25 +88,11 @@ class MaceForward:
         self.sparse_layers = frozenset(name for layer in self.layers for name in layer.sparse_layers)
         self.readouts = [_Readout(i, readout) for i, readout in enumerate(stock.readouts)]  # type: ignore
 
-    def predict(
-        self,
-        weights: Mapping[str, torch.Tensor | SparseWeights],
-        batch: Batch,
-        head: int,
-        needs_stress: bool,
-        training: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Interaction energies [n_graphs], forces [n_nodes, 3] and stress [n_graphs, 3, 3]."""
-        parameters = {**self.parameters, **weights}
-        return differentiate(
-            lambda edges: self._node_energies(parameters, batch, edges, head),
-            batch, self.by_pair, needs_stress, training,
-        )  # fmt: skip
-
-    def _node_energies(
-        self, parameters: Mapping[str, torch.Tensor | SparseWeights], batch: Batch, edges: Edges, head: int
-    ) -> torch.Tensor:  # [n_nodes]
-        stock, heads = self.stock, torch.full_like(batch.species, head)
+    def node_outputs(self, parameters: Weights, batch: Batch, edges: Edges) -> dict[str, torch.Tensor]:
+        """Energies [n_nodes] of the edges' vectors, and final features [n_nodes, dim] in layout ir_mul."""
+        stock = self.stock
+        head = batch.node_head
+        heads = torch.full_like(batch.species, head) if isinstance(head, int) else head
         attrs = torch.nn.functional.one_hot(batch.species, self.n_species).to(edges.vectors.dtype)
         lengths = edges.vectors.norm(dim=1, keepdim=True)
         y = stock.spherical_harmonics(edges.vectors)
@@ -127,7 +112,8 @@ class MaceForward:
             features.append(x)
         for i, readout in enumerate(self.readouts):
             total = total + readout(parameters, features[-1 if len(self.readouts) == 1 else i], head)
-        return stock.scale_shift(total, heads) if hasattr(stock, "scale_shift") else total  # type: ignore
+        energy = stock.scale_shift(total, heads) if hasattr(stock, "scale_shift") else total  # type: ignore
+        return {"energy": energy, FEATURES: x}
 
 
 class _Layer:
@@ -215,15 +201,21 @@ class _Readout:
         self.first = PathLinear(first)  # type: ignore
         self.second = None if self.is_linear else PathLinear(block.linear_2)  # type: ignore
 
-    def __call__(self, parameters, x: torch.Tensor, head: int) -> torch.Tensor:  # [n_nodes]
+    def __call__(self, parameters, x: torch.Tensor, head: int | torch.Tensor) -> torch.Tensor:  # [n_nodes]
+        """The output of `head`, of one for all atoms or of each one's own [n_nodes]."""
         if self.second is None:
-            return self.first(x, parameters[f"{self.name}.linear.weight"])[:, head]
+            return _column(self.first(x, parameters[f"{self.name}.linear.weight"]), head)
         hidden = self.block.non_linearity(self.first(x, parameters[f"{self.name}.linear_1.weight"]))  # type: ignore
         n_heads = getattr(self.block, "num_heads", 1)
         if n_heads > 1:  # hidden scalars are grouped by head
-            is_mine = torch.arange(hidden.shape[1], device=x.device) // (hidden.shape[1] // n_heads) == head
+            owner = torch.arange(hidden.shape[1], device=x.device) // (hidden.shape[1] // n_heads)
+            is_mine = owner == (head if isinstance(head, int) else head.unsqueeze(1))
             hidden = hidden * is_mine.to(hidden)
-        return self.second(hidden, parameters[f"{self.name}.linear_2.weight"])[:, head]
+        return _column(self.second(hidden, parameters[f"{self.name}.linear_2.weight"]), head)
+
+
+def _column(y: torch.Tensor, head: int | torch.Tensor) -> torch.Tensor:  # [n_nodes]
+    return y[:, head] if isinstance(head, int) else y.gather(1, head.unsqueeze(1)).squeeze(1)
 
 
 def _contraction(product: torch.nn.Module, name: str) -> tuple[ContractionTable, list[str]]:

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from pathtune.backbones._choice import choose
+from pathtune.backbones._choice import choose, refuse_terms
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
+from pathtune.backbones._geometry import differentiate
 from pathtune.backbones._packages import import_sevenn, quiet_torchscript
-from pathtune.batch import NO_VOLUME_A3, Batch
+from pathtune.data import NO_VOLUME_A3, Batch, Request
 from pathtune.errors import InputError
-from pathtune.layers import Layer, Path
-from pathtune.ops import SparseWeights
+from pathtune.layers import Layer, Path, Weights
 
 PREFIX = "sevennet:"
 NEVER_TRAINED = (".denominator", "rescale_atomic_energy.shift", "rescale_atomic_energy.scale")  # in the wheel's models
@@ -41,6 +41,8 @@ class SevenNetBackbone:
         self.name = f"SevenNet of modality {modality}" if modality else "SevenNet"
         self.readouts: tuple[str, ...] = ("reduce_input_to_hidden.", "reduce_hidden_to_energy.", "readout_FCN.")
         self.atomic_numbers = tuple(sorted(stock.type_map, key=stock.type_map.get))
+        self.outputs: tuple[str, ...] = ("energy", "forces", "stress")
+        self.inputs: tuple[str, ...] = ()
         self.r_max = float(stock.cutoff)
         self.dtype = next(stock.parameters()).dtype
         self.layers = _layers(stock, modality)
@@ -57,30 +59,27 @@ class SevenNetBackbone:
             shift = shift[self._modal_index]
         return shift.expand(len(self.atomic_numbers)).clone().unsqueeze(0)
 
-    def predict(
-        self,
-        weights: Mapping[str, torch.Tensor | SparseWeights],
-        batch: Batch,
-        head: int,
-        needs_stress: bool,
-        training: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Interaction energies, forces and stress, with `weights` in place of the stock model's own."""
+    def predict(self, weights: Weights, batch: Batch, request: Request) -> dict[str, torch.Tensor]:
+        """What `request` asks, by name, with `weights` in place of the stock model's own."""
         if self._forward is not None:
-            return self._forward.predict(weights, batch, head, needs_stress, training)
+            return differentiate(self._forward, weights, batch, request)
+        refuse_terms(request)
         # The shifts are zeroed, so that a float32 model never adds them: the interaction energy keeps its digits.
         zeroed = {"rescale_atomic_energy.shift": torch.zeros_like(self.stock.rescale_atomic_energy.shift)}
         replaced = {f"stock.{name}": w for name, w in {**weights, **zeroed}.items()}
         data = self._stock_input(batch)
-        self.stock.force_output.training = training  # whether it keeps the graph
+        self.stock.force_output.training = request.training  # whether it keeps the graph
         out = torch.func.functional_call(_StockForward(self.stock), replaced, (data,))
-        forces = out.get("inferred_force", torch.zeros_like(batch.positions))
-        energy, stress = out["inferred_total_energy"], None
-        if needs_stress:
+        energy = out["inferred_total_energy"]
+        result = {
+            "energy": energy if request.training else energy.detach(),
+            "forces": out.get("inferred_force", torch.zeros_like(batch.positions)),
+        }
+        if "stress" in request.outputs:
             voigt = -out.get("inferred_stress", energy.new_zeros(batch.n_graphs, 6))  # xx yy zz xy yz zx
             stress = voigt[:, [0, 3, 5, 3, 1, 4, 5, 4, 2]].reshape(-1, 3, 3)
-            stress = torch.where(batch.volume < NO_VOLUME_A3, 0.0, stress)
-        return (energy if training else energy.detach()), forces, stress
+            result["stress"] = torch.where(batch.volume < NO_VOLUME_A3, 0.0, stress)
+        return {name: value for name, value in result.items() if name in request.outputs}
 
     def with_weights(
         self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int

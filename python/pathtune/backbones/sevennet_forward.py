@@ -15,10 +15,10 @@ import torch
 
 from pathtune._paths import blocks, layout_permutation
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
-from pathtune.backbones._geometry import Edges, differentiate, harmonics_parity, on_edges, species_groups
-from pathtune.batch import Batch
+from pathtune.backbones._geometry import FEATURES, Edges, harmonics_parity, on_edges, species_groups
+from pathtune.data import Batch
+from pathtune.layers import Weights
 from pathtune.ops import (
-    SparseWeights,
     SpeciesGroups,
     edge_conv,
 )
@@ -67,21 +67,8 @@ class SevenNetForward:
         self.out = _Linear("reduce_hidden_to_energy", modules, modality)
         self.scale = energy_scale(modules["rescale_atomic_energy"], modality, self.n_species)
 
-    def predict(
-        self,
-        weights: Mapping[str, torch.Tensor | SparseWeights],
-        batch: Batch,
-        head: int,
-        needs_stress: bool,
-        training: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Interaction energies [n_graphs], forces [n_nodes, 3] and stress [n_graphs, 3, 3]."""
-        parameters = {**self.parameters, **weights}
-        return differentiate(
-            lambda edges: self._node_energies(parameters, batch, edges), batch, True, needs_stress, training
-        )
-
-    def _node_energies(self, parameters: Mapping[str, Any], batch: Batch, edges: Edges) -> torch.Tensor:  # [n_nodes]
+    def node_outputs(self, parameters: Weights, batch: Batch, edges: Edges) -> dict[str, torch.Tensor]:
+        """Energies [n_nodes] of the edges' vectors, and final features [n_nodes, dim] in layout ir_mul."""
         embedding = self.modules["edge_embedding"]
         lengths = edges.vectors.norm(dim=1)
         radial = embedding.basis_function(lengths) * embedding.cutoff_function(lengths).unsqueeze(1)
@@ -91,7 +78,7 @@ class SevenNetForward:
         for layer in self.layers:
             x = layer(parameters, x, y, radial, edges, groups)
         energy = self.out(self.hidden(x, parameters), parameters)
-        return energy[:, 0] * self.scale.to(x)[batch.species]
+        return {"energy": energy[:, 0] * self.scale.to(x)[batch.species], FEATURES: x}
 
     def _embedding(self, weight: torch.Tensor, species: torch.Tensor) -> torch.Tensor:  # [n_nodes, mul]
         rows = weight.reshape(-1, self.modules["onehot_to_feature_x"].irreps_out.dim)

@@ -16,7 +16,7 @@ import time
 
 import torch
 
-from pathtune.batch import Batch
+from pathtune.data import Batch
 
 CONV_STEP, CONTRACTION_STEP, LINEAR_STEP = 16, 12, 4
 

@@ -15,10 +15,9 @@ import schedulefree
 import torch
 
 from pathtune.adaptations import SparseDelta
-from pathtune.batch import Batch
 from pathtune.benchmark import cases
 from pathtune.benchmark.floor import floor_flops, gemm_rate
-from pathtune.data import elements_of
+from pathtune.data import Batch, Labelled, elements_of
 from pathtune.layers import select_layers
 from pathtune.loading import load
 from pathtune.losses import loss
@@ -54,9 +53,10 @@ def make_batch(model: Potential, name: str, n_atoms: int) -> Batch:
     """The case's structures with random labels."""
     batch = model.collate(cases.structures(name, n_atoms))
     generator = torch.Generator().manual_seed(1)
-    batch.forces = torch.randn(batch.forces.shape, generator=generator, dtype=batch.forces.dtype).to(model.device)
-    batch.has_forces[:] = True
-    batch.energy_ev, batch.has_energy[:] = torch.zeros_like(batch.energy_ev), True
+    energy, forces = (batch.labels[name] for name in ("energy", "forces"))
+    random = torch.randn(forces.value.shape, generator=generator, dtype=forces.value.dtype).to(model.device)
+    batch.labels["forces"] = Labelled(random, torch.ones_like(forces.mask))
+    batch.labels["energy"] = Labelled(torch.zeros_like(energy.value), torch.ones_like(energy.mask))
     return batch
 
 

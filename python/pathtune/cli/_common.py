@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import pathlib
 import sys
 import tomllib
-import typing
 from typing import Any
 
 from pathtune.adapter_file import load_adapter
+from pathtune.data import labels
 from pathtune.errors import InputError
 from pathtune.loading import load
 from pathtune.model import Potential
-from pathtune.options import choices_of, from_mapping, value_type
+from pathtune.options import fields_of, from_mapping
 from pathtune.training.run import ModelOptions
 
 
 def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
     """One flag per field; unset flags stay None, so that a config file can set them."""
     for cls in classes:
-        hints = typing.get_type_hints(cls)
         group = parser.add_argument_group(cls.__name__)
-        for field in dataclasses.fields(cls):
-            kind = value_type(hints[field.name])
+        for field in fields_of(cls):
             default = "" if field.default is None else f" (default {_shown(field.default)})"
-            text = (field.metadata["help"] + default).replace("%", "%%")  # argparse formats help texts
+            text = (field.help + default).replace("%", "%%")  # argparse formats help texts
             kwargs: dict[str, Any] = {"help": text, "default": None}
-            if kind is bool:
+            if field.kind is bool:
                 kwargs["action"] = argparse.BooleanOptionalAction
             else:
-                kwargs["type"] = _parser(str if kind is tuple else kind, field.metadata.get("words", ()))
-                kwargs["metavar"] = field.name.upper() if not field.metadata["choices"] else None
-                kwargs["choices"] = choices_of(field)
-                kwargs["nargs"] = "+" if kind is tuple else None
+                kwargs["type"] = _parser(str if field.kind is tuple else field.kind, field.words)
+                kwargs["metavar"] = field.name.upper() if not field.choices else None
+                kwargs["choices"] = field.choices
+                kwargs["nargs"] = "+" if field.kind is tuple else None
             group.add_argument(f"--{field.name.replace('_', '-')}", **kwargs)
 
 
@@ -65,7 +62,7 @@ def options_from(args: argparse.Namespace, **sections: type) -> dict[str, Any]:
     result = {}
     for name, cls in sections.items():
         values = dict(tables.get(name, {}))
-        for field in dataclasses.fields(cls):
+        for field in fields_of(cls):
             flag = getattr(args, field.name, None)
             if flag is not None:
                 values[field.name] = tuple(flag) if isinstance(flag, list) else flag
@@ -106,6 +103,5 @@ def print_json(value: Any) -> None:
 
 def score_lines(scores: dict[str, Any]) -> list[str]:
     """Errors for a person to read."""
-    labels = (("energy_mae_mev_atom", "energy MAE", "meV/atom"), ("forces_mae_mev_a", "force MAE", "meV/A"),
-              ("stress_mae_gpa", "stress MAE", "GPa"))  # fmt: skip
-    return [f"{label:12s} {scores[key]:10.3f} {unit}" for key, label, unit in labels if key in scores]
+    return [f"{label.word + ' MAE':12s} {scores[label.mae_key]:10.3f} {label.report_unit}"
+            for label in labels() if label.mae_key in scores]  # fmt: skip

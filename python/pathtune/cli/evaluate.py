@@ -14,7 +14,7 @@ from pathtune.cli._common import (
     required,
     score_lines,
 )
-from pathtune.data import LabelKeys, check_elements, read_structures
+from pathtune.data import LabelKeys, as_source, labels
 from pathtune.evaluation import evaluate
 
 
@@ -33,24 +33,25 @@ def run(args: argparse.Namespace) -> int:
     """Print the errors."""
     options = options_from(args, model=ModelOptions, data=LabelKeys)
     data = required(args.data, "--data", "a file of structures")
-    structures = read_structures(data, options["data"], args.max_frames)
+    source = as_source(data, options["data"], args.max_frames)
     model = load_model(options["model"], args.adapter)
     if args.e0_from:
-        reference = read_structures(args.e0_from, options["data"])
-        check_elements(reference, model.atomic_numbers)
-        model, fit = refit_e0(model, reference)
+        model, fit = refit_e0(model, args.e0_from, keys=options["data"])
         if not args.json:
             print(fit)
-    scores = evaluate(model, structures, batch_size=args.batch_size)
+    scores = evaluate(model, source, batch_size=args.batch_size)
     if args.json:
         print_json(scores)
         return 0
     print(f"{scores['n_structures']} structures")
     print("\n".join(score_lines(scores)))
     for element, s in scores["per_element"].items():
-        print(f"  {element:10s} force MAE {s['forces_mae_mev_a']:10.3f} meV/A   {s['n_atoms']} atoms")
+        errors = "  ".join(f"{label.word} MAE {s[label.mae_key]:10.3f} {label.report_unit}" for label in labels()
+                           if label.mae_key in s)  # fmt: skip
+        print(f"  {element:10s} {errors}   {s['n_atoms']} atoms")
     if len(scores["per_config_type"]) > 1:
+        found = [label for label in labels() if label.mae_key in scores]
         for name, s in scores["per_config_type"].items():
-            energy, forces = s.get("energy_mae_mev_atom", float("nan")), s.get("forces_mae_mev_a", float("nan"))
-            print(f"  {name:24s} {s['n_structures']:5d}  {energy:10.3f} meV/atom {forces:10.3f} meV/A")
+            errors = " ".join(f"{s.get(label.mae_key, float('nan')):10.3f} {label.report_unit}" for label in found)
+            print(f"  {name:24s} {s['n_structures']:5d}  {errors}")
     return 0

@@ -16,7 +16,7 @@ from pathtune.cli._common import (
     required,
     score_lines,
 )
-from pathtune.data import Structure, check_elements, read_structures
+from pathtune.data import Source, as_source, check_elements
 from pathtune.guidance import choose_share, draw_sweep
 from pathtune.model import Potential
 from pathtune.ops.allocator import keep_large_blocks
@@ -44,10 +44,11 @@ def run(args: argparse.Namespace) -> int:
     run_options: RunOptions = options["run"]
     out = required(run_options.out, "--out", "a folder for the run")
     train_file = required(run_options.train, "--train", "a file of structures")
-    train = read_structures(train_file, options["data"], run_options.max_frames)
-    valid = read_structures(required(run_options.valid, "--valid", "a file of structures"), options["data"])
+    train = as_source(train_file, options["data"], run_options.max_frames)
+    valid = as_source(required(run_options.valid, "--valid", "a file of structures"), options["data"])
     base = load_model(options["model"])
-    check_elements([*train, *valid], base.atomic_numbers)
+    for source in (train, valid):
+        check_elements(source, base.atomic_numbers)
     config: FitConfig = options["fit"]
     e0_fit = None
     if config.refit_e0:
@@ -70,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _decide(base: Potential, train: list[Structure], valid: list[Structure], options: dict[str, Any],
-            folder: RunFolder, is_quiet: bool) -> SparseDelta:  # fmt: skip
+def _decide(base: Potential, train: Source, valid: Source, options: dict[str, Any], folder: RunFolder,
+            is_quiet: bool) -> SparseDelta:  # fmt: skip
     """The delta with the share that a sweep finds; sweep.json and sweep.png stay in the folder."""
     report = None if is_quiet else lambda line: print(line, flush=True)
     delta, file = options["delta"], folder.folder / "sweep.json"

@@ -8,7 +8,7 @@ import dataclasses
 import ase.data
 
 from pathtune.cli._common import ModelOptions, add_options, load_model, options_from, print_json
-from pathtune.data import elements_of, read_structures
+from pathtune.data import as_source
 from pathtune.errors import InputError
 from pathtune.model import paths
 
@@ -46,4 +46,4 @@ def _elements(args: argparse.Namespace) -> tuple[int, ...] | None:
         if unknown:
             raise InputError(f"--elements: {unknown[0]!r} is no element, expected symbols such as H C O")
         return tuple(ase.data.atomic_numbers[e] for e in args.elements)
-    return elements_of(read_structures(args.data, needs_labels=False)) if args.data else None
+    return as_source(args.data, needs_labels=False).elements if args.data else None

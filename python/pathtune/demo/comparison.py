@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from pathtune._version import __version__
 from pathtune.adaptations import SparseDelta
 from pathtune.adapter_file import load_adapter
 from pathtune.atomic_energies import E0Fit, refit_e0
-from pathtune.data import LabelKeys, Structure, demo_file, read_structures
+from pathtune.data import LabelKeys, Source, as_source, batches, demo_file
 from pathtune.demo.figure import draw
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
@@ -72,7 +72,7 @@ class World:
     base: Potential
     refitted: Potential  # base with E0 of the domain
     e0_fit: E0Fit
-    sets: dict[str, list[Structure]]
+    sets: dict[str, Source]
     progress: SeriesProgress
 
 
@@ -132,7 +132,7 @@ def run_demo(folder: pathlib.Path, options: DemoOptions, progress: SeriesProgres
 
 def _world(options: DemoOptions, progress: SeriesProgress) -> World:
     base = load("demo")
-    sets = {name: read_structures(demo_file(name), max_frames=options.max_frames) for name in SPLITS}
+    sets = {name: as_source(demo_file(name), max_frames=options.max_frames) for name in SPLITS}
     refitted, e0_fit = refit_e0(base, sets["train"])
     return World(options, base, refitted, e0_fit, sets, progress)
 
@@ -209,15 +209,14 @@ def _parity(world: World, run: RunFolder) -> dict[str, Any]:
     """Force components on test [n], eV/A: the reference's, and those of zero-shot and sparse."""
     test = world.sets["test"]
     return {
-        "reference": torch.cat([torch.as_tensor(s.forces).flatten() for s in test]),
+        "reference": torch.cat([torch.as_tensor(test.read(i).forces).flatten() for i in range(len(test))]),
         "zero-shot": _forces(world.base, test),
         "sparse": _forces(load_adapter(world.base, run.adapter), test),
     }
 
 
-def _forces(model: Potential, structures: Sequence[Structure]) -> torch.Tensor:
-    batches = (model.collate(structures[i : i + 16]) for i in range(0, len(structures), 16))
-    return torch.cat([model(batch).forces.detach().double().flatten() for batch in batches])
+def _forces(model: Potential, source: Source) -> torch.Tensor:
+    return torch.cat([model(batch).forces.detach().double().flatten() for batch in batches(model, source, 16)])
 
 
 def _peak_bytes() -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Sequence
+from typing import Any
 
 from pathtune.atomic_energies import refit_e0
-from pathtune.data import LabelKeys, Structure, check_elements, read_structures
+from pathtune.data import LabelKeys, as_source, check_elements
 from pathtune.errors import InputError
+from pathtune.losses import check_outputs
 from pathtune.model import Potential
 from pathtune.training.folder import RunFolder
 from pathtune.training.loop import Loop
@@ -17,8 +17,8 @@ from pathtune.training.progress import Progress
 
 def fit(
     model: Potential,
-    train: str | pathlib.Path | Sequence[Structure],
-    valid: str | pathlib.Path | Sequence[Structure],
+    train: Any,
+    valid: Any,
     config: FitConfig | None = None,
     keys: LabelKeys | None = None,
     folder: RunFolder | None = None,
@@ -26,13 +26,16 @@ def fit(
 ) -> History:
     """Train `model` in place on what its adaptations train; it ends with the weights of the best validation loss.
 
-    With a `folder` that holds a checkpoint the run continues there, to the bitwise same result. Raises
-    InputError for bad data (see read_structures), an element the model lacks, or a loss that is not finite.
+    `train` and `valid`: a file, several files, ASE Atoms, Structures, or a Source. With a `folder` that holds a
+    checkpoint the run continues there, to the bitwise same result. Raises InputError for bad data (see
+    read_structures), an element or a labelled output that the model lacks, or a loss that is not finite.
     """
     config = config or FitConfig()
-    train = read_structures(train, keys) if isinstance(train, (str, pathlib.Path)) else list(train)
-    valid = read_structures(valid, keys) if isinstance(valid, (str, pathlib.Path)) else list(valid)
-    check_elements([*train, *valid], model.atomic_numbers)
+    train = as_source(train, keys)
+    valid = as_source(valid, keys)
+    for source in (train, valid):
+        check_elements(source, model.atomic_numbers)
+        check_outputs(model, source, config.weights)
     if not model.trainable():
         raise InputError("fit: the model has nothing to train, expected one from sparsify or unfreeze")
     e0_fit = None

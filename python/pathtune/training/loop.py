@@ -15,8 +15,7 @@ import torch
 from pathtune.adaptations import Controller
 from pathtune.adaptations.gradients import weight_gradients
 from pathtune.atomic_energies import E0Fit
-from pathtune.batch import Batch
-from pathtune.data import Structure
+from pathtune.data import Batch, Source, batches, shuffled
 from pathtune.errors import InputError
 from pathtune.evaluation import mean_loss
 from pathtune.model import Potential
@@ -31,8 +30,8 @@ class Loop:
     def __init__(
         self,
         model: Potential,
-        train: Sequence[Structure],
-        valid: Sequence[Structure],
+        train: Source,
+        valid: Source,
         config: FitConfig,
         folder: RunFolder | None = None,
         progress: Progress | None = None,
@@ -84,16 +83,13 @@ class Loop:
         return found
 
     def _begin(self) -> None:
-        frames = (self.model.collate([s]) for s in self.train)
+        frames = batches(self.model, self.train, 1)
         for component in self.model.adaptation.parts():
             if component.begin(self.model, frames, self.config.loss_of):
                 self.best = self.model.adaptation.state()
 
     def _train_epoch(self) -> None:
-        # The order follows from seed and epoch alone: a resumed run needs no random state.
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.train), generator=generator).tolist()
-        chunks = [order[i : i + self.config.batch_size] for i in range(0, len(order), self.config.batch_size)]
+        chunks = shuffled(len(self.train), self.config.batch_size, self.config.seed, self.epoch)
         for chunk in chunks[self.step :]:
             began = time.monotonic()
             value = self._train_step(self._batch(chunk))
@@ -107,7 +103,7 @@ class Loop:
                 self._save()
 
     def _batch(self, chunk: Sequence[int]) -> Batch:
-        return self.model.collate([self.train[i] for i in chunk])
+        return self.model.batch(self.train, chunk)
 
     @property
     def _steps_done(self) -> int:
@@ -117,7 +113,7 @@ class Loop:
         return weight_gradients(self.model, self._batch(chunk), self.config.loss_of)
 
     def _train_step(self, batch: Batch) -> float:
-        prediction = self.model(batch, needs_stress=bool(batch.has_stress.any()), training=True)
+        prediction = self.model(batch, outputs=batch.wanted, training=True)
         value = self.config.loss_of(prediction, batch)
         for component in self.model.adaptation.parts():
             penalty = component.penalty()
@@ -141,7 +137,8 @@ class Loop:
         # Only an epoch with what was asked may be the best.
         is_eligible = all(controller.is_reached(self._steps_done) for controller in self.controllers)
         with self._at_average():
-            valid_loss = mean_loss(self.model, self.valid, self.config.loss_of, self.config.batch_size)
+            frames = batches(self.model, self.valid, self.config.batch_size)
+            valid_loss = mean_loss(self.model, frames, self.config.loss_of)
             counts = self.model.counts()
             if is_eligible and valid_loss < self.best_loss:
                 self.best_loss = valid_loss

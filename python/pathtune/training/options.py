@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from pathtune.atomic_energies import E0Fit
-from pathtune.batch import Batch
+from pathtune.data import Batch, weight_options
 from pathtune.losses import loss
 from pathtune.model import Potential, Prediction
-from pathtune.options import check_choices, check_positive, option
+from pathtune.options import check_choices, check_positive, option, option_group, with_groups
 
 
+@with_groups
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitConfig:
     """How to train."""
@@ -23,9 +25,7 @@ class FitConfig:
     lr: float | None = option(None, "learning rate (by default that of what is trained: 0.1 for a sparse delta from an "
                                     "identity start, 0.01 from a paper start, 0.003 for full and readout)")  # fmt: skip
     loss: str = option("huber", "shape of the loss", choices=("huber", "weighted"))
-    energy_weight: float = option(1.0, "weight of the energy per atom")
-    forces_weight: float = option(100.0, "weight of the forces")
-    stress_weight: float = option(1.0, "weight of the stress")
+    weights: Mapping[str, float] = option_group("_weight", weight_options)  # energy_weight, and so on
     huber_delta: float = option(0.01, "where the huber loss turns linear, in eV/atom, eV/A and eV/A^3")
     clip: float = option(10.0, "largest norm of the gradient")
     patience: int = option(0, "stop after so many epochs without a better validation loss; 0: never")
@@ -42,8 +42,7 @@ class FitConfig:
 
     def loss_of(self, prediction: Prediction, batch: Batch) -> torch.Tensor:
         """The loss with these weights."""
-        return loss(prediction, batch, self.loss, self.energy_weight, self.forces_weight, self.stress_weight,
-                    self.huber_delta)  # fmt: skip
+        return loss(prediction, batch, self.loss, self.weights, self.huber_delta)
 
 
 @dataclasses.dataclass

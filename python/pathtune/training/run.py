@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pathtune._version import __version__
 from pathtune.adaptations import adaptation_class, adaptation_kinds, option_sections
 from pathtune.adapter_file import save_adapter
 from pathtune.atomic_energies import E0Fit
-from pathtune.data import LabelKeys, Structure, elements_of
+from pathtune.data import LabelKeys, Source
 from pathtune.evaluation import evaluate
 from pathtune.files import write_text
 from pathtune.loading import save
@@ -55,7 +55,7 @@ def sections() -> dict[str, type]:
     return {"run": RunOptions, "model": ModelOptions, "data": LabelKeys, **option_sections(), "fit": FitConfig}
 
 
-def adapt_as(base: Potential, train: Sequence[Structure], options: Mapping[str, Any]) -> Potential:
+def adapt_as(base: Potential, train: Source, options: Mapping[str, Any]) -> Potential:
     """The arm that `options` (by section) names, ready to train; InputError as adapt, and for an impossible plan."""
     run: RunOptions = options["run"]
     config: FitConfig = options["fit"]
@@ -63,13 +63,13 @@ def adapt_as(base: Potential, train: Sequence[Structure], options: Mapping[str, 
     for kind in run.arm:
         cls = adaptation_class(kind)
         cls.check(options.get(cls.section), n_steps)
-    return adapt(base, run.arm, elements_of(train), options, config.seed)
+    return adapt(base, run.arm, train.elements, options, config.seed)
 
 
 def run_arm(
     model: Potential,
     base: Potential,
-    sets: Mapping[str, Sequence[Structure]],
+    sets: Mapping[str, Source],
     config: FitConfig,
     folder: RunFolder,
     e0_fit: E0Fit | None = None,
@@ -97,7 +97,7 @@ def run_arm(
     return metrics
 
 
-def _metrics(model: Potential, history: History, valid: Sequence[Structure]) -> dict[str, Any]:
+def _metrics(model: Potential, history: History, valid: Source) -> dict[str, Any]:
     best = history.epochs[history.best_epoch - 1] if history.best_epoch else {}
     return {
         "pathtune": __version__,

@@ -15,7 +15,7 @@ from pathtune.adaptations.sparse.narrowing import Narrowing, check_by_step
 from pathtune.adaptations.sparse.options import SparseDelta
 from pathtune.adaptations.sparse.scoring import MOST_FRAMES, choose_candidates
 from pathtune.adaptations.stored import Stored, from_canonical, to_canonical
-from pathtune.batch import Batch
+from pathtune.data import Batch
 from pathtune.layers import Layer, select_layers
 from pathtune.ops import sparse_weights
 

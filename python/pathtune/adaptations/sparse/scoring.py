@@ -19,7 +19,7 @@ from pathtune.adaptations.base import Loss
 from pathtune.adaptations.gradients import weight_gradients
 from pathtune.adaptations.sparse.delta import DeltaParameter
 from pathtune.adaptations.sparse.narrowing import largest
-from pathtune.batch import Batch
+from pathtune.data import Batch
 from pathtune.errors import InputError
 
 if TYPE_CHECKING:

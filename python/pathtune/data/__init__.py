@@ -1,0 +1,54 @@
+"""Structures and labels: from files to batches of tensors."""
+
+from pathtune.data.batch import NO_VOLUME_A3, Batch, EnergyTerm, Labelled, Request, collate
+from pathtune.data.labels import (
+    Label,
+    LabelKeys,
+    label_of,
+    labels,
+    outputs,
+    register_label,
+    unregister_label,
+    weight_options,
+)
+from pathtune.data.neighbours import Graph, find_graph
+from pathtune.data.order import in_order, shuffled
+from pathtune.data.readers import SHIPPED, demo_file, from_atoms, read_frames, register_reader
+from pathtune.data.source import Frames, Source, as_source, batches, read_structures
+from pathtune.data.structure import ISOLATED_ATOM, Structure, check_elements, composition, elements_of
+
+__all__ = [
+    "ISOLATED_ATOM",
+    "NO_VOLUME_A3",
+    "SHIPPED",
+    "Batch",
+    "EnergyTerm",
+    "Frames",
+    "Graph",
+    "Label",
+    "LabelKeys",
+    "Labelled",
+    "Request",
+    "Source",
+    "Structure",
+    "as_source",
+    "batches",
+    "check_elements",
+    "collate",
+    "composition",
+    "demo_file",
+    "elements_of",
+    "find_graph",
+    "from_atoms",
+    "in_order",
+    "label_of",
+    "labels",
+    "outputs",
+    "read_frames",
+    "read_structures",
+    "register_label",
+    "register_reader",
+    "shuffled",
+    "unregister_label",
+    "weight_options",
+]

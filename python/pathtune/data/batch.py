@@ -1,0 +1,159 @@
+"""Structures become batches of tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from pathtune.data.labels import Label, labels
+from pathtune.data.neighbours import Graph, find_graph
+from pathtune.data.structure import Structure
+
+NO_VOLUME_A3 = 1e-6  # below: a molecule
+ALWAYS = frozenset({"energy", "forces"})  # asked of a model where nothing else is said
+
+
+# (final node features [n_nodes, dim], edges, batch) -> energies [n_nodes], eV
+EnergyTerm = Callable[[torch.Tensor, Any, "Batch"], torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked of a backbone."""
+
+    outputs: frozenset[str] = ALWAYS  # names of labels
+    training: bool = False  # whether the graph is kept for a loss on them
+    terms: tuple[EnergyTerm, ...] = ()  # added to the energies of the atoms
+
+
+class Labelled(NamedTuple):
+    """One label of all structures of a batch; zero where it is missing."""
+
+    value: torch.Tensor  # [n_graphs, *shape] or [n_nodes, *shape]; float64 where extensive
+    mask: torch.Tensor  # [n_graphs] or [n_nodes] bool: where it is given
+
+
+@dataclasses.dataclass
+class Batch:
+    """Several structures as one graph."""
+
+    species: torch.Tensor  # [n_nodes] int64, index into the model's atomic numbers
+    node_graph: torch.Tensor  # [n_nodes] int64
+    positions: torch.Tensor  # [n_nodes, 3] A
+    cell: torch.Tensor  # [n_graphs, 3, 3] A
+    sender: torch.Tensor  # [n_edges] int64
+    receiver: torch.Tensor  # [n_edges] int64, ascending
+    unit_shifts: torch.Tensor  # [n_edges, 3]
+    pair: torch.Tensor  # [n_edges] int64, shared by an edge and its reverse
+    n_atoms: torch.Tensor  # [n_graphs], float
+    head: torch.Tensor  # [n_graphs] int64, index into the model's heads
+    weight: torch.Tensor | None  # [n_graphs], of the errors in the loss; None: all are 1
+    config_type: tuple[str, ...]  # n_graphs of them
+    labels: dict[str, Labelled]
+    host: Batch | None = None  # the same on the CPU, where this one is elsewhere: indices are made there
+
+    @property
+    def n_graphs(self) -> int:
+        """Number of structures."""
+        return self.n_atoms.numel()
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of atoms of all structures together."""
+        return self.species.numel()
+
+    @property
+    def volume(self) -> torch.Tensor:
+        """Volumes [n_graphs, 1, 1], A^3; zero for a molecule, which has no stress."""
+        return torch.linalg.det(self.cell).abs().reshape(-1, 1, 1)
+
+    @property
+    def shared_head(self) -> int | None:
+        """The head of all structures, None where they differ."""
+        head = (self.host or self).head.tolist()
+        return None if len(set(head)) > 1 else (head[0] if head else 0)
+
+    @property
+    def node_head(self) -> int | torch.Tensor:
+        """`shared_head`, or the head of every atom [n_nodes]."""
+        shared = self.shared_head
+        return self.head[self.node_graph] if shared is None else shared
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The outputs to ask for: energy, forces, and what else is labelled."""
+        held = (self.host or self).labels
+        known = [label.name for label in labels() if not label.is_input and label.name in held]
+        return ALWAYS | {name for name in known if held[name].mask.any()}
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device, from the CPU."""
+        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moved: dict[str, Any] = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in fields.items()}
+        moved["labels"] = {name: Labelled(*(t.to(device) for t in pair)) for name, pair in self.labels.items()}
+        moved["host"] = self
+        return Batch(**moved)
+
+
+def collate(
+    structures: Sequence[Structure],
+    atomic_numbers: Sequence[int],
+    r_max: float,
+    dtype: torch.dtype,
+    graphs: Sequence[Graph] | None = None,
+    heads: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+) -> Batch:
+    """One batch in the given order; the structures are only read.
+
+    `graphs`: their edges within `r_max`, found here by default; `heads`: the index of each one's head, 0 by
+    default; `names`: which labels to take, by default all registered ones. The structures' elements must be
+    among `atomic_numbers` (check_elements says it politely).
+    """
+    index = np.full(120, -1, dtype=np.int64)
+    index[list(atomic_numbers)] = np.arange(len(atomic_numbers))
+    graphs = [find_graph(s, r_max) for s in structures] if graphs is None else graphs
+    n_atoms = np.array([len(s) for s in structures], dtype=np.int64)
+    node_offset = np.concatenate([[0], n_atoms.cumsum()])
+    pair_offset = np.concatenate([[0], np.cumsum([len(g.pair) // 2 for g in graphs])]).astype(np.int64)
+    weights = [s.weight for s in structures]
+    return Batch(
+        species=_joined([index[s.atomic_numbers] for s in structures], (0,), torch.int64),
+        node_graph=torch.repeat_interleave(torch.arange(len(structures)), torch.as_tensor(n_atoms)),
+        positions=_joined([s.positions for s in structures], (0, 3), dtype),
+        cell=_joined([s.cell[None] for s in structures], (0, 3, 3), dtype),
+        sender=_joined([g.sender + o for g, o in zip(graphs, node_offset)], (0,), torch.int64),
+        receiver=_joined([g.receiver + o for g, o in zip(graphs, node_offset)], (0,), torch.int64),
+        unit_shifts=_joined([g.unit_shifts for g in graphs], (0, 3), dtype),
+        pair=_joined([g.pair + o for g, o in zip(graphs, pair_offset)], (0,), torch.int64),
+        n_atoms=torch.as_tensor(n_atoms).to(dtype),
+        head=torch.tensor([0] * len(structures) if heads is None else list(heads), dtype=torch.int64),
+        weight=None if all(w == 1.0 for w in weights) else torch.tensor(weights, dtype=dtype),
+        config_type=tuple(s.config_type for s in structures),
+        labels={
+            label.name: _labelled(label, structures, dtype)
+            for label in labels()
+            if names is None or label.name in names
+        },
+    )
+
+
+def _labelled(label: Label, structures: Sequence[Structure], dtype: torch.dtype) -> Labelled:
+    values = []
+    masks = []
+    for s in structures:
+        n_rows = len(s) if label.per == "atom" else 1
+        value = s.labels.get(label.name)
+        shape = (n_rows, *label.shape)
+        values.append(np.zeros(shape) if value is None else value.reshape(shape))
+        masks.append(np.full(n_rows, value is not None))
+    kind = torch.float64 if label.is_extensive else dtype
+    return Labelled(_joined(values, (0, *label.shape), kind), _joined(masks, (0,), torch.bool))
+
+
+def _joined(parts: Sequence[np.ndarray], shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
+    return torch.as_tensor(np.concatenate(parts) if parts else np.zeros(shape)).to(kind)

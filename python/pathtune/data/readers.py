@@ -1,0 +1,137 @@
+"""Reading structures from files and from ASE. One registry of readers, by suffix, serves every verb."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ase
+import ase.io
+import numpy as np
+
+from pathtune.data.labels import LabelKeys, labels, outputs
+from pathtune.data.structure import ISOLATED_ATOM, Structure
+from pathtune.errors import InputError
+
+SHIPPED = pathlib.Path(__file__).parent.parent / "demo"  # model and structures that come with this package
+
+# (file, keys, max_frames, needs_labels) -> structures, or a Source
+Reader = Callable[[pathlib.Path, LabelKeys, "int | None", bool], Any]
+_READERS: dict[str, Reader] = {}
+
+
+def register_reader(suffix: str, reader: Reader) -> None:
+    """Read files whose names end in `suffix` (".h5") by `reader`; all others are ASE's. InputError for one taken."""
+    if suffix in _READERS:
+        raise InputError(f"reader of {suffix!r} is registered already, expected another suffix")
+    _READERS[suffix] = reader
+
+
+def read(file: str | pathlib.Path, keys: LabelKeys, max_frames: int | None, needs_labels: bool) -> Any:
+    """What the reader of this file's suffix makes of it: structures, or a Source. InputError as read_structures."""
+    path = pathlib.Path(file)
+    reader = next((_READERS[suffix] for suffix in _READERS if path.name.endswith(suffix)), read_with_ase)
+    return reader(path, keys, max_frames, needs_labels)
+
+
+def demo_file(split: str) -> pathlib.Path:
+    """The shipped structures of glycine at PBE/def2-SVP: "train" (50), "valid" (20) or "test" (100)."""
+    if split not in ("train", "valid", "test"):
+        raise InputError(f"demo_file: split is {split!r}, expected train, valid or test")
+    return SHIPPED / f"glycine_{split}.extxyz.xz"
+
+
+def read_with_ase(
+    file: pathlib.Path, keys: LabelKeys, max_frames: int | None, needs_labels: bool
+) -> list[Structure]:
+    """Read and check the frames of extxyz, also .xz, or anything ASE reads; InputError as read_structures."""
+    frames = read_frames(file)[:max_frames]
+    if not frames:
+        raise InputError(f"{file}: holds no frames, expected at least one")
+    return from_frames(frames, keys, str(file), needs_labels)
+
+
+def read_frames(file: str | pathlib.Path) -> list[ase.Atoms]:
+    """All frames of a file as ASE reads them. Raises InputError when there is no such or no readable file."""
+    path = pathlib.Path(file)
+    if not path.is_file():
+        raise InputError(f"{file}: no such file")
+    try:
+        if path.suffix == ".xz":
+            # ASE seeks in the file and xz rewinds each time: unpacking first is 200 times faster.
+            stem = pathlib.Path(path.stem)
+            file_format = "extxyz" if stem.suffix in {".xyz", ".extxyz"} else (stem.suffix[1:] or "extxyz")
+            with lzma.open(path, "rt") as stream:
+                return ase.io.read(io.StringIO(stream.read()), ":", format=file_format)  # type: ignore
+        file_format = "extxyz" if path.suffix in {".xyz", ".extxyz"} else None
+        return ase.io.read(path, ":", format=file_format)  # type: ignore
+    except Exception as error:  # ASE raises anything from KeyError to struct.error on a foreign file
+        raise InputError(f"{file}: not readable as structures ({type(error).__name__}: {error})") from error
+
+
+def from_frames(frames: Sequence[ase.Atoms], keys: LabelKeys, where: str, needs_labels: bool) -> list[Structure]:
+    """from_atoms for each frame of `where`; `needs_labels`: refuse a label key that no frame has."""
+    structures = [from_atoms(atoms, keys, f"{where}, frame {i}") for i, atoms in enumerate(frames)]
+    if needs_labels:
+        _check_present(where, structures, frames, keys)
+    return structures
+
+
+def from_atoms(atoms: ase.Atoms, keys: LabelKeys | None = None, where: str = "structure") -> Structure:
+    """A checked Structure from an ASE Atoms; labels are looked up in info, arrays and calculator results."""
+    keys = keys or LabelKeys()
+    if len(atoms) == 0:
+        raise InputError(f"{where}: has no atoms, expected at least one")
+    results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
+    found = {}
+    for label in labels():
+        place = atoms.info if label.per == "graph" else atoms.arrays
+        key = keys.of(label)
+        value = place.get(key, results.get(key))
+        if value is not None:
+            found[label.name] = label.checked(value, len(atoms), key, where)
+    structure = Structure(
+        where=where,
+        atomic_numbers=atoms.numbers.astype(np.int64),
+        positions=np.asarray(atoms.positions, dtype=np.float64),
+        cell=np.asarray(atoms.cell.array, dtype=np.float64),
+        pbc=np.asarray(atoms.pbc, dtype=bool),
+        labels=found,
+        config_type=str(atoms.info.get("config_type", "Default")),
+    )
+    if not np.isfinite(structure.positions).all():
+        raise InputError(f"{where}: a position is not finite, expected coordinates in A")
+    for label in labels():
+        if label.needs_volume and label.name in found and not structure.has_volume:
+            raise InputError(
+                f"{where}: has {label.phrase} ({keys.of(label)}) but is not periodic in three directions, "
+                f"expected {label.phrase} only for crystals"
+            )
+    return structure
+
+
+def _check_present(where: str, structures: list[Structure], frames: Sequence[ase.Atoms], keys: LabelKeys) -> None:
+    infos = sorted({k for a in frames for k in a.info} | _result_keys(frames))
+    arrays = sorted(({k for a in frames for k in a.arrays} | _result_keys(frames)) - {"numbers", "positions"})
+    for label in labels():
+        key = keys.of(label)
+        is_optional = label.is_optional or label.is_input
+        if is_optional and key == label.key:
+            continue
+        # An isolated atom has no forces.
+        asked = [s for s in structures if label.per == "graph" or s.config_type != ISOLATED_ATOM]
+        if asked and not any(label.name in s.labels for s in asked):
+            present = ", ".join(infos if label.per == "graph" else arrays)
+            raise InputError(f"{where}: no frame has the {label.name} key {key!r}; present: {present}")
+    needed = [label for label in outputs() if not label.is_optional]
+    for s in structures:
+        if not any(label.name in s.labels for label in needed):
+            names = " nor ".join(keys.of(label) for label in needed)
+            raise InputError(f"{s.where}: has neither {names}, expected a label")
+
+
+def _result_keys(frames: Sequence[ase.Atoms]) -> set[str]:
+    return {k for a in frames if a.calc is not None for k in getattr(a.calc, "results", {})}

@@ -1,0 +1,179 @@
+"""Sources: where the frames of a set come from. In memory they are a list; a large set may stay in its file."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import ase
+import numpy as np
+
+from pathtune.data.batch import Batch
+from pathtune.data.labels import LabelKeys, labels
+from pathtune.data.neighbours import Graph, find_graph
+from pathtune.data.order import in_order
+from pathtune.data.readers import from_frames, read
+from pathtune.data.structure import Structure, composition, elements_of
+from pathtune.errors import InputError
+
+GRAPH_BYTES = 2_000_000_000  # of neighbours that one set keeps in memory
+
+
+class Source(Protocol):
+    """The frames of a set, in an order of their own; they do not change."""
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that occur, ascending."""
+        ...
+
+    @property
+    def composition(self) -> np.ndarray:
+        """[n_frames, n_elements] counts of atoms, float64."""
+        ...
+
+    @property
+    def present(self) -> Mapping[str, np.ndarray]:
+        """By label, which frames have it: [n_frames] bool."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the content: atoms, cells, labels, in order."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, i: int) -> Structure:
+        """Frame `i`, which the caller must not change."""
+        ...
+
+    def graph(self, i: int, r_max: float) -> Graph:
+        """Its edges within r_max (A)."""
+        ...
+
+
+class Frames:
+    """A Source in memory. It keeps the neighbours it found, up to `graph_bytes`; beyond, they are searched again."""
+
+    def __init__(self, structures: Sequence[Structure], graph_bytes: int = GRAPH_BYTES):
+        self._structures = list(structures)
+        self.elements = elements_of(self._structures)
+        self.composition = composition(self._structures, self.elements).reshape(len(self), len(self.elements))
+        self.present = {
+            label.name: np.array([label.name in s.labels for s in self._structures], dtype=bool)
+            for label in labels()
+        }
+        self._graphs: dict[tuple[int, float], Graph] = {}
+        self._free_bytes = graph_bytes
+
+    def __len__(self) -> int:
+        return len(self._structures)
+
+    def __iter__(self) -> Iterator[Structure]:
+        return iter(self._structures)
+
+    def read(self, i: int) -> Structure:
+        """Frame `i`."""
+        return self._structures[i]
+
+    def graph(self, i: int, r_max: float) -> Graph:
+        """Its edges within r_max (A); InputError as find_graph."""
+        kept = self._graphs.get((i, r_max))
+        if kept is not None:
+            return kept
+        graph = find_graph(self._structures[i], r_max)
+        if graph.n_bytes <= self._free_bytes:
+            self._free_bytes -= graph.n_bytes
+            self._graphs[i, r_max] = graph
+        return graph
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the content: atoms, cells, labels, heads, weights and types, in order."""
+        total = hashlib.sha256()
+        for s in self._structures:
+            total.update(repr((s.config_type, s.head, s.weight, sorted(s.labels))).encode())
+            values = [s.labels[name] for name in sorted(s.labels)]
+            for array in (s.atomic_numbers, s.positions, s.cell, s.pbc, *values):
+                total.update(repr((array.shape, array.dtype.str)).encode())
+                total.update(np.ascontiguousarray(array).tobytes())
+        return total.hexdigest()
+
+
+def as_source(
+    data: Any, keys: LabelKeys | None = None, max_frames: int | None = None, needs_labels: bool = True
+) -> Source:
+    """A file, several files, an ASE Atoms, a list of Atoms or of Structures, or a Source, as a Source.
+
+    `max_frames`: only the first so many. `needs_labels`: refuse a label key that no frame of a file, or none
+    of the Atoms, has. Raises InputError as read_structures does, and for anything else.
+    """
+    if hasattr(data, "read") and hasattr(data, "graph"):
+        is_short = max_frames is None or len(data) <= max_frames
+        return data if is_short else Frames([data.read(i) for i in range(max_frames or 0)])
+    keys = keys or LabelKeys()
+    if isinstance(data, (str, pathlib.Path)):
+        found = read(data, keys, max_frames, needs_labels)
+        return Frames(found) if isinstance(found, (list, tuple)) else found
+    is_several = isinstance(data, Iterable) and not isinstance(data, (ase.Atoms, Structure))
+    parts: list[Any] = list(data) if is_several else [data]
+    kinds = {_kind(part) for part in parts}
+    if not kinds <= {"file"} and not kinds <= {"atoms"} and not kinds <= {"structure"}:
+        names = ", ".join(sorted({type(part).__name__ for part in parts}))
+        raise InputError(f"data hold {names}, expected files, ASE Atoms, or Structures, of one kind")
+    if kinds == {"file"}:
+        sources = [as_source(part, keys, None, needs_labels) for part in parts]
+        structures = [source.read(i) for source in sources for i in range(len(source))]
+    elif kinds == {"atoms"}:
+        structures = from_frames(parts[:max_frames], keys, "atoms", needs_labels)
+    else:
+        structures = [checked(s) for s in parts[:max_frames]]
+    return Frames(structures[:max_frames])
+
+
+def read_structures(
+    file: str | pathlib.Path, keys: LabelKeys | None = None, max_frames: int | None = None, needs_labels: bool = True
+) -> list[Structure]:
+    """Read and check every frame of `file` (extxyz, also .xz, or anything ASE reads).
+
+    Raises InputError for a missing or unreadable file, a label key that no frame has, and for labels that
+    are not finite, of the wrong shape, or absurd; it names file and frame.
+    """
+    source = as_source(file, keys, max_frames, needs_labels)
+    return [source.read(i) for i in range(len(source))]
+
+
+def checked(structure: Structure) -> Structure:
+    """The structure. Raises InputError for a label that is not registered, not finite, or of the wrong shape."""
+    known = {label.name: label for label in labels()}
+    for name, value in structure.labels.items():
+        if name not in known:
+            raise InputError(f"{structure.where}: has the label {name!r}, expected some of {', '.join(known)}")
+        known[name].checked(value, len(structure), name, structure.where)
+    return structure
+
+
+class Collates(Protocol):
+    """What `batches` needs of a model."""
+
+    def batch(self, source: Source, indices: Sequence[int]) -> Batch:
+        """These frames as one batch."""
+        ...
+
+
+def batches(
+    model: Collates, source: Source, size: int, indices: Sequence[int] | None = None
+) -> Iterator[Batch]:
+    """The frames of `source`, or those of `indices`, in order, as the model's batches of `size`, one at a time."""
+    indices = range(len(source)) if indices is None else indices
+    for chunk in in_order(len(indices), size):
+        yield model.batch(source, [indices[k] for k in chunk])
+
+
+def _kind(part: Any) -> str:
+    if isinstance(part, (str, pathlib.Path)):
+        return "file"
+    return "atoms" if isinstance(part, ase.Atoms) else "structure" if isinstance(part, Structure) else "other"
