@@ -17,8 +17,8 @@ SOURCES = sorted(
 )
 # Layers, each importing only from itself and those before it; see docs/design.md.
 LAYERS = [
-    {"errors", "options"},
-    {"_core", "_paths", "_monomials", "reference", "data", "run_folder", "progress", "plots"},
+    {"errors", "options", "_version"},
+    {"_paths", "_monomials", "reference", "data", "run_folder", "progress", "plots"},
     {"ops", "batch", "layers"},
     {"sparse_delta"},
     {"delta"},
@@ -27,7 +27,8 @@ LAYERS = [
     {"backbones", "adapter", "atomic_energies", "evaluation", "calculator", "loading"},
     {"_fit", "training_run", "benchmark"},
     {"guidance", "demo"},
-    {"cli"},
+    {"__init__"},
+    {"cli", "__main__"},
 ]
 PACKAGES_OF_BACKBONES = {"mace", "e3nn", "sevenn", "nequip"}
 
@@ -37,16 +38,24 @@ def is_type_checking(node):
 
 
 def imports(path):
-    """Modules that a file imports anywhere, dotted; those for type checkers only do not count."""
+    """Modules that a file imports anywhere, dotted; those for type checkers only do not count.
+
+    `from pathtune import name` is an import of the module pathtune.name where there is one, else of the facade.
+    """
     tree = ast.parse(path.read_text())
     tree.body = [node for node in tree.body if not is_type_checking(node)]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            if node.module == "pathtune":
-                yield from (f"pathtune.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if is_module(name) else node.module for name in names)
+
+
+def is_module(name):
+    place = PACKAGE.parent.joinpath(*name.split("."))
+    return place.is_dir() or any(place.with_suffix(suffix).exists() for suffix in (".py", ".pyi"))
 
 
 def layer_of(part):
@@ -56,21 +65,21 @@ def layer_of(part):
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_down_the_layers(path):
     part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if part == "__init__":
-        return
     mine = layer_of(part)
     assert mine is not None, f"{part} stands in no layer: add it to LAYERS and to docs/design.md"
     for module in imports(path):
         top, *rest = module.split(".")
         if top in PACKAGES_OF_BACKBONES:
             assert part == "backbones", f"{path} imports {module}: only backbones may"
-        if top == "pathtune" and rest and rest[0] != "__version__":
-            theirs = layer_of(rest[0])
-            if module == "pathtune._core":
-                assert part == "ops", f"{path} imports _core: only ops may"
-            lazy = part == "loading" and rest[0] == "backbones"
-            assert theirs is not None, f"{module} stands in no layer"
-            assert theirs <= mine or lazy, f"{path} (layer {mine}) imports {module} (layer {theirs})"
+        if top != "pathtune":
+            continue
+        assert rest, f"{path} imports the facade: import the module that defines the name"
+        theirs = layer_of(rest[0])
+        if rest[-1] == "_core":
+            assert part == "ops", f"{path} imports _core: only ops may"
+        lazy = part == "loading" and rest[0] == "backbones"
+        assert theirs is not None, f"{module} stands in no layer"
+        assert theirs <= mine or lazy, f"{path} (layer {mine}) imports {module} (layer {theirs})"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -7,9 +7,8 @@ import os
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: docs/decisions/0005-large-blocks.md
 
-import torch  # noqa: F401  before _core: both then share torch's OpenMP runtime
-
 from pathtune._fit import FitConfig, History, fit
+from pathtune._version import __version__
 from pathtune.adapter import load_adapter, save_adapter
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.calculator import calculator
@@ -21,7 +20,6 @@ from pathtune.loading import load, save
 from pathtune.model import Potential, merge, paths, sparsify, unfreeze
 from pathtune.sparse_delta import SparseDelta
 
-__version__ = "0.1.0"
 __all__ = [
     "E0Fit",
     "FitConfig",
@@ -31,6 +29,7 @@ __all__ = [
     "Potential",
     "ShareChoice",
     "SparseDelta",
+    "__version__",
     "calculator",
     "choose_share",
     "demo_file",

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pathtune import __version__
 from pathtune._fit import FitConfig, History, fit
+from pathtune._version import __version__
 from pathtune.adapter import save_adapter
 from pathtune.atomic_energies import E0Fit
 from pathtune.data import Structure, elements_of

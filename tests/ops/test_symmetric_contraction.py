@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from pathtune import _core, reference
+from pathtune import reference
 from pathtune._monomials import contraction_coefficients, contraction_table
 from pathtune._paths import layout_permutation
-from pathtune.ops import group_by_species, symmetric_contraction
+from pathtune.ops import _core, group_by_species, symmetric_contraction
 
 N_SPECIES = 5
 # n_ell, 2l+1 of each output, correlation of each output, mul

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from pathtune import __version__
 from pathtune._fit import FitConfig
+from pathtune._version import __version__
 from pathtune.adapter import load_adapter
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.data import LabelKeys, Structure, demo_file, read_structures

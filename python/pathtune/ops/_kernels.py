@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+import torch  # before _core: both then share torch's OpenMP runtime
 
-from pathtune import _core
+from pathtune.ops import _core
 from pathtune.ops._check import KERNEL_DTYPES
 
 # The tests' emulation of the CUDA kernels; where it is set, it takes the place of the CPU's on CPU tensors.

@@ -1,4 +1,4 @@
-"""`python -m pathtune.cli`."""
+"""`python -m pathtune`: the command line."""
 
 import sys
 
