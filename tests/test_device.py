@@ -6,11 +6,11 @@ import torch
 from ase.build import molecule
 
 from pathtune import InputError, SparseDelta, load, sparsify, unfreeze
-from pathtune._paths import species_linear_table
 from pathtune.backbones import _geometry
 from pathtune.data import from_atoms
 from pathtune.losses import loss
 from pathtune.ops import SparseWeights, _core, _operator, group_by_species, species_linear
+from pathtune.tables.species_linear import species_linear_table
 
 
 def labelled(name):

@@ -18,7 +18,7 @@ SOURCES = sorted(
 # Layers, each importing only from itself and those before it; see docs/design.md.
 LAYERS = [
     {"errors", "options", "_version"},
-    {"_paths", "_monomials", "reference", "data", "run_folder", "progress", "plots"},
+    {"tables", "reference", "data", "run_folder", "progress", "plots"},
     {"ops", "batch", "layers"},
     {"sparse_delta"},
     {"delta"},

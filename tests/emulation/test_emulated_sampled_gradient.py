@@ -9,9 +9,9 @@ from test_sampled_gradient import shapes_of
 from test_species_linear import irreps
 
 from pathtune import reference
-from pathtune._paths import species_linear_table
 from pathtune.ops import DeltaCotangent, _sampled_cuda, delta_gradients, group_by_species, group_candidates
 from pathtune.ops import sampled_gradient as sampled
+from pathtune.tables.species_linear import species_linear_table
 
 N_SPECIES = 5
 CASES = {

@@ -9,7 +9,6 @@ from test_species_linear import CASES, irreps, make
 from torch.utils.checkpoint import checkpoint
 
 from pathtune import reference
-from pathtune._paths import species_linear_table
 from pathtune.ops import (
     DeltaTarget,
     SparseWeights,
@@ -19,6 +18,7 @@ from pathtune.ops import (
     sparse_species_linear,
     sparse_weights,
 )
+from pathtune.tables.species_linear import species_linear_table
 
 kernel_module = importlib.import_module("pathtune.ops.sampled_gradient")
 THRESHOLDS = ["none", "one", "several"]

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from pathtune import reference
-from pathtune._paths import edge_conv_table, layout_permutation
 from pathtune.ops import conv_graph, edge_conv
+from pathtune.tables.edge_conv import edge_conv_table
+from pathtune.tables.irreps import layout_permutation
 
 
 class Ir:

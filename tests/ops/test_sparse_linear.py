@@ -6,9 +6,9 @@ from test_sampled_gradient import candidates_of
 from test_species_linear import CASES, irreps, make
 
 from pathtune import reference
-from pathtune._paths import species_linear_table
 from pathtune.ops import SparseWeights, group_by_species, sparse_path_linear, sparse_species_linear
 from pathtune.ops.sampled_gradient import index_of, sizes_of
+from pathtune.tables.species_linear import species_linear_table
 
 N_SPECIES = [1, 5]  # a path linear is a species linear of one species
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pathtune import reference
-from pathtune._monomials import contraction_coefficients, contraction_table
-from pathtune._paths import layout_permutation
 from pathtune.ops import _core, group_by_species, symmetric_contraction
+from pathtune.tables.contraction import contraction_coefficients, contraction_table
+from pathtune.tables.irreps import layout_permutation
 
 N_SPECIES = 5
 # n_ell, 2l+1 of each output, correlation of each output, mul

@@ -10,12 +10,12 @@ import dataclasses
 
 import torch
 
-from pathtune._paths import EdgeConvTable
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import check_same_kind, check_size
 from pathtune.ops._edge_conv_cuda import call_edge_conv
 from pathtune.ops._kernels import call_cpu, uses_cuda
 from pathtune.ops._operator import operator
+from pathtune.tables.edge_conv import EdgeConvTable
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 import torch
 
-from pathtune._paths import SpeciesLinearTable
 from pathtune.ops import _sampled_cuda
 from pathtune.ops._check import check_same_kind, check_size
 from pathtune.ops._kernels import call_cpu, uses_cuda
 from pathtune.ops._operator import operator
 from pathtune.ops.species_linear import SpeciesGroups
+from pathtune.tables.species_linear import SpeciesLinearTable
 
 TILE_CHANNELS = 16  # as in the header
 

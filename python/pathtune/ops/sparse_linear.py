@@ -16,13 +16,13 @@ import functools
 
 import torch
 
-from pathtune._paths import SpeciesLinearTable
 from pathtune.ops._autograd import needed_gradients, pass_number
 from pathtune.ops._check import check_same_kind, check_size
 from pathtune.ops._operator import operator
 from pathtune.ops.sampled_gradient import Candidates, _sampled, index_of, sizes_of
 from pathtune.ops.species_linear import SpeciesGroups
 from pathtune.ops.species_linear import _call as call_species_linear
+from pathtune.tables.species_linear import SpeciesLinearTable
 
 
 @dataclasses.dataclass(frozen=True)

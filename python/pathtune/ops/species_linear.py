@@ -10,11 +10,11 @@ import dataclasses
 
 import torch
 
-from pathtune._paths import SpeciesLinearTable
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import check_same_kind, check_size
 from pathtune.ops._kernels import call_cpu, call_cuda, uses_cuda
 from pathtune.ops._operator import operator
+from pathtune.tables.species_linear import SpeciesLinearTable
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import torch
 
-from pathtune._monomials import ContractionTable
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import check_same_kind, check_size
 from pathtune.ops._kernels import call_cpu, call_cuda, uses_cuda
 from pathtune.ops._operator import operator
 from pathtune.ops.species_linear import SpeciesGroups
+from pathtune.tables.contraction import ContractionTable
 
 NAME = "pathtune::symmetric_contraction"
 

@@ -1,82 +1,14 @@
-"""Irreps and instructions become flat tables that the kernels read.
-
-An irreps argument is anything that iterates as e3nn's `Irreps` does: `(mul, ir)` with `ir.l` and `ir.p`.
-Inside pathtune a row of features is in layout ir_mul: for each irrep a block `[2l+1, mul]`, channels last.
-"""
+"""Paths of an edge_conv become the flat table that its kernels read."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 
-
-def blocks(irreps: Iterable) -> list[tuple[int, int, int]]:
-    """(offset, mul, 2l+1) of each irrep's block in a row of features."""
-    result, offset = [], 0
-    for mul, ir in irreps:
-        n_components = 2 * ir.l + 1
-        result.append((offset, int(mul), n_components))
-        offset += int(mul) * n_components
-    return result
-
-
-def dim(irreps: Iterable) -> int:
-    """Length of a row of features."""
-    return sum(mul * n_components for _, mul, n_components in blocks(irreps))
-
-
-def layout_permutation(irreps: Iterable) -> torch.Tensor:
-    """`index` such that `x_mul_ir[:, index]` is the same row in layout ir_mul; its argsort goes back."""
-    parts = []
-    for offset, mul, n_components in blocks(irreps):
-        block = torch.arange(offset, offset + mul * n_components).reshape(mul, n_components)
-        parts.append(block.T.reshape(-1))
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SpeciesLinearTable:
-    """Paths of a species linear, as csrc/species_linear/species_linear.hpp wants them."""
-
-    paths: torch.Tensor  # [n_paths, 6] int64: in_offset, out_offset, weight_offset, 2l+1, mul_in, mul_out
-    coefficients: torch.Tensor  # [n_paths] float64
-    dim_in: int
-    dim_out: int
-    n_species: int
-    weight_numel: int
-
-
-def species_linear_table(
-    irreps_in: Sequence,
-    irreps_out: Sequence,
-    n_species: int,
-    instructions: Sequence[tuple[int, int, float]],
-) -> SpeciesLinearTable:
-    """Table of the paths `(i_in, i_out, coefficient)`, weights `[mul_in, n_species, mul_out]` each in turn.
-
-    Raises ValueError when a path connects two irreps of different l.
-    """
-    blocks_in, blocks_out = blocks(irreps_in), blocks(irreps_out)
-    rows, coefficients, weight_offset = [], [], 0
-    for i_in, i_out, coefficient in instructions:
-        in_offset, mul_in, n_components = blocks_in[i_in]
-        out_offset, mul_out, n_components_out = blocks_out[i_out]
-        if n_components != n_components_out:
-            raise ValueError(f"path {i_in} -> {i_out} has {n_components} components in, {n_components_out} out")
-        rows.append((in_offset, out_offset, weight_offset, n_components, mul_in, mul_out))
-        coefficients.append(coefficient)
-        weight_offset += mul_in * n_species * mul_out
-    return SpeciesLinearTable(
-        paths=torch.tensor(rows, dtype=torch.int64).reshape(-1, 6),
-        coefficients=torch.tensor(coefficients, dtype=torch.float64),
-        dim_in=dim(irreps_in),
-        dim_out=dim(irreps_out),
-        n_species=n_species,
-        weight_numel=weight_offset,
-    )
+from pathtune.tables.irreps import blocks, dim
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
