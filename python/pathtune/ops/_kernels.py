@@ -25,6 +25,11 @@ def cuda_status() -> str:
     return _core.cuda_status()
 
 
+def record_fields(name: str) -> str:
+    """Fields of the extension's record, separated by commas; empty where it has no such record."""
+    return _core.records.get(name, "")
+
+
 def call_cpu(name: str, like: torch.Tensor, *arguments: Any) -> Any:
     """The CPU kernel `name` for the dtype of `like`; the number of threads is added to the arguments."""
     return getattr(_core, f"{name}_{KERNEL_DTYPES[like.dtype]}")(*arguments, torch.get_num_threads())

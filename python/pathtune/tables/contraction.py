@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 import torch
 
 Monomial = tuple[int, ...]  # sorted indices of its factors
+# Of a table's tensors those that the kernels read.
+INDEX = ("branches", "last", "runs", "term_monomial", "first_use", "uses", "segments", "more")
 # (output component, monomial, coefficients [n_params]) of the terms of one output irrep and degree
 Block = list[tuple[int, Monomial, torch.Tensor]]
 
@@ -52,14 +54,10 @@ class ContractionTable:
         """Number of (monomial, output component) pairs, each with one coefficient per species and channel."""
         return self.term_monomial.numel()
 
-    def index(self, device: torch.device | str = "cpu") -> tuple[torch.Tensor, ...]:
-        """The tables that the kernels want: the fields of the C++ struct in their order, segments and more.
-
-        Copies on another device are made once.
-        """
-        tables = (self.branches, self.last, self.runs, self.term_monomial, self.first_use, self.uses,
-                  self.segments, self.more)  # fmt: skip
-        return self._copied("index", tables, device)
+    def index(self, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+        """What the kernels read, by its name. Copies on another device are made once."""
+        tensors = self._copied("index", tuple(getattr(self, name) for name in INDEX), device)
+        return dict(zip(INDEX, tensors))
 
     def projections_like(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The projections in the dtype and on the device of x."""
@@ -77,11 +75,6 @@ class ContractionTable:
     @functools.cached_property
     def _copies(self) -> dict:
         return {}
-
-    def sizes(self) -> list[int]:
-        """The sizes that the kernels want, in the order of the fields of the C++ struct."""
-        return [self.n_ell, self.n_out, self.n_monomials, self.n_inner, self.n_terms,
-                self.branches.shape[0], self.runs.shape[0]]  # fmt: skip
 
 
 def contraction_table(outputs: Sequence[Sequence[torch.Tensor]]) -> ContractionTable:
