@@ -235,7 +235,8 @@ def _call_receivers(
     adjoints: EdgeConvAdjoints,
     outputs: EdgeConvOutputs,
 ) -> None:
-    x, gy = inputs.x, outputs.gy
+    x = inputs.x
+    gy = outputs.gy
     wants = ConvWants(
         value=outputs.gg is not None,
         gradient=any(t is not None for t in outputs[1:]),

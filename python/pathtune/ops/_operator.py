@@ -18,7 +18,9 @@ class Operator:
 
     def __init__(self, name: str, run: Callable[..., Any]):
         self.registered = torch.library.custom_op(name, run, mutates_args=(), device_types=("cpu", "cuda"))
-        self._name, self._run, self._apply = name, run, run
+        self._name = name
+        self._run = run
+        self._apply = run
 
     def register_fake(self, fake: Callable[..., Any]) -> None:
         """As of torch.library.custom_op."""

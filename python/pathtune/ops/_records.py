@@ -17,7 +17,8 @@ def record(cls: type[Record]) -> type[Record]:
 
     Raises ImportError where the extension's record has other fields, or the same in another order.
     """
-    found, expected = ", ".join(getattr(cls, "_fields", ())), record_fields(cls.__name__)
+    found = ", ".join(getattr(cls, "_fields", ()))
+    expected = record_fields(cls.__name__)
     if found != expected:
         raise ImportError(f"the record {cls.__name__} is ({found}) in Python, but ({expected}) in the extension")
     return cls

@@ -61,7 +61,8 @@ def conv_graph(
     default each edge has its own. Raises ValueError when edges are not sorted by receiver or when an
     index lies outside its range.
     """
-    sender, receiver = sender.contiguous(), receiver.contiguous()
+    sender = sender.contiguous()
+    receiver = receiver.contiguous()
     n_edges = receiver.numel()
     check_size("conv_graph", "number of senders", sender.numel(), n_edges)
     own_rows = weight_row is None

@@ -94,7 +94,8 @@ def flattened(
 
 def _check_cotangent(layer: DeltaCotangent) -> tuple[int, int]:
     """dim_in and dim_out, zeros without terms."""
-    op, n = "delta_gradients", layer.delta.numel()
+    op = "delta_gradients"
+    n = layer.delta.numel()
     if layer.other is not None:
         check_same_kind(op, delta=layer.delta, other=layer.other)
         check_size(op, "number of entries of other", layer.other.numel(), n)

@@ -114,7 +114,8 @@ def add_to(
     out: torch.Tensor, name: str, a: torch.Tensor, b: torch.Tensor, index: Sequence[torch.Tensor], sizes: Sequence[int]
 ) -> torch.Tensor:
     """`out`, to which the kernel `name` has added its form of `a` and `b`."""
-    a, b = a.contiguous(), b.contiguous()
+    a = a.contiguous()
+    b = b.contiguous()
     call = call_cuda if uses_cuda(out) else call_cpu
     index = addresses(SpeciesLinearIndex, index)
     call(name, out, SpeciesLinearSizes._make(sizes), index, a.data_ptr(), b.data_ptr(), out.data_ptr())

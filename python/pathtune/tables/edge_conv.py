@@ -37,9 +37,14 @@ def edge_conv_table(
     irreps_out form one block [2l+1, sum of mul] of out, as e3nn's simplify() reads them. Raises ValueError when
     C's shape or a multiplicity disagrees with the irreps: 'uvu' needs equal ones of x and out, and one of y.
     """
-    in1, in2, out = blocks(irreps_in1), blocks(irreps_in2), blocks(irreps_out)
+    in1 = blocks(irreps_in1)
+    in2 = blocks(irreps_in2)
+    out = blocks(irreps_out)
     places = _joined(irreps_out) if joined else [(offset, mul) for offset, mul, _ in out]
-    rows, coefficients, weight_offset, coefficient_offset = [], [], 0, 0
+    rows = []
+    coefficients = []
+    weight_offset = 0
+    coefficient_offset = 0
     for path, (i_in1, i_in2, i_out, c) in enumerate(instructions):
         offset1, mul, dim1 = in1[i_in1]
         offset2, mul2, dim2 = in2[i_in2]
@@ -67,7 +72,8 @@ def edge_conv_table(
 
 def _joined(irreps: Sequence) -> list[tuple[int, int]]:
     """(offset of the first channel, mul of the joined block) of each irrep, neighbours of one irrep joined."""
-    result, offset = [], 0
+    result = []
+    offset = 0
     for (l, _), group in itertools.groupby(irreps, key=lambda part: (part[1].l, part[1].p)):
         muls = [int(mul) for mul, _ in group]
         result += [(offset + before, sum(muls)) for before in itertools.accumulate(muls[:-1], initial=0)]

@@ -13,7 +13,8 @@ import torch
 
 def blocks(irreps: Iterable) -> list[tuple[int, int, int]]:
     """(offset, mul, 2l+1) of each irrep's block in a row of features."""
-    result, offset = [], 0
+    result = []
+    offset = 0
     for mul, ir in irreps:
         n_components = 2 * ir.l + 1
         result.append((offset, int(mul), n_components))

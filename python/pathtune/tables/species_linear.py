@@ -32,8 +32,11 @@ def species_linear_table(
 
     Raises ValueError when a path connects two irreps of different l.
     """
-    blocks_in, blocks_out = blocks(irreps_in), blocks(irreps_out)
-    rows, coefficients, weight_offset = [], [], 0
+    blocks_in = blocks(irreps_in)
+    blocks_out = blocks(irreps_out)
+    rows = []
+    coefficients = []
+    weight_offset = 0
     for i_in, i_out, coefficient in instructions:
         in_offset, mul_in, n_components = blocks_in[i_in]
         out_offset, mul_out, n_components_out = blocks_out[i_out]
