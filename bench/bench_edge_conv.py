@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from cases import CONV_CASES, ConvCase, neighbour_graph
-from pathtune._paths import edge_conv_table
 from pathtune.backbones._packages import import_mace
 from pathtune.ops import conv_graph, edge_conv
+from pathtune.tables.edge_conv import edge_conv_table
 
 import_mace()
 from e3nn import o3  # noqa: E402

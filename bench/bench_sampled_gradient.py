@@ -17,8 +17,8 @@ import time
 import pytest
 import torch
 
-from pathtune._paths import SpeciesLinearTable
 from pathtune.ops import DeltaCotangent, SpeciesGroups, delta_gradients, group_candidates, sampled_gradient
+from pathtune.tables.species_linear import SpeciesLinearTable
 
 SHARES = [0.005, 0.03, 0.1, 0.4]
 N_ROUNDS = 60

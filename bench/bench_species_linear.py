@@ -9,9 +9,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pathtune._paths import layout_permutation
 from pathtune.backbones._packages import import_mace
 from pathtune.ops import group_by_species, species_linear
+from pathtune.tables.irreps import layout_permutation
 
 import_mace()
 from e3nn import o3  # noqa: E402

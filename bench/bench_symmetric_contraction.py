@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from cases import CONTRACTIONS, ContractionCase
-from pathtune._monomials import contraction_coefficients, contraction_table
-from pathtune._paths import layout_permutation
 from pathtune.backbones._packages import import_mace
 from pathtune.ops import group_by_species, symmetric_contraction
+from pathtune.tables.contraction import contraction_coefficients, contraction_table
+from pathtune.tables.irreps import layout_permutation
 
 
 @functools.cache

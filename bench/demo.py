@@ -34,7 +34,7 @@ def one_seed(seed: int, work: pathlib.Path, more: list[str]) -> tuple[dict, floa
     if not took.exists():
         shutil.rmtree(out, ignore_errors=True)
     began = time.perf_counter()
-    command = [sys.executable, "-m", "pathtune.cli", "demo", "--out", str(out), "--seed", str(seed), *more]
+    command = [sys.executable, "-m", "pathtune", "demo", "--out", str(out), "--seed", str(seed), *more]
     subprocess.run(command, check=True)
     if not took.exists():
         took.write_text(f"{time.perf_counter() - began:.1f}")

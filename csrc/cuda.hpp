@@ -11,5 +11,5 @@ namespace pathtune {
 // Empty when a device can be used, else the reason.
 std::string cuda_status();
 // The operators' bindings: the CPU's names, with a stream in the place of n_threads.
-void define_cuda(pybind11::module_& m);
+void bind_cuda(pybind11::module_& m);
 }  // namespace pathtune

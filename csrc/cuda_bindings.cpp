@@ -2,30 +2,23 @@
 // The names are those of the CPU kernels; the last argument is a stream instead of a number of threads.
 // Nothing here allocates, synchronises or reads device memory: what a launch has to know of the tables, it
 // gets from the host.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <array>
-#include <cstdint>
-#include <string>
-#include <vector>
-
+#include "bindings.hpp"
 #include "cuda.hpp"
 #include "edge_conv/cuda.hpp"
+#include "edge_conv/records.hpp"
 #include "sampled_gradient/cuda.hpp"
+#include "sampled_gradient/records.hpp"
 #include "soft_threshold/cuda.hpp"
+#include "soft_threshold/records.hpp"
 #include "species_linear/cuda.hpp"
+#include "species_linear/records.hpp"
 #include "symmetric_contraction/cuda.hpp"
+#include "symmetric_contraction/records.hpp"
 
 namespace py = pybind11;
 using namespace pathtune;
 
 namespace {
-
-template <class P>
-P* at(uintptr_t address) {
-  return reinterpret_cast<P*>(address);
-}
 
 #include "edge_conv/cuda_binding.inl"
 #include "sampled_gradient/cuda_binding.inl"
@@ -37,12 +30,12 @@ P* at(uintptr_t address) {
 
 namespace pathtune {
 
-void define_cuda(py::module_& m) {
-  define_edge_conv(m);
-  define_species_linear(m);
-  define_symmetric_contraction(m);
-  define_sampled_gradient(m);
-  define_soft_threshold(m);
+void bind_cuda(py::module_& m) {
+  bind_edge_conv(m);
+  bind_sampled_gradient(m);
+  bind_soft_threshold(m);
+  bind_species_linear(m);
+  bind_symmetric_contraction(m);
 }
 
 }  // namespace pathtune

@@ -3,5 +3,5 @@
 
 namespace pathtune {
 std::string cuda_status() { return "pathtune was built without CUDA"; }
-void define_cuda(pybind11::module_&) {}
+void bind_cuda(pybind11::module_&) {}
 }  // namespace pathtune

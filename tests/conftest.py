@@ -6,8 +6,8 @@ import pathlib
 import pytest
 import torch
 
-from pathtune import _core
 from pathtune.backbones._packages import import_mace, import_sevenn
+from pathtune.ops import _core
 
 ALLOWED_SKIPS = ("no CUDA device", "needs the package sevenn", "needs the package mace-torch")
 

@@ -6,12 +6,12 @@ import torch
 from ase.build import molecule
 
 from models import deltas_of
-from pathtune import InputError, SparseDelta, _core, load, sparsify, unfreeze
-from pathtune._paths import species_linear_table
+from pathtune import InputError, SparseDelta, load, sparsify, unfreeze
 from pathtune.backbones import _geometry
 from pathtune.data import Request, from_atoms
 from pathtune.losses import loss
-from pathtune.ops import SparseWeights, _operator, group_by_species, species_linear
+from pathtune.ops import SparseWeights, _core, _operator, group_by_species, species_linear
+from pathtune.tables.species_linear import species_linear_table
 
 
 def labelled(name):

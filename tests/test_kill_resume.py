@@ -21,7 +21,7 @@ def command(data_folder, tmp_path):
     subprocess.run([sys.executable, data_folder / "weights" / "to_mace.py", "mace_spice_32x0e", model],
                    check=True, capture_output=True)  # fmt: skip
     ethanol = data_folder / "rmd17" / "ethanol"
-    return [sys.executable, "-m", "pathtune.cli", "fit", "--model", str(model), "--max-frames", "50",
+    return [sys.executable, "-m", "pathtune", "fit", "--model", str(model), "--max-frames", "50",
             "--train", str(ethanol / "train.extxyz.xz"), "--valid", str(ethanol / "valid.extxyz.xz"),
             "--epochs", "40", "--checkpoint-minutes", "1e-9"]  # fmt: skip
 

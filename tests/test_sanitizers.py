@@ -35,7 +35,7 @@ def sanitized(tmp_path_factory):
     subprocess.run(["cmake", "--build", build, "-j", "2"], check=True, capture_output=True)
     shutil.copytree(ROOT / "python" / "pathtune", folder / "pathtune", ignore=shutil.ignore_patterns("*.so"))
     for extension in build.glob("_core*.so"):
-        shutil.copy(extension, folder / "pathtune")
+        shutil.copy(extension, folder / "pathtune" / "ops")
     return folder
 
 

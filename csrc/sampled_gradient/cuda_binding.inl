@@ -1,37 +1,40 @@
 // Included by cuda_bindings.cpp, inside its anonymous namespace.
 
-// Addresses and sizes of a layer, in the order of SampledDeviceLayer (0 where the header says null), with its
-// first term and one past its last in the place of the terms.
-using SampledLayerFields = std::array<int64_t, 18>;
-// x, g, order, ptr, present, n_present
-using SampledTermFields = std::array<int64_t, 6>;
-
-template <class P>
-P* address(int64_t field) {
-  return at<P>(uintptr_t(field));
+template <class T>
+cuda::SampledDeviceLayer<T> device_layer(const record::SampledDeviceLayer& given,
+                                         const SampledTerm<T>* terms) {
+  return {.items = at<const cuda::SampledItem>(given.items),
+          .channels = at<const cuda::SampledChannels>(given.channels),
+          .place = at<const int32_t>(given.place),
+          .n_items = given.n_items,
+          .n_candidates = given.n_candidates,
+          .dim_in = given.dim_in,
+          .dim_out = given.dim_out,
+          .terms = terms + given.first_term,
+          .n_terms = given.end_term - given.first_term,
+          .n_chunks = given.n_chunks,
+          .partial = at<T>(given.partial),
+          .other = at<const T>(given.other),
+          .delta = at<const T>(given.delta),
+          .segment = at<const int64_t>(given.segment),
+          .n_thresholds = given.n_thresholds,
+          .block_sums = at<double>(given.block_sums),
+          .grad_values = at<T>(given.grad_values),
+          .grad_thresholds = at<T>(given.grad_thresholds)};
 }
 
 template <class T>
-void bind_sampled_gradient(const std::vector<SampledLayerFields>& layers,
-                           const std::vector<SampledTermFields>& terms, uintptr_t stream) {
-  std::vector<SampledTerm<T>> term_list;
-  for (const auto& f : terms)
-    term_list.push_back({address<const T>(f[0]), address<const T>(f[1]),
-                         SpeciesGroups{address<const int64_t>(f[2]), address<const int64_t>(f[3]),
-                                       address<const int64_t>(f[4])},
-                         f[5]});
-  std::vector<cuda::SampledDeviceLayer<T>> layer_list;
-  for (const auto& f : layers)
-    layer_list.push_back({address<const cuda::SampledItem>(f[0]), address<const cuda::SampledChannels>(f[1]),
-                          address<const int32_t>(f[2]), f[3], f[4], f[5], f[6], term_list.data() + f[7],
-                          f[8] - f[7], f[9], address<T>(f[10]), address<const T>(f[11]),
-                          address<const T>(f[12]), address<const int64_t>(f[13]), f[14],
-                          address<double>(f[15]), address<T>(f[16]), address<T>(f[17])});
+void call_sampled_gradient(const std::vector<record::SampledDeviceLayer>& layer_records,
+                           const std::vector<record::SampledTerm>& term_records, uintptr_t stream) {
+  const std::vector<SampledTerm<T>> terms = sampled_terms<T>(term_records);
+  std::vector<cuda::SampledDeviceLayer<T>> layers;
+  for (const auto& given : layer_records) layers.push_back(device_layer<T>(given, terms.data()));
   py::gil_scoped_release release;
-  cuda::sampled_gradient(layer_list.data(), int64_t(layer_list.size()), at<void>(stream));
+  cuda::sampled_gradient(layers.data(), int64_t(layers.size()), at<void>(stream));
 }
 
-void define_sampled_gradient(py::module_& m) {
-  m.def("sampled_gradient_f32", &bind_sampled_gradient<float>);
-  m.def("sampled_gradient_f64", &bind_sampled_gradient<double>);
+void bind_sampled_gradient(py::module_& m) {
+  bind_records<record::SampledDeviceLayer, record::SampledTerm>(m);
+  m.def("sampled_gradient_f32", &call_sampled_gradient<float>);
+  m.def("sampled_gradient_f64", &call_sampled_gradient<double>);
 }

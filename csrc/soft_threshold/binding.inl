@@ -1,17 +1,10 @@
-// Included by bindings.cpp, inside its anonymous namespace, after sampled_gradient's.
-
-// n_candidates, values, thresholds, segment, indices, base, effective, delta (0 where the header says null)
-using ThresholdedLayerFields = std::array<int64_t, 8>;
+// Included by bindings.cpp, inside its anonymous namespace.
 
 // (n_active, n_changed) of each layer
 template <class T>
-std::vector<std::pair<int64_t, int64_t>> bind_soft_threshold(
-    const std::vector<ThresholdedLayerFields>& fields, int n_threads) {
-  std::vector<ThresholdedLayer<T>> layers;
-  for (const auto& f : fields)
-    layers.push_back({f[0], address<const T>(f[1]), address<const T>(f[2]), address<const int64_t>(f[3]),
-                      address<const int64_t>(f[4]), address<const T>(f[5]), address<T>(f[6]),
-                      address<T>(f[7]), 0, 0});
+std::vector<std::pair<int64_t, int64_t>> call_soft_threshold(
+    const std::vector<record::ThresholdRecord>& records, int n_threads) {
+  std::vector<ThresholdedLayer<T>> layers = thresholded_layers<T>(records);
   {
     py::gil_scoped_release release;
     PATHTUNE_CALL(soft_threshold<T>, layers.data(), int64_t(layers.size()), n_threads);
@@ -21,7 +14,8 @@ std::vector<std::pair<int64_t, int64_t>> bind_soft_threshold(
   return counts;
 }
 
-void define_soft_threshold(py::module_& m) {
-  m.def("soft_threshold_f32", &bind_soft_threshold<float>);
-  m.def("soft_threshold_f64", &bind_soft_threshold<double>);
+void bind_soft_threshold(py::module_& m) {
+  bind_records<record::ThresholdRecord>(m);
+  m.def("soft_threshold_f32", &call_soft_threshold<float>);
+  m.def("soft_threshold_f64", &call_soft_threshold<double>);
 }

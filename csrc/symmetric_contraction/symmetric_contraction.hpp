@@ -4,7 +4,7 @@
 //   mono[n, m, u] = product of a[n, i, u] over the indices i of monomial m
 //
 // Each term q is one coefficient: a monomial that feeds one output component. Coefficients are a linear
-// map of the weights, made once per step for the species present (python/pathtune/_monomials.py).
+// map of the weights, made once per step for the species present (python/pathtune/tables/contraction.py).
 // Monomials form a tree, which the outputs share: mono[m] = mono[parent] a[last[m]], mono[0] = 1.
 //
 // With F = sum g_o out_o, the backward is gA = dF/da and gc = dF/dc. The double backward differentiates

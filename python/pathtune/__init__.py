@@ -7,11 +7,10 @@ import os
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: docs/decisions/0005-large-blocks.md
 
-import torch  # noqa: F401  before _core: both then share torch's OpenMP runtime
-
 from pathtune._version import __version__
 from pathtune.adaptations import Adaptation, SparseDelta, register_adaptation
 from pathtune.adapter_file import load_adapter, save_adapter
+from pathtune.adapting import adapt, merge, paths, sparsify, unfreeze
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.calculator import calculator
 from pathtune.data import Label, LabelKeys, Source, Structure, demo_file, read_structures, register_label
@@ -19,7 +18,7 @@ from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
 from pathtune.guidance import ShareChoice, choose_share
 from pathtune.loading import load, save
-from pathtune.model import Potential, adapt, merge, paths, sparsify, unfreeze
+from pathtune.model import Potential
 from pathtune.training import FitConfig, History, fit
 
 __all__ = [

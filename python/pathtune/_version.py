@@ -1,3 +1,3 @@
-"""The version, in a file that every module may import."""
+"""The version, which pyproject.toml reads from here."""
 
 __version__ = "0.1.0"

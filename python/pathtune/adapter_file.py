@@ -13,9 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pathtune.adaptations import Composition, Frozen, Stored, adaptation_class
+from pathtune.backbone import compare_fingerprints
 from pathtune.errors import InputError
 from pathtune.files import write_atomically
-from pathtune.model import Potential, compare_fingerprints
+from pathtune.model import Potential
 
 FORMAT = "2"
 FORMATS = ("1", FORMAT)  # those that are read

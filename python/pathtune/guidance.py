@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pathtune.adaptations import SparseDelta
+from pathtune.adapting import sparsify
 from pathtune.data import as_source, batches, elements_of
 from pathtune.errors import InputError
 from pathtune.evaluation import mean_loss
 from pathtune.files import write_text
-from pathtune.model import Potential, sparsify
+from pathtune.model import Potential
 from pathtune.plots import BLUE, ORANGE, draw_share_axis, new_figure, save_png
 from pathtune.training import FitConfig, fit
 

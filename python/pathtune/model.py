@@ -5,17 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
 
 import torch
 
-from pathtune.adaptations import Adaptation, Composition, Sparse, SparseDelta, adaptation_class
+from pathtune.adaptations import Adaptation, Composition
+from pathtune.backbone import Backbone, check_same_base
 from pathtune.data import Batch, Graph, Request, Source, Structure, collate, label_of
 from pathtune.data.batch import ALWAYS
 from pathtune.errors import InputError
-from pathtune.layers import Layer, PathRow, Weights, select_layers
-
-FINGERPRINT_TOLERANCE = 1e-4  # relative to the block's rms: float32 against float64, reductions by mace
+from pathtune.layers import Layer, Weights, select_layers
 
 
 @dataclasses.dataclass
@@ -48,53 +46,6 @@ class Prediction:
     def of(self, name: str) -> torch.Tensor:
         """The output as its label is: an energy with E0."""
         return self.energy if name == "energy" else self.outputs[name]
-
-
-class Backbone(Protocol):
-    """What a file in backbones/ provides; see docs/conventions.md."""
-
-    name: str  # class of the pretrained model, for the fingerprint
-    stock: torch.nn.Module  # the pretrained model itself; never changed
-    parameters: dict[str, torch.nn.Parameter]  # those of `stock` that its own package trains, by name
-    layers: tuple[Layer, ...]
-    sparse_layers: frozenset[str]  # names of the layers whose weights `predict` also takes as SparseWeights
-    readouts: tuple[str, ...]  # how the names of the readouts' parameters begin
-    atomic_numbers: tuple[int, ...]
-    heads: tuple[str, ...]
-    outputs: tuple[str, ...]  # names of the labels that `predict` can give; "energy" is one
-    inputs: tuple[str, ...]  # names of the labels that it reads from the batch
-    r_max: float  # A
-    dtype: torch.dtype
-
-    def atomic_energies(self) -> torch.Tensor:
-        """E0 [n_heads, n_species], eV, float64."""
-        ...
-
-    def predict(self, weights: Weights, batch: Batch, request: Request) -> dict[str, torch.Tensor]:
-        """The outputs of `request` by name, with some parameters replaced by `weights`; energies without E0.
-
-        Energies [n_graphs], forces [n_nodes, 3], stress [n_graphs, 3, 3]; others in their label's shape. Without
-        `request.training` the energies need no graph.
-        """
-        ...
-
-    def with_weights(
-        self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int
-    ) -> torch.nn.Module:
-        """A stock model with these parameters and atomic energies."""
-        ...
-
-    def shapes(self) -> dict[str, list[int]]:
-        """Shape of every parameter, the number of species as 0."""
-        ...
-
-    def fingerprint(self, elements: Sequence[int]) -> dict[str, torch.Tensor]:
-        """A few numbers [n_blocks, 2] of every parameter, by which an adapter knows its base."""
-        ...
-
-    def copy(self) -> Backbone:
-        """An independent copy, parameters included."""
-        ...
 
 
 class Potential(torch.nn.Module):
@@ -149,7 +100,7 @@ class Potential(torch.nn.Module):
         elif not isinstance(adaptation, Composition):
             adaptation = Composition(list(adaptation), self.base)
         for base in {id(c.base): c.base for c in adaptation.parts() if c.base is not self.base}.values():
-            check_same_base(self, base, adaptation.elements)
+            check_same_base(self.base, base, adaptation.elements)
         self.adaptation = adaptation
         self.e0 = (self.base_e0 if adaptation.e0 is None else adaptation.e0).clone()
         return self
@@ -277,131 +228,3 @@ class Potential(torch.nn.Module):
             return 1.0
         counts = counts or self.counts()
         return counts["active"] / counts["reachable_weights"]
-
-
-def adapt(
-    base: Potential,
-    kinds: Sequence[str],
-    elements: Sequence[int] | None = None,
-    options: Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> Potential:
-    """A new Potential with one new adaptation of each of the `kinds`, in their order, on `base`.
-
-    `elements`: atomic numbers of the training data; `options`: what is asked of each kind, by the name of its section
-    in a config file, its defaults where absent. Raises InputError for an unknown kind, for elements the model lacks,
-    for a `base` that is adapted already, and as the kinds themselves do.
-    """
-    classes = [adaptation_class(kind) for kind in kinds]
-    if base.is_adapted:
-        raise InputError("adapt: the model already carries an adapter, expected a plain one (merge it first)")
-    elements = _checked_elements(base, elements)
-    components = []
-    for cls in classes:
-        asked = (options or {}).get(cls.section)
-        if asked is None and cls.options is not None:
-            asked = cls.options()
-        components.append(cls.build(base, elements, asked, seed))
-    return _adapted(base, components, elements)
-
-
-def sparsify(
-    base: Potential,
-    config: SparseDelta | None = None,
-    elements: Sequence[int] | None = None,
-    seed: int = 0,
-    candidates: Mapping[str, Sequence[int] | torch.Tensor] | None = None,
-) -> Potential:
-    """A new Potential with a sparse delta on `base`, whose weights are frozen and shared, never changed.
-
-    `elements`: atomic numbers of the training data; weights of other species cannot be trained and get
-    no delta. `candidates`: the weights that may change, as flat indices by layer name (those of `paths`),
-    instead of those that `config` would choose; layers that it does not name get no delta. A layer with few
-    candidates is trained without ever forming its dense gradient. Raises InputError for targets that match no
-    layer, elements the model lacks, a share of less than one weight, a layer in `candidates` that is unknown
-    or no target, and indices outside of their layer.
-    """
-    if base.is_adapted:
-        raise InputError("sparsify: the model already carries an adapter, expected a plain one (merge it first)")
-    elements = _checked_elements(base, elements)
-    return _adapted(base, [Sparse.at(base, elements, config or SparseDelta(), seed, candidates)], elements)
-
-
-def unfreeze(base: Potential, arm: str, elements: Sequence[int] | None = None) -> Potential:
-    """A new Potential, with its own copy of the weights, that trains all of them ("full") or the readouts."""
-    if arm not in ("full", "readout"):
-        raise InputError(f"arm is {arm!r}, expected full or readout (sparsify makes a sparse one)")
-    return adapt(base, [arm], elements)
-
-
-def merge(model: Potential) -> torch.nn.Module:
-    """A stock model on the CPU with the adaptations folded in, and the model's E0: needs no pathtune.
-
-    Raises InputError for an adaptation that adds to the energy what no weights can hold.
-    """
-    for component in model.adaptation.parts():
-        if component.energy_term() is not None:
-            raise InputError(f"merge: an adaptation of kind {component.kind!r} adds a term to the energy, "
-                             "expected only changes of weights")  # fmt: skip
-    weights = {name: w.detach() for name, w in model.effective_weights().items()}
-    return model.backbone.with_weights(weights, model.e0, model.head).cpu()
-
-
-def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathRow]:
-    """Every adaptable weight block: module, path l1 x l2 -> l3, mul, counts, share of all weights, norm."""
-    species = model.species_of(elements or model.atomic_numbers)
-    parameters = model.backbone.parameters
-    total = sum(p.numel() for p in model.backbone.stock.parameters())
-    rows = []
-    for layer in model.backbone.layers:
-        flat = parameters[layer.parameter].detach().double().flatten()
-        for path in layer.paths:
-            block = flat[path.offset : path.offset + path.numel]
-            n_reachable = path.numel if path.is_reachable else 0
-            if path.species_axis is not None:
-                n_reachable = n_reachable // path.shape[path.species_axis] * len(species)
-            rows.append(PathRow(layer.name, layer.kind, path.text, path.mul, path.numel, n_reachable,
-                                path.numel / total, float(block.pow(2).mean().sqrt())))  # fmt: skip
-    return rows
-
-
-def check_same_base(model: Potential, backbone: Backbone, elements: Sequence[int], where: str = "use") -> None:
-    """Raise InputError unless `backbone` is the model's own base, or equal to it as far as fingerprints tell."""
-    mine = model.base
-    if (mine.name, mine.shapes()) != (backbone.name, backbone.shapes()):
-        raise InputError(f"{where}: the adaptation was made for another model, a {backbone.name}, expected one of this "
-                         f"{mine.name}")  # fmt: skip
-    found = backbone.fingerprint(elements or backbone.atomic_numbers)
-    compare_fingerprints(found, mine.fingerprint(elements or mine.atomic_numbers), where)
-
-
-def compare_fingerprints(
-    expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], where: str
-) -> None:
-    """Raise InputError for the first parameter whose fingerprint [n_blocks, 2] is not that of the model found."""
-    for name, mine in found.items():
-        theirs = expected.get(name)
-        if theirs is None or theirs.shape != mine.shape:
-            raise InputError(f"{where}: was made for another model: {name} is not in its fingerprint")
-        rms = theirs[:, 1:].double().abs().clamp(min=1e-12)
-        deviation = (mine - theirs.double()).abs()
-        if bool((deviation > FINGERPRINT_TOLERANCE * rms).any()):
-            worst = int((deviation / rms).max(dim=1).values.argmax())
-            raise InputError(
-                f"{where}: was made for another model: {name} has rms {mine[worst, 1]:.5g} here, "
-                f"expected {theirs[worst, 1]:.5g}"
-            )
-
-
-def _checked_elements(base: Potential, elements: Sequence[int] | None) -> tuple[int, ...]:
-    chosen = tuple(sorted(elements or base.atomic_numbers))
-    base.species_of(chosen)
-    return chosen
-
-
-def _adapted(base: Potential, components: Sequence[Adaptation], elements: Sequence[int]) -> Potential:
-    model = Potential(base.base, base.head)
-    model.e0 = base.e0.clone()
-    model.base_e0 = base.base_e0.clone()
-    model.adaptation = Composition(components, base.base, elements, base.e0)
-    return model

@@ -8,7 +8,7 @@
 namespace py = pybind11;
 
 PYBIND11_MODULE(PATHTUNE_EMULATED, m) {
-  pathtune::define_cuda(m);
+  pathtune::bind_cuda(m);
   m.def("set_order", [](int order, unsigned seed) {  // 0 forward, 1 reverse, 2 random
     emulator::config().order = emulator::Order(order);
     emulator::config().seed = seed;

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pathtune import reference
-from pathtune._paths import edge_conv_table
 from pathtune.ops import _edge_conv_cuda, conv_graph, edge_conv
+from pathtune.tables.edge_conv import edge_conv_table
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "ops"))
 from test_edge_conv import GRAPHS, SUBSETS, assert_equal, derivatives, graph_of, irreps

@@ -9,9 +9,10 @@ from test_sampled_gradient import shapes_of
 from test_species_linear import irreps
 
 from pathtune import reference
-from pathtune._paths import species_linear_table
 from pathtune.ops import DeltaCotangent, _sampled_cuda, delta_gradients, group_by_species, group_candidates
 from pathtune.ops import sampled_gradient as sampled
+from pathtune.ops._sampled_layer import tables_of
+from pathtune.tables.species_linear import species_linear_table
 
 N_SPECIES = 5
 CASES = {
@@ -184,7 +185,7 @@ def test_the_order_of_threads_and_blocks_changes_no_bit(forward_kernels, monkeyp
 def test_every_candidate_is_in_one_item_whose_channels_hold_it(case):
     table = table_of(case)
     candidates = candidates_of(table, 0.9)
-    found = _sampled_cuda.make_table((*candidates.index(), table.paths, table.coefficients), torch.device("cpu"))
+    found = _sampled_cuda.make_table(tables_of(candidates, table), torch.device("cpu"))
     assert sorted(found.place.tolist()) == list(range(candidates.indices.numel()))
     items, next_first = found.items.long(), 0
     for x_begin, x_width, mul_in, g_begin, g_width, mul_out, _, species, first, last in items[:, :10].tolist():

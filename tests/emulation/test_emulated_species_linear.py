@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pathtune import reference
-from pathtune._paths import species_linear_table
 from pathtune.ops import group_by_species, species_linear
+from pathtune.tables.species_linear import species_linear_table
 
 
 class Ir:

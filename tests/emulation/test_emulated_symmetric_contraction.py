@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pathtune import reference
-from pathtune._monomials import contraction_coefficients, contraction_table
 from pathtune.ops import group_by_species, symmetric_contraction
+from pathtune.tables.contraction import contraction_coefficients, contraction_table
 
 N_SPECIES = 5
 CASES = {  # n_ell, 2l+1 of each output, correlation of each output, mul

@@ -9,7 +9,6 @@ from test_species_linear import CASES, irreps, make
 from torch.utils.checkpoint import checkpoint
 
 from pathtune import reference
-from pathtune._paths import species_linear_table
 from pathtune.ops import (
     DeltaTarget,
     SparseWeights,
@@ -19,8 +18,9 @@ from pathtune.ops import (
     sparse_species_linear,
     sparse_weights,
 )
+from pathtune.tables.species_linear import species_linear_table
 
-kernel_module = importlib.import_module("pathtune.ops.sampled_gradient")
+kernel_module = importlib.import_module("pathtune.ops._sampled")
 THRESHOLDS = ["none", "one", "several"]
 N_SPECIES = [1, 5, 0]  # a path linear, a species linear, and a layer that takes W' as a plain tensor
 
@@ -85,7 +85,7 @@ def calls(monkeypatch):
     found, original = [], kernel_module.call_cpu
 
     def spy(name, like, layers, terms):
-        found.append([layer[13] - layer[12] for layer in layers])
+        found.append([layer.end_term - layer.first_term for layer in layers])
         original(name, like, layers, terms)
 
     monkeypatch.setattr(kernel_module, "call_cpu", spy)

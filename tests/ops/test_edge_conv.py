@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from pathtune import reference
-from pathtune._paths import edge_conv_table, layout_permutation
 from pathtune.ops import conv_graph, edge_conv
+from pathtune.ops.edge_conv import index_of
+from pathtune.tables.edge_conv import edge_conv_table
+from pathtune.tables.irreps import layout_permutation
 
 
 class Ir:
@@ -180,16 +182,15 @@ def test_third_derivatives_are_refused():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_opcheck():
     x, y, w, graph, table = make("ragged tails, both parities")
-    index = (graph.sender, graph.receiver_ptr, graph.sender_order, graph.sender_ptr, graph.weight_row,
-             graph.row_ptr, graph.row_edges, table.paths, table.coefficients, graph.edges_per_row)  # fmt: skip
+    index = list(index_of(graph, table))
     g = torch.randn(graph.n_nodes, table.dim_out, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(torch.ops.pathtune.edge_conv, (x, y, w, *index, table.dim_out))
+    torch.library.opcheck(torch.ops.pathtune.edge_conv, (x, y, w, index, [graph.edges_per_row, table.dim_out]))
     for needs in ([True, True, True], [True, False, True]):
-        torch.library.opcheck(torch.ops.pathtune.edge_conv_backward, (x, y, w, g, *index, needs))
+        request = [graph.edges_per_row, False, *needs]
+        torch.library.opcheck(torch.ops.pathtune.edge_conv_backward, (x, y, w, g, index, request))
     x, y, w, g = (t.detach() for t in (x, y, w, g))
     adjoints = (torch.randn_like(x), None, torch.randn_like(w))
-    needs = [True, True, False, False]
-    arguments = (x, y, w, g, *adjoints, *index, needs)
+    arguments = (x, y, w, g, *adjoints, index, [graph.edges_per_row, True, True, False, False])
     torch.library.opcheck(torch.ops.pathtune.edge_conv_double_backward, arguments)
 
 

@@ -8,7 +8,9 @@ from test_species_linear import CASES, SPECIES, make
 
 from pathtune import reference
 from pathtune.ops import DeltaCotangent, delta_gradients, group_by_species, group_candidates, sampled_gradient
-from pathtune.ops.sampled_gradient import flattened, index_of, sizes_of
+from pathtune.ops._bilinear import index_of
+from pathtune.ops.sampled_gradient import flattened
+from pathtune.ops.species_linear import sizes_of
 
 SHARES = [0.0, 0.03, 0.3, 1.0]
 
@@ -104,8 +106,9 @@ def test_one_thread_agrees_with_two():
 
 def test_opcheck():
     x, g, candidates, species, table = inputs("ragged tails", "several", 0.2)
-    index = index_of(candidates, group_by_species(species, table.n_species), table)
-    arguments = (x.requires_grad_(), g.requires_grad_(), *index, sizes_of(x, table))
+    groups = group_by_species(species, table.n_species)
+    rest = (list(index_of(candidates, groups, table)), list(sizes_of(x, groups, table)))
+    arguments = (x.requires_grad_(), g.requires_grad_(), *rest)
     torch.library.opcheck(torch.ops.pathtune.sampled_gradient, arguments)
 
 

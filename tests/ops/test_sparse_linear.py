@@ -6,9 +6,10 @@ from test_sampled_gradient import candidates_of
 from test_species_linear import CASES, irreps, make
 
 from pathtune import reference
-from pathtune._paths import species_linear_table
 from pathtune.ops import SparseWeights, group_by_species, sparse_path_linear, sparse_species_linear
-from pathtune.ops.sampled_gradient import index_of, sizes_of
+from pathtune.ops._bilinear import index_of
+from pathtune.ops.species_linear import sizes_of
+from pathtune.tables.species_linear import species_linear_table
 
 N_SPECIES = [1, 5]  # a path linear is a species linear of one species
 
@@ -71,11 +72,11 @@ def test_gradcheck_and_gradgradcheck(case, n_species):
 @pytest.mark.parametrize("n_species", N_SPECIES)
 def test_opcheck(n_species):
     x, base, values, candidates, species, table = problem("ragged tails", n_species)
-    index = index_of(candidates, group_by_species(species, n_species), table)
+    groups = group_by_species(species, n_species)
     g = torch.randn(x.shape[0], table.dim_out, dtype=x.dtype, requires_grad=True)
-    rest = (values, base, *index, sizes_of(x, table))
-    torch.library.opcheck(torch.ops.pathtune.sparse_linear, (x, *rest))
-    torch.library.opcheck(torch.ops.pathtune.sparse_linear_grad_x, (g, *rest))
+    rest = (values, base, list(index_of(candidates, groups, table)), list(sizes_of(x, groups, table)))
+    torch.library.opcheck(torch.ops.pathtune.sparse_linear, (x, *rest, False))
+    torch.library.opcheck(torch.ops.pathtune.sparse_linear, (g, *rest, True))
 
 
 def test_rewriting_the_weights_before_the_backward_is_refused():

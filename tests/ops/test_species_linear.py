@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from pathtune import reference
-from pathtune._paths import layout_permutation, species_linear_table
 from pathtune.ops import group_by_species, species_linear
+from pathtune.ops.species_linear import index_of, sizes_of
+from pathtune.tables.irreps import layout_permutation
+from pathtune.tables.species_linear import species_linear_table
 
 
 class Ir:
@@ -82,12 +84,11 @@ def test_gradcheck_and_gradgradcheck(case):
 def test_opcheck():
     x, weights, species, table = make("ragged tails", "several")
     groups = group_by_species(species, table.n_species)
-    sizes = [x.shape[0], table.dim_in, table.dim_out, table.n_species, table.weight_numel]
-    index = (groups.order, groups.ptr, groups.present, table.paths, table.coefficients)
+    rest = (list(index_of(groups, table)), list(sizes_of(x, groups, table)))
     y = torch.randn(x.shape[0], table.dim_out, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(torch.ops.pathtune.species_linear, (x, weights, *index, sizes))
-    torch.library.opcheck(torch.ops.pathtune.species_linear_grad_x, (y, weights, *index, sizes))
-    torch.library.opcheck(torch.ops.pathtune.species_linear_grad_weights, (x, y, *index, sizes))
+    torch.library.opcheck(torch.ops.pathtune.species_linear, (x, weights, *rest))
+    torch.library.opcheck(torch.ops.pathtune.species_linear_grad_x, (y, weights, *rest))
+    torch.library.opcheck(torch.ops.pathtune.species_linear_grad_weights, (x, y, *rest))
 
 
 @pytest.mark.usefixtures("needs_mace")

@@ -5,10 +5,11 @@ import itertools
 import pytest
 import torch
 
-from pathtune import _core, reference
-from pathtune._monomials import contraction_coefficients, contraction_table
-from pathtune._paths import layout_permutation
-from pathtune.ops import group_by_species, symmetric_contraction
+from pathtune import reference
+from pathtune.ops import _core, group_by_species, symmetric_contraction
+from pathtune.ops.symmetric_contraction import index_of, sizes_of
+from pathtune.tables.contraction import contraction_coefficients, contraction_table
+from pathtune.tables.irreps import layout_permutation
 
 N_SPECIES = 5
 # n_ell, 2l+1 of each output, correlation of each output, mul
@@ -116,16 +117,16 @@ def test_gradcheck_and_gradgradcheck(case):
 
 def test_opcheck():
     a, coefficients, groups, table = direct("ragged tails", "several")
-    index = (groups.order, groups.ptr, groups.present, *table.index())
+    rest = (list(index_of(groups, table, a.device)), list(sizes_of(a, groups, table)))
     g = torch.randn(a.shape[0], table.n_out, a.shape[2], dtype=a.dtype, requires_grad=True)
-    op, sizes = torch.ops.pathtune, table.sizes()
-    torch.library.opcheck(op.symmetric_contraction, (a, coefficients, *index, sizes))
+    op = torch.ops.pathtune
+    torch.library.opcheck(op.symmetric_contraction, (a, coefficients, *rest))
     for needs in ([True, True], [True, False], [False, True]):
-        torch.library.opcheck(op.symmetric_contraction_backward, (g, a, coefficients, *index, sizes, needs))
+        torch.library.opcheck(op.symmetric_contraction_backward, (g, a, coefficients, *rest, needs))
     # No autograd beyond the second derivative: its arguments are plain.
     aa, g, a, c = (x.detach() for x in (torch.randn_like(a), g, a, coefficients))
     for ac in (None, torch.randn_like(c)):
-        arguments = (aa, g, a, c, *index, ac, sizes, [True, True, True])
+        arguments = (aa, g, a, c, ac, *rest, [True, True, True])
         torch.library.opcheck(op.symmetric_contraction_double_backward, arguments)
 
 

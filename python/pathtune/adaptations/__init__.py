@@ -15,8 +15,9 @@ from pathtune.adaptations.frozen import Frozen
 from pathtune.adaptations.sparse import Sparse, SparseDelta
 from pathtune.adaptations.stored import Stored
 
-for _kind in (Sparse, Full, Readout):
-    register_adaptation(_kind)
+register_adaptation(Sparse)
+register_adaptation(Full)
+register_adaptation(Readout)
 
 __all__ = [
     "Adaptation",

@@ -7,9 +7,11 @@ from typing import Any  # of e3nn modules, whose attributes torch.nn.Module hide
 import torch
 from e3nn import o3
 
-from pathtune._paths import EdgeConvTable, SpeciesLinearTable, blocks, edge_conv_table, species_linear_table
 from pathtune.layers import Layer, Path
 from pathtune.ops import SparseWeights, SpeciesGroups, sparse_path_linear, sparse_species_linear, species_linear
+from pathtune.tables.edge_conv import EdgeConvTable, edge_conv_table
+from pathtune.tables.irreps import blocks
+from pathtune.tables.species_linear import SpeciesLinearTable, species_linear_table
 
 
 def layer_of(name: str, module: Any, species_input: bool = False) -> Layer | None:

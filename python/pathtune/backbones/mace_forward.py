@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from e3nn import o3
 
-from pathtune._monomials import ContractionTable, contraction_coefficients, contraction_table
-from pathtune._paths import EdgeConvTable, SpeciesLinearTable
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
 from pathtune.backbones._geometry import FEATURES, Edges, harmonics_parity, on_edges, species_groups
 from pathtune.data import Batch
@@ -23,6 +21,9 @@ from pathtune.ops import (
     edge_conv,
     symmetric_contraction,
 )
+from pathtune.tables.contraction import ContractionTable, contraction_coefficients, contraction_table
+from pathtune.tables.edge_conv import EdgeConvTable
+from pathtune.tables.species_linear import SpeciesLinearTable
 
 INTERACTIONS = (
     "RealAgnosticInteractionBlock",

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from pathtune._paths import blocks, layout_permutation
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
 from pathtune.backbones._geometry import FEATURES, Edges, harmonics_parity, on_edges, species_groups
 from pathtune.data import Batch
@@ -22,6 +21,7 @@ from pathtune.ops import (
     SpeciesGroups,
     edge_conv,
 )
+from pathtune.tables.irreps import blocks, layout_permutation
 
 INTROS = {"SelfConnectionLinearIntro": "linear", "SelfConnectionIntro": "fc_tensor_product"}
 RESCALES = ("Rescale", "SpeciesWiseRescale", "ModalWiseRescale")

@@ -15,13 +15,14 @@ import schedulefree
 import torch
 
 from pathtune.adaptations import SparseDelta
+from pathtune.adapting import sparsify, unfreeze
 from pathtune.benchmark import cases
 from pathtune.benchmark.floor import floor_flops, gemm_rate
 from pathtune.data import Batch, Labelled, elements_of
 from pathtune.layers import select_layers
 from pathtune.loading import load
 from pathtune.losses import loss
-from pathtune.model import Potential, sparsify, unfreeze
+from pathtune.model import Potential
 
 Step = Callable[[], None]
 

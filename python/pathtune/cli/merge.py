@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import pathlib
 
+from pathtune.adapting import merge
 from pathtune.cli._common import ModelOptions, add_options, load_model, options_from, required
 from pathtune.errors import InputError
 from pathtune.loading import save
-from pathtune.model import merge
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,10 +7,10 @@ import dataclasses
 
 import ase.data
 
+from pathtune.adapting import paths
 from pathtune.cli._common import ModelOptions, add_options, load_model, options_from, print_json
 from pathtune.data import as_source
 from pathtune.errors import InputError
-from pathtune.model import paths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,15 +1,10 @@
 """Operators: one file each, with checks, custom_op, fake and autograd. The sole importers of `_core`."""
 
 from pathtune.ops._kernels import cuda_status
+from pathtune.ops.candidates import Candidates, group_candidates
 from pathtune.ops.delta_node import DeltaTarget, sparse_weights
 from pathtune.ops.edge_conv import ConvGraph, conv_graph, edge_conv
-from pathtune.ops.sampled_gradient import (
-    Candidates,
-    DeltaCotangent,
-    delta_gradients,
-    group_candidates,
-    sampled_gradient,
-)
+from pathtune.ops.sampled_gradient import DeltaCotangent, delta_gradients, sampled_gradient
 from pathtune.ops.soft_threshold import ThresholdedLayer, soft_threshold
 from pathtune.ops.sparse_linear import SparseWeights, sparse_path_linear, sparse_species_linear
 from pathtune.ops.species_linear import SpeciesGroups, group_by_species, species_linear

@@ -15,7 +15,8 @@ def needed_gradients(ctx) -> list[bool]:
     frozen weights; nothing has to be declared, so nothing can be declared wrongly
     (docs/decisions/0001-ask-the-engine.md).
 
-    The engine knows tensor arguments only, so every operator takes its tensors first.
+    The engine knows tensor arguments only, so every operator takes its tensors first. No tensor of a list has a
+    gradient.
     """
     needs = list(ctx.needs_input_grad)
     if torch.compiler.is_compiling():
@@ -23,7 +24,7 @@ def needed_gradients(ctx) -> list[bool]:
     # next_functions has an entry for each tensor, needs_input_grad one for each argument: what they share is
     # the order of the arguments that require a gradient.
     functions = iter([function for function, _ in ctx.next_functions if function is not None])
-    return [need and _will_execute(next(functions, None)) for need in needs]
+    return [need is True and _will_execute(next(functions, None)) for need in needs]
 
 
 def _will_execute(function) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+import torch  # before _core: both then share torch's OpenMP runtime
 
-from pathtune import _core
+from pathtune.ops import _core
 from pathtune.ops._check import KERNEL_DTYPES
 
 # The tests' emulation of the CUDA kernels; where it is set, it takes the place of the CPU's on CPU tensors.
@@ -23,6 +23,11 @@ def cuda_status() -> str:
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} sees no usable CUDA device"
     return _core.cuda_status()
+
+
+def record_fields(name: str) -> str:
+    """Fields of the extension's record, separated by commas; empty where it has no such record."""
+    return _core.records.get(name, "")
 
 
 def call_cpu(name: str, like: torch.Tensor, *arguments: Any) -> Any:

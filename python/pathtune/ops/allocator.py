@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathtune import _core
+from pathtune.ops import _core
 
 
 def keep_large_blocks() -> bool:

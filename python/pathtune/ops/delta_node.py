@@ -19,7 +19,8 @@ import torch
 from pathtune import reference
 from pathtune.ops._autograd import needed_gradients, pass_number
 from pathtune.ops._check import KERNEL_DTYPES, check_size
-from pathtune.ops.sampled_gradient import Candidates, DeltaCotangent, delta_gradients
+from pathtune.ops.candidates import Candidates
+from pathtune.ops.sampled_gradient import DeltaCotangent, delta_gradients
 from pathtune.ops.soft_threshold import ThresholdedLayer, soft_threshold
 from pathtune.ops.sparse_linear import SparseWeights
 
@@ -37,7 +38,9 @@ class DeltaTarget:
         segment: torch.Tensor | None = None,  # [n_candidates] int64, which threshold an entry obeys; None: one
         candidates: Candidates | None = None,  # `indices` grouped; None: the operator takes W' as a plain tensor
     ):
-        self.indices, self.segment, self.candidates = indices, segment, candidates
+        self.indices = indices
+        self.segment = segment
+        self.candidates = candidates
         self._base: torch.Tensor | None = None
         self._base_version = -1
         self._effective: torch.Tensor | None = None
@@ -47,7 +50,8 @@ class DeltaTarget:
         if self.candidates is None:
             return None
         if self._effective is None or self._base is not base or self._base_version != base._version:
-            self._base, self._base_version = base, base._version
+            self._base = base
+            self._base_version = base._version
             with torch.inference_mode(False):
                 self._effective = base.detach().clone()
         return self._effective
@@ -73,16 +77,21 @@ def sparse_weights(
         score_at = [None if score is None else next(count) for score in scores]
         deltas = _Deltas.apply(targets, bases, effective, score_at, *values, *given) if targets else ()
     elif any(w is not None for w in effective):
-        raise TypeError("sparse_weights: a layer with grouped candidates is among "
-                        f"{sorted({f'{v.dtype} on {v.device}' for v in values})}, expected float32 or float64 "
-                        "on the CPU or CUDA")  # fmt: skip
+        found = sorted({f"{v.dtype} on {v.device}" for v in values})
+        expected = "float32 or float64 on the CPU or CUDA"
+        raise TypeError(f"sparse_weights: a layer with grouped candidates is among {found}, expected {expected}")
     else:
-        deltas = [v if s is None else reference.soft_threshold(v, torch.sigmoid(s), t.segment)
-                  for v, s, t in zip(values, scores, targets)]  # fmt: skip
-    # Indices are unique, so that adding is exact and its backward a plain gather.
-    return [base.flatten().index_add(0, target.indices, delta).view_as(base) if w is None or target.candidates is None
-            else SparseWeights(w, delta, target.candidates)
-            for target, base, w, delta in zip(targets, bases, effective, deltas)]  # fmt: skip
+        deltas = [
+            v if s is None else reference.soft_threshold(v, torch.sigmoid(s), t.segment)
+            for v, s, t in zip(values, scores, targets)
+        ]
+    weights: list[torch.Tensor | SparseWeights] = []
+    for target, base, w, delta in zip(targets, bases, effective, deltas):
+        if w is not None and target.candidates is not None:
+            weights.append(SparseWeights(w, delta, target.candidates))
+        else:  # indices are unique, so that adding is exact and its backward a plain gather
+            weights.append(base.flatten().index_add(0, target.indices, delta).view_as(base))
+    return weights
 
 
 class _Deltas(torch.autograd.Function):
@@ -93,31 +102,47 @@ class _Deltas(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, targets, bases, effective, score_at, *tensors):
-        values, scores = tensors[: len(targets)], tensors[len(targets) :]
+        values = tensors[: len(targets)]
+        scores = tensors[len(targets) :]
         sizes = [score.numel() for score in scores]
         # together, because the thresholds are small and many
         thresholds = torch.sigmoid(torch.cat(scores)) if scores else values[0].new_empty(0)
         parts = thresholds.split(sizes)
-        deltas, _ = soft_threshold([
-            ThresholdedLayer(values=v, threshold=None if j is None else parts[j], segment=target.segment,
-                             indices=target.indices, base=base.detach().flatten(), effective=w)
+        layers = [
+            ThresholdedLayer(
+                values=v,
+                threshold=None if j is None else parts[j],
+                segment=target.segment,
+                indices=target.indices,
+                base=base.detach().flatten(),
+                effective=w,
+            )
             for v, j, target, base, w in zip(values, score_at, targets, bases, effective)
-        ])  # fmt: skip
+        ]
+        deltas, _ = soft_threshold(layers)
         ctx.save_for_backward(thresholds, *scores, *deltas)
         ctx.set_materialize_grads(False)
-        ctx.targets, ctx.score_at, ctx.sizes, ctx.products = targets, score_at, sizes, {}
+        ctx.targets = targets
+        ctx.score_at = score_at
+        ctx.sizes = sizes
+        ctx.products = {}
         return tuple(deltas)
 
     @staticmethod
     def backward(ctx, *cotangents):
         thresholds, *saved = ctx.saved_tensors
-        scores, deltas = saved[: len(ctx.sizes)], saved[len(ctx.sizes) :]
+        scores = saved[: len(ctx.sizes)]
+        deltas = saved[len(ctx.sizes) :]
         products = ctx.products.pop(pass_number(), {})
         results = _differentiable if torch.is_grad_enabled() else _by_kernel
-        layers = [i for i, cotangent in enumerate(cotangents) if cotangent is not None or i in products]
         needs = needed_gradients(ctx)[4:]
-        layers = [i for i in layers
-                  if needs[i] or (ctx.score_at[i] is not None and needs[len(deltas) + ctx.score_at[i]])]  # fmt: skip
+
+        def is_needed(i: int) -> bool:
+            j = ctx.score_at[i]
+            return needs[i] or (j is not None and needs[len(deltas) + j])
+
+        reached = [i for i, cotangent in enumerate(cotangents) if cotangent is not None or i in products]
+        layers = [i for i in reached if is_needed(i)]
         return (None,) * 4 + results(ctx, layers, products, thresholds, scores, deltas, cotangents)
 
 
@@ -126,14 +151,22 @@ def _by_kernel(ctx, layers, products, thresholds, scores, deltas, cotangents) ->
     result: list[torch.Tensor | None] = [None] * (len(deltas) + len(scores))
     given = []
     for i in layers:
-        target, j, left = ctx.targets[i], ctx.score_at[i], products.get(i, ())
-        given.append(DeltaCotangent(
-            delta=deltas[i], n_thresholds=0 if j is None else ctx.sizes[j], segment=target.segment,
-            other=cotangents[i], terms=[(x, g, groups) for x, g, groups, _ in left], candidates=target.candidates,
+        target = ctx.targets[i]
+        j = ctx.score_at[i]
+        left = products.get(i, ())
+        cotangent = DeltaCotangent(
+            delta=deltas[i],
+            n_thresholds=0 if j is None else ctx.sizes[j],
+            segment=target.segment,
+            other=cotangents[i],
+            terms=[(x, g, groups) for x, g, groups, _ in left],
+            candidates=target.candidates,
             table=left[0][3] if left else None,
-        ))  # fmt: skip
+        )
+        given.append(cotangent)
     for i, grad_values, grad_thresholds in zip(layers, *delta_gradients(given)):
-        result[i], j = grad_values, ctx.score_at[i]
+        result[i] = grad_values
+        j = ctx.score_at[i]
         if j is not None:
             result[len(deltas) + j] = grad_thresholds * slopes[j]
     return tuple(result)
@@ -143,7 +176,9 @@ def _differentiable(ctx, layers, products, thresholds, scores, deltas, cotangent
     """The same in torch, for a pass that is to be differentiated itself, where nobody leaves products."""
     result: list[torch.Tensor | None] = [None] * (len(deltas) + len(scores))
     for i in layers:
-        target, j, delta = ctx.targets[i], ctx.score_at[i], deltas[i].detach()
+        target = ctx.targets[i]
+        j = ctx.score_at[i]
+        delta = deltas[i].detach()
         result[i] = cotangents[i]
         if j is not None:
             result[i] = cotangents[i] * (delta != 0)

@@ -7,15 +7,25 @@ those gradients that the running pass uses; the others are empty tensors inside,
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
-from pathtune._paths import EdgeConvTable
+from pathtune.ops import _edge_conv_cuda
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import check_same_kind, check_size
-from pathtune.ops._edge_conv_cuda import call_edge_conv
+from pathtune.ops._edge_conv_records import (
+    EdgeConvAdjoints,
+    EdgeConvIndex,
+    EdgeConvInputs,
+    EdgeConvOutputs,
+    EdgeConvSizes,
+)
 from pathtune.ops._kernels import call_cpu, uses_cuda
 from pathtune.ops._operator import operator
+from pathtune.ops._records import addresses
+from pathtune.tables.edge_conv import EdgeConvTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +61,8 @@ def conv_graph(
     default each edge has its own. Raises ValueError when edges are not sorted by receiver or when an
     index lies outside its range.
     """
-    sender, receiver = sender.contiguous(), receiver.contiguous()
+    sender = sender.contiguous()
+    receiver = receiver.contiguous()
     n_edges = receiver.numel()
     check_size("conv_graph", "number of senders", sender.numel(), n_edges)
     own_rows = weight_row is None
@@ -61,22 +72,28 @@ def conv_graph(
         if index.dtype != torch.int64:
             raise TypeError(f"conv_graph: {name} is {index.dtype}, expected torch.int64")
         if n_edges and (int(index.min()) < 0 or (name != "weight_row" and int(index.max()) >= n_nodes)):
-            raise ValueError(f"conv_graph: {name} spans {int(index.min())} to {int(index.max())}, "
-                             f"with {n_nodes} nodes")  # fmt: skip
+            span = f"{int(index.min())} to {int(index.max())}"
+            raise ValueError(f"conv_graph: {name} spans {span}, with {n_nodes} nodes")
     if bool((receiver[1:] < receiver[:-1]).any()):
         at = int((receiver[1:] < receiver[:-1]).nonzero()[0])
         first, second = receiver[at : at + 2].tolist()
-        raise ValueError(f"conv_graph: edges must be sorted by receiver, but edge {at} goes to node {first} "
-                         f"and edge {at + 1} to node {second}")  # fmt: skip
+        found = f"edge {at} goes to node {first} and edge {at + 1} to node {second}"
+        raise ValueError(f"conv_graph: edges must be sorted by receiver, but {found}")
     n_rows = int(weight_row.max()) + 1 if n_edges else 0
     row_edges = weight_row if own_rows else torch.argsort(weight_row, stable=True)
     row_ptr = _ptr(weight_row, n_rows)
     return ConvGraph(
-        sender=sender, receiver=receiver, receiver_ptr=_ptr(receiver, n_nodes),
-        sender_order=torch.argsort(sender, stable=True), sender_ptr=_ptr(sender, n_nodes),
-        weight_row=weight_row, row_ptr=row_ptr, row_edges=row_edges, n_nodes=n_nodes,
+        sender=sender,
+        receiver=receiver,
+        receiver_ptr=_ptr(receiver, n_nodes),
+        sender_order=torch.argsort(sender, stable=True),
+        sender_ptr=_ptr(sender, n_nodes),
+        weight_row=weight_row,
+        row_ptr=row_ptr,
+        row_edges=row_edges,
+        n_nodes=n_nodes,
         edges_per_row=1 if own_rows or n_edges == 0 else int(row_ptr.diff().max()),
-    )  # fmt: skip
+    )
 
 
 def _ptr(index: torch.Tensor, n: int) -> torch.Tensor:
@@ -106,121 +123,183 @@ def edge_conv(
         check_size("edge_conv", f"number of dimensions of {name}", tensor.dim(), 2)
         check_size("edge_conv", f"number of rows of {name}", tensor.shape[0], rows)
         check_size("edge_conv", f"row length of {name}", tensor.shape[1], columns)
-    return _forward(x, y, w, *_index(graph, table), table.dim_out)
+    return _forward(x, y, w, index_of(graph, table), [graph.edges_per_row, table.dim_out])
 
 
-def _index(graph: ConvGraph, table: EdgeConvTable) -> tuple[torch.Tensor | int, ...]:
-    return (
-        graph.sender, graph.receiver_ptr, graph.sender_order, graph.sender_ptr, graph.weight_row,
-        graph.row_ptr, graph.row_edges, table.paths, table.coefficients, graph.edges_per_row,
-    )  # fmt: skip
+class Request(NamedTuple):
+    """The integers of a backward's operator: the most edges that share a row of w, and which outputs are wanted."""
+
+    edges_per_row: int
+    gg: bool
+    gx: bool
+    gy: bool
+    gw: bool
 
 
-def _call(order: int, index, inputs, adjoints, outputs) -> None:
-    """Hand addresses to the kernel of order 0 (forward), 1 (backward) or 2 (double backward).
+def index_of(graph: ConvGraph, table: EdgeConvTable) -> EdgeConvIndex:
+    """The index argument of the operators."""
+    return EdgeConvIndex(
+        sender=graph.sender,
+        receiver_ptr=graph.receiver_ptr,
+        sender_order=graph.sender_order,
+        sender_ptr=graph.sender_ptr,
+        weight_row=graph.weight_row,
+        row_ptr=graph.row_ptr,
+        row_edges=graph.row_edges,
+        paths=table.paths,
+        coefficients=table.coefficients,
+    )
 
-    inputs (x, y, w, g), adjoints (ax, ay, aw), outputs (gg, gx, gy, gw); None where absent.
-    """
+
+KERNELS = ("edge_conv", "edge_conv_backward", "edge_conv_double_backward")  # by the order of the pass
+NO_ADJOINTS = EdgeConvAdjoints(None, None, None)
+
+
+def _call(
+    order: int,
+    index: Sequence[torch.Tensor],
+    edges_per_row: int,
+    inputs: EdgeConvInputs,
+    adjoints: EdgeConvAdjoints,
+    outputs: EdgeConvOutputs,
+) -> None:
+    """Hand addresses to the kernel of order 0 (forward), 1 (backward) or 2 (double backward); None where absent."""
+    inputs = EdgeConvInputs._make(_contiguous(inputs))
+    adjoints = EdgeConvAdjoints._make(_contiguous(adjoints))
     x, y, w, g = inputs
-    x, y, w, g = inputs = (x.contiguous(), y.contiguous(), w.contiguous(), None if g is None else g.contiguous())
-    adjoints = [None if t is None else t.contiguous() for t in adjoints]
-    *graph, paths, coefficients, edges_per_row = index
+    index = EdgeConvIndex._make(index)
+    sizes = EdgeConvSizes(
+        n_nodes=x.shape[0],
+        n_edges=y.shape[0],
+        n_rows=w.shape[0],
+        dim_in=x.shape[1],
+        dim_y=y.shape[1],
+        dim_out=(outputs.gg if g is None else g).shape[1],
+        weight_numel=w.shape[1],
+        n_paths=index.paths.shape[0],
+    )
     if uses_cuda(x):
-        call_edge_conv(order, graph, (paths, coefficients), edges_per_row, inputs, adjoints, outputs)
+        _edge_conv_cuda.call_edge_conv(order, sizes, index, edges_per_row, inputs, adjoints, outputs)
         return
-    out = outputs[0] if g is None else g
-    sizes = (x.shape[0], y.shape[0], w.shape[0], x.shape[1], y.shape[1], out.shape[1], w.shape[1], paths.shape[0])
-    name = ("edge_conv", "edge_conv_backward", "edge_conv_double_backward")[order]
-    groups = ((*graph, paths, coefficients), inputs, adjoints, outputs)
-    call_cpu(name, x, sizes, *(tuple(0 if t is None else t.data_ptr() for t in group) for group in groups))
+    call_cpu(
+        KERNELS[order],
+        x,
+        sizes,
+        addresses(EdgeConvIndex, index),
+        addresses(EdgeConvInputs, inputs),
+        addresses(EdgeConvAdjoints, adjoints),
+        addresses(EdgeConvOutputs, outputs),
+    )
 
 
-def _outputs(needs: list[bool], *like: torch.Tensor) -> list[torch.Tensor]:
+def _contiguous(tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
+def _outputs(needs: Sequence[int], *like: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Uninitialised outputs, which the kernel overwrites; an empty tensor where none is needed."""
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) if need else t.new_empty(0)
-            for need, t in zip(needs, like)]  # fmt: skip
+    contiguous = torch.contiguous_format
+    return tuple(
+        torch.empty_like(t, memory_format=contiguous) if need else t.new_empty(0) for need, t in zip(needs, like)
+    )
 
 
-def _only(needs: list[bool], tensors) -> list[torch.Tensor | None]:
+def _only(needs: Sequence[int], tensors: Sequence) -> list[torch.Tensor | None]:
     return [t if need else None for need, t in zip(needs, tensors)]
-
-
-# Index arguments of all three operators: seven of the graph, two of the table, and edges_per_row.
 
 
 @operator("pathtune::edge_conv")
 def _forward(
-    x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, sender: torch.Tensor, receiver_ptr: torch.Tensor,
-    sender_order: torch.Tensor, sender_ptr: torch.Tensor, weight_row: torch.Tensor, row_ptr: torch.Tensor,
-    row_edges: torch.Tensor, paths: torch.Tensor, coefficients: torch.Tensor, edges_per_row: int, dim_out: int,
-) -> torch.Tensor:  # fmt: skip
-    graph = (sender, receiver_ptr, sender_order, sender_ptr, weight_row, row_ptr, row_edges)
+    x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, index: Sequence[torch.Tensor], sizes: Sequence[int]
+) -> torch.Tensor:
+    edges_per_row, dim_out = sizes
     out = x.new_empty(x.shape[0], dim_out)
-    _call(0, (*graph, paths, coefficients, edges_per_row), (x, y, w, None), (None,) * 3, (out, None, None, None))
+    inputs = EdgeConvInputs(x, y, w, None)
+    _call(0, index, edges_per_row, inputs, NO_ADJOINTS, EdgeConvOutputs(out, None, None, None))
     return out
 
 
 @operator("pathtune::edge_conv_backward")
 def _first_backward(
-    x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, g: torch.Tensor, sender: torch.Tensor,
-    receiver_ptr: torch.Tensor, sender_order: torch.Tensor, sender_ptr: torch.Tensor,
-    weight_row: torch.Tensor, row_ptr: torch.Tensor, row_edges: torch.Tensor, paths: torch.Tensor,
-    coefficients: torch.Tensor, edges_per_row: int, needs: list[bool],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    graph = (sender, receiver_ptr, sender_order, sender_ptr, weight_row, row_ptr, row_edges)
+    x: torch.Tensor,
+    y: torch.Tensor,
+    w: torch.Tensor,
+    g: torch.Tensor,
+    index: Sequence[torch.Tensor],
+    request: Sequence[int],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    edges_per_row, _, *needs = request
     gx, gy, gw = _outputs(needs, x, y, w)
-    outputs = (None, *_only(needs, (gx, gy, gw)))
-    _call(1, (*graph, paths, coefficients, edges_per_row), (x, y, w, g), (None,) * 3, outputs)
+    outputs = EdgeConvOutputs(None, *_only(needs, (gx, gy, gw)))
+    _call(1, index, edges_per_row, EdgeConvInputs(x, y, w, g), NO_ADJOINTS, outputs)
     return gx, gy, gw
 
 
 @operator("pathtune::edge_conv_double_backward")
 def _second_backward(
-    x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, g: torch.Tensor, ax: torch.Tensor | None,
-    ay: torch.Tensor | None, aw: torch.Tensor | None, sender: torch.Tensor, receiver_ptr: torch.Tensor,
-    sender_order: torch.Tensor, sender_ptr: torch.Tensor, weight_row: torch.Tensor, row_ptr: torch.Tensor,
-    row_edges: torch.Tensor, paths: torch.Tensor, coefficients: torch.Tensor, edges_per_row: int, needs: list[bool],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    graph = (sender, receiver_ptr, sender_order, sender_ptr, weight_row, row_ptr, row_edges)
+    x: torch.Tensor,
+    y: torch.Tensor,
+    w: torch.Tensor,
+    g: torch.Tensor,
+    ax: torch.Tensor | None,
+    ay: torch.Tensor | None,
+    aw: torch.Tensor | None,
+    index: Sequence[torch.Tensor],
+    request: Sequence[int],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    edges_per_row, *needs = request
     gg, gx, gy, gw = _outputs(needs, g, x, y, w)
-    outputs = _only(needs, (gg, gx, gy, gw))
-    _call(2, (*graph, paths, coefficients, edges_per_row), (x, y, w, g), (ax, ay, aw), outputs)
+    outputs = EdgeConvOutputs._make(_only(needs, (gg, gx, gy, gw)))
+    _call(2, index, edges_per_row, EdgeConvInputs(x, y, w, g), EdgeConvAdjoints(ax, ay, aw), outputs)
     return gg, gx, gy, gw
 
 
-_forward.register_fake(lambda x, y, w, *rest: x.new_empty(x.shape[0], rest[-1]))
-_first_backward.register_fake(lambda x, y, w, g, *rest: tuple(_outputs(rest[-1], x, y, w)))
-_second_backward.register_fake(lambda x, y, w, g, *rest: tuple(_outputs(rest[-1], g, x, y, w)))
+@_forward.register_fake
+def _(x, y, w, index, sizes):
+    _, dim_out = sizes
+    return x.new_empty(x.shape[0], dim_out)
+
+
+@_first_backward.register_fake
+def _(x, y, w, g, index, request):
+    return _outputs(request[2:], x, y, w)
+
+
+@_second_backward.register_fake
+def _(x, y, w, g, ax, ay, aw, index, request):
+    return _outputs(request[1:], g, x, y, w)
 
 
 def _save_forward(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:-2])
-    ctx.edges_per_row = inputs[-2]
+    *tensors, ctx.index, (ctx.edges_per_row, _) = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward_of_forward(ctx, g):
-    x, y, w, *index = ctx.saved_tensors
+    x, y, w = ctx.saved_tensors
     needs = needed_gradients(ctx)[:3]
-    gradients = _first_backward(x, y, w, g, *index, ctx.edges_per_row, needs) if any(needs) else (None,) * 3
-    return (*_only(needs, gradients), *([None] * 11))
+    if not any(needs):
+        return None, None, None
+    gradients = _first_backward(x, y, w, g, ctx.index, Request(ctx.edges_per_row, False, *needs))
+    return _only(needs, gradients)
 
 
 def _save_first_backward(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:-2])
-    ctx.edges_per_row, ctx.computed = inputs[-2:]
+    *tensors, ctx.index, (ctx.edges_per_row, _, *ctx.computed) = inputs
+    ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)  # an absent adjoint stays None, and the kernel skips it
 
 
 def _backward_of_first_backward(ctx, *adjoints):
-    x, y, w, g, *index = ctx.saved_tensors
+    x, y, w, g = ctx.saved_tensors
     ax, ay, aw = _only(ctx.computed, adjoints)
-    needs_x, needs_y, needs_w, needs_g = needed_gradients(ctx)[:4]
+    needs_x, needs_y, needs_w, needs_g, *_ = needed_gradients(ctx)
     needs = [needs_g, needs_x, needs_y, needs_w]
-    gg = gx = gy = gw = None
-    if any(needs) and any(a is not None for a in (ax, ay, aw)):
-        gradients = _second_backward(x, y, w, g, ax, ay, aw, *index, ctx.edges_per_row, needs)
-        gg, gx, gy, gw = _only(needs, gradients)
-    return (gx, gy, gw, gg, *([None] * 11))
+    if not any(needs) or (ax is None and ay is None and aw is None):
+        return None, None, None, None
+    gradients = _second_backward(x, y, w, g, ax, ay, aw, ctx.index, Request(ctx.edges_per_row, *needs))
+    gg, gx, gy, gw = _only(needs, gradients)
+    return gx, gy, gw, gg
 
 
 def _backward_of_second_backward(ctx, *_):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from pathtune.ops._check import check_same_kind, check_size
 from pathtune.ops._kernels import call_cpu, call_cuda, uses_cuda
+from pathtune.ops._records import record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,7 @@ def soft_threshold(layers: Sequence[ThresholdedLayer]) -> tuple[list[torch.Tenso
     """
     for layer in layers:
         _check(layer)
-    tensors = [tuple(_or_empty(t, layer.values) for t in (
-        layer.values, layer.threshold, layer.segment, layer.indices, layer.base, layer.effective,
-    )) for layer in layers]  # fmt: skip
+    tensors = [_tensors_of(layer) for layer in layers]
     if torch.compiler.is_compiling():
         results = [_soft_threshold(*given) for given in tensors]
         if layers and layers[0].values.device.type == "cuda":
@@ -52,14 +52,45 @@ def soft_threshold(layers: Sequence[ThresholdedLayer]) -> tuple[list[torch.Tenso
     if isinstance(counts, torch.Tensor):
         changed = [layer.effective for layer in layers if layer.effective is not None]
     else:
-        changed = [given[-1] for given, (_, n_changed) in zip(tensors, counts) if n_changed]
+        changed = [given.effective for given, (_, n_changed) in zip(tensors, counts) if n_changed]
     if changed:
         torch.autograd.graph.increment_version(changed)
     return deltas, counts
 
 
+@record
+class ThresholdRecord(NamedTuple):
+    """A layer as the kernel reads it."""
+
+    n_candidates: int
+    values: int
+    thresholds: int
+    segment: int
+    indices: int
+    base: int
+    effective: int
+    delta: int
+
+
+class LayerTensors(NamedTuple):
+    """A ThresholdedLayer whose absent tensors are empty."""
+
+    values: torch.Tensor
+    threshold: torch.Tensor
+    segment: torch.Tensor
+    indices: torch.Tensor
+    base: torch.Tensor
+    effective: torch.Tensor
+
+
+def _tensors_of(layer: ThresholdedLayer) -> LayerTensors:
+    given = (getattr(layer, name) for name in LayerTensors._fields)
+    return LayerTensors._make(layer.values.new_empty(0) if t is None else t.contiguous() for t in given)
+
+
 def _check(layer: ThresholdedLayer) -> None:
-    op, n = "soft_threshold", layer.values.numel()
+    op = "soft_threshold"
+    n = layer.values.numel()
     floats = {name: getattr(layer, name) for name in ("values", "threshold", "base", "effective")}
     check_same_kind(op, **{name: t for name, t in floats.items() if t is not None})
     if layer.segment is not None:
@@ -74,17 +105,24 @@ def _check(layer: ThresholdedLayer) -> None:
         raise ValueError(f"{op}: effective has strides {layer.effective.stride()}, expected it contiguous")
 
 
-def _or_empty(tensor: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-    return like.new_empty(0) if tensor is None else tensor.contiguous()
-
-
-def _run(layers: list[tuple[torch.Tensor, ...]]) -> tuple[list[torch.Tensor], Counts]:
-    """values, threshold, segment, indices, base, effective of each layer, empty where absent."""
+def _run(layers: Sequence[LayerTensors]) -> tuple[list[torch.Tensor], Counts]:
+    """S of each layer, and the counts; writes W'."""
     if not layers:
         return [], []
-    deltas = [torch.empty_like(given[0], memory_format=torch.contiguous_format) for given in layers]
-    records = [(delta.numel(), *[t.data_ptr() for t in given], delta.data_ptr())
-               for given, delta in zip(layers, deltas)]  # fmt: skip
+    deltas = [torch.empty_like(given.values, memory_format=torch.contiguous_format) for given in layers]
+    records = [
+        ThresholdRecord(
+            n_candidates=delta.numel(),
+            values=given.values.data_ptr(),
+            thresholds=given.threshold.data_ptr(),
+            segment=given.segment.data_ptr(),
+            indices=given.indices.data_ptr(),
+            base=given.base.data_ptr(),
+            effective=given.effective.data_ptr(),
+            delta=delta.data_ptr(),
+        )
+        for given, delta in zip(layers, deltas)
+    ]
     if not uses_cuda(deltas[0]):
         return deltas, call_cpu("soft_threshold", deltas[0], records)
     counts = deltas[0].new_zeros(len(layers), 2, dtype=torch.int64)
@@ -94,12 +132,18 @@ def _run(layers: list[tuple[torch.Tensor, ...]]) -> tuple[list[torch.Tensor], Co
 
 @torch.library.custom_op("pathtune::soft_threshold", mutates_args=("effective",), device_types=("cpu", "cuda"))
 def _soft_threshold(
-    values: torch.Tensor, threshold: torch.Tensor, segment: torch.Tensor, indices: torch.Tensor,
-    base: torch.Tensor, effective: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    values: torch.Tensor,
+    threshold: torch.Tensor,
+    segment: torch.Tensor,
+    indices: torch.Tensor,
+    base: torch.Tensor,
+    effective: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Of one layer: S, and the counts [2] of active and of changed entries."""
-    (delta,), (counts,) = _run([(values, threshold, segment, indices, base, effective)])
+    (delta,), (counts,) = _run([LayerTensors(values, threshold, segment, indices, base, effective)])
     return delta, torch.as_tensor(counts)
 
 
-_soft_threshold.register_fake(lambda values, *rest: (torch.empty_like(values), values.new_empty(2, dtype=torch.int64)))
+@_soft_threshold.register_fake
+def _(values, threshold, segment, indices, base, effective):
+    return torch.empty_like(values), values.new_empty(2, dtype=torch.int64)

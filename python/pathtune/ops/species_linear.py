@@ -7,14 +7,17 @@ slots, are closed under differentiation: each one's backward is made of the othe
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
-from pathtune._paths import SpeciesLinearTable
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import check_same_kind, check_size
 from pathtune.ops._kernels import call_cpu, call_cuda, uses_cuda
 from pathtune.ops._operator import operator
+from pathtune.ops._records import addresses, record
+from pathtune.tables.species_linear import SpeciesLinearTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +40,56 @@ def group_by_species(species: torch.Tensor, n_species: int) -> SpeciesGroups:
     Raises ValueError when an index lies outside [0, n_species).
     """
     if species.numel() and not (int(species.min()) >= 0 and int(species.max()) < n_species):
-        raise ValueError(f"species indices span {int(species.min())} to {int(species.max())}, "
-                         f"expected 0 to {n_species - 1}")  # fmt: skip
+        span = f"{int(species.min())} to {int(species.max())}"
+        raise ValueError(f"species indices span {span}, expected 0 to {n_species - 1}")
     order = torch.argsort(species, stable=True)
     counts = torch.bincount(species, minlength=n_species)
     present = counts.nonzero().flatten()
     ptr = torch.zeros(present.numel() + 1, dtype=torch.int64, device=species.device)
     ptr[1:] = counts[present].cumsum(0)
     return SpeciesGroups(order, ptr, present, tuple(present.tolist()))
+
+
+@record
+class SpeciesLinearIndex(NamedTuple):
+    """The groups, and the table, which is read on the host on every device."""
+
+    order: torch.Tensor
+    ptr: torch.Tensor
+    present: torch.Tensor
+    paths: torch.Tensor
+    coefficients: torch.Tensor
+
+
+@record
+class SpeciesLinearSizes(NamedTuple):
+    """All integers of a call."""
+
+    n_nodes: int
+    dim_in: int
+    dim_out: int
+    n_species: int
+    weight_numel: int
+    n_present: int
+    n_paths: int
+
+
+def index_of(groups: SpeciesGroups, table: SpeciesLinearTable) -> SpeciesLinearIndex:
+    """The index argument of the operators."""
+    return SpeciesLinearIndex(groups.order, groups.ptr, groups.present, table.paths, table.coefficients)
+
+
+def sizes_of(x: torch.Tensor, groups: SpeciesGroups, table: SpeciesLinearTable) -> SpeciesLinearSizes:
+    """The sizes of the operators."""
+    return SpeciesLinearSizes(
+        n_nodes=x.shape[0],
+        dim_in=table.dim_in,
+        dim_out=table.dim_out,
+        n_species=table.n_species,
+        weight_numel=table.weight_numel,
+        n_present=groups.present.numel(),
+        n_paths=table.paths.shape[0],
+    )
 
 
 def species_linear(
@@ -62,75 +107,76 @@ def species_linear(
     check_size("species_linear", "row length of x", x.shape[1], table.dim_in)
     check_size("species_linear", "number of weights", weights.numel(), table.weight_numel)
     check_size("species_linear", "number of grouped nodes", groups.order.numel(), x.shape[0])
-    sizes = [x.shape[0], table.dim_in, table.dim_out, table.n_species, table.weight_numel]
-    return _forward(x, weights, *_index(groups, table), sizes)
+    return _forward(x, weights, index_of(groups, table), sizes_of(x, groups, table))
 
 
-def _index(groups: SpeciesGroups, table: SpeciesLinearTable) -> tuple[torch.Tensor, ...]:
-    return groups.order, groups.ptr, groups.present, table.paths, table.coefficients
-
-
-def _call(name: str, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, index, sizes) -> torch.Tensor:
-    n_nodes, dim_in, dim_out, n_species, _ = sizes
-    order, ptr, present, paths, coefficients = index
-    a, b = a.contiguous(), b.contiguous()
-    call = call_cuda if uses_cuda(out) else call_cpu  # paths and coefficients are read on the host by both
-    call(
-        name, out, (n_nodes, dim_in, dim_out, n_species, present.numel(), paths.shape[0]),
-        *(t.data_ptr() for t in (order, ptr, present, paths, coefficients, a, b, out)),
-    )  # fmt: skip
+def add_to(
+    out: torch.Tensor, name: str, a: torch.Tensor, b: torch.Tensor, index: Sequence[torch.Tensor], sizes: Sequence[int]
+) -> torch.Tensor:
+    """`out`, to which the kernel `name` has added its form of `a` and `b`."""
+    a = a.contiguous()
+    b = b.contiguous()
+    call = call_cuda if uses_cuda(out) else call_cpu
+    index = addresses(SpeciesLinearIndex, index)
+    call(name, out, SpeciesLinearSizes._make(sizes), index, a.data_ptr(), b.data_ptr(), out.data_ptr())
     return out
 
 
 @operator("pathtune::species_linear")
 def _forward(
-    x: torch.Tensor, weights: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor, present: torch.Tensor,
-    paths: torch.Tensor, coefficients: torch.Tensor, sizes: list[int],
-) -> torch.Tensor:  # fmt: skip
-    out = x.new_zeros(sizes[0], sizes[2])
-    return _call("species_linear", x, weights, out, (order, ptr, present, paths, coefficients), sizes)
+    x: torch.Tensor, weights: torch.Tensor, index: Sequence[torch.Tensor], sizes: Sequence[int]
+) -> torch.Tensor:
+    return add_to(_zero_y(x, sizes), "species_linear", x, weights, index, sizes)
 
 
 @operator("pathtune::species_linear_grad_x")
 def _grad_x(
-    grad_y: torch.Tensor, weights: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor, present: torch.Tensor,
-    paths: torch.Tensor, coefficients: torch.Tensor, sizes: list[int],
-) -> torch.Tensor:  # fmt: skip
-    out = grad_y.new_zeros(sizes[0], sizes[1])
-    return _call("species_linear_grad_x", grad_y, weights, out, (order, ptr, present, paths, coefficients), sizes)
+    grad_y: torch.Tensor, weights: torch.Tensor, index: Sequence[torch.Tensor], sizes: Sequence[int]
+) -> torch.Tensor:
+    return add_to(_zero_x(grad_y, sizes), "species_linear_grad_x", grad_y, weights, index, sizes)
 
 
 @operator("pathtune::species_linear_grad_weights")
 def _grad_weights(
-    x: torch.Tensor, grad_y: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor, present: torch.Tensor,
-    paths: torch.Tensor, coefficients: torch.Tensor, sizes: list[int],
-) -> torch.Tensor:  # fmt: skip
-    out = x.new_zeros(sizes[4])
-    return _call("species_linear_grad_weights", x, grad_y, out, (order, ptr, present, paths, coefficients), sizes)
+    x: torch.Tensor, grad_y: torch.Tensor, index: Sequence[torch.Tensor], sizes: Sequence[int]
+) -> torch.Tensor:
+    return add_to(_zero_weights(x, sizes), "species_linear_grad_weights", x, grad_y, index, sizes)
 
 
-_forward.register_fake(lambda x, weights, *rest: x.new_empty(rest[-1][0], rest[-1][2]))
-_grad_x.register_fake(lambda grad_y, weights, *rest: grad_y.new_empty(rest[-1][0], rest[-1][1]))
-_grad_weights.register_fake(lambda x, grad_y, *rest: x.new_empty(rest[-1][4]))
+def _zero_y(like: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    sizes = SpeciesLinearSizes._make(sizes)
+    return like.new_zeros(sizes.n_nodes, sizes.dim_out)
+
+
+def _zero_x(like: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    sizes = SpeciesLinearSizes._make(sizes)
+    return like.new_zeros(sizes.n_nodes, sizes.dim_in)
+
+
+def _zero_weights(like: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    return like.new_zeros(SpeciesLinearSizes._make(sizes).weight_numel)
+
+
+_forward.register_fake(lambda x, weights, index, sizes: _zero_y(x, sizes))
+_grad_x.register_fake(lambda grad_y, weights, index, sizes: _zero_x(grad_y, sizes))
+_grad_weights.register_fake(lambda x, grad_y, index, sizes: _zero_weights(x, sizes))
 
 
 def _save(ctx, inputs, output) -> None:
-    first, second, *index, sizes = inputs
-    ctx.save_for_backward(first, second, *index)
-    ctx.sizes = sizes
+    first, second, ctx.index, ctx.sizes = inputs
+    ctx.save_for_backward(first, second)
 
 
 def _backward(grad_first, grad_second):
     """Backward of a bilinear operator from its two slots; both get (saved first, saved second, cotangent)."""
 
     def backward(ctx, cotangent):
-        first, second, *index = ctx.saved_tensors
-        needs_first, needs_second = needed_gradients(ctx)[:2]
-        rest = (*index, ctx.sizes)
+        first, second = ctx.saved_tensors
+        needs_first, needs_second, *_ = needed_gradients(ctx)
+        rest = (ctx.index, ctx.sizes)
         return (
             grad_first(first, second, cotangent, rest) if needs_first else None,
             grad_second(first, second, cotangent, rest) if needs_second else None,
-            *([None] * 6),
         )
 
     return backward

@@ -6,14 +6,18 @@ backward pass uses (an output that is skipped is an empty tensor). Third derivat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 
-from pathtune._monomials import ContractionTable
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import check_same_kind, check_size
 from pathtune.ops._kernels import call_cpu, call_cuda, uses_cuda
 from pathtune.ops._operator import operator
+from pathtune.ops._records import addresses, record
 from pathtune.ops.species_linear import SpeciesGroups
+from pathtune.tables.contraction import ContractionTable
 
 NAME = "pathtune::symmetric_contraction"
 
@@ -38,33 +42,89 @@ def symmetric_contraction(
     check_size(op, "number of terms of coefficients", coefficients.shape[1], table.n_terms)
     check_size(op, "number of species of coefficients", coefficients.shape[0], groups.present.numel())
     check_size(op, "number of grouped nodes", groups.order.numel(), a.shape[0])
-    return _forward(a, coefficients, *_index(groups, table, a.device), table.sizes())
+    return _forward(a, coefficients, index_of(groups, table, a.device), sizes_of(a, groups, table))
 
 
-def _index(groups: SpeciesGroups, table: ContractionTable, device: torch.device) -> tuple[torch.Tensor, ...]:
-    return groups.order, groups.ptr, groups.present, *table.index(device)
+@record
+class ContractionIndex(NamedTuple):
+    """The groups, the table that the CPU's kernels read, and in `segments` and `more` the one that CUDA's read."""
+
+    order: torch.Tensor
+    ptr: torch.Tensor
+    present: torch.Tensor
+    branches: torch.Tensor
+    last: torch.Tensor
+    runs: torch.Tensor
+    term_monomial: torch.Tensor
+    first_use: torch.Tensor
+    uses: torch.Tensor
+    segments: torch.Tensor
+    more: torch.Tensor
 
 
-def _call(name: str, a: torch.Tensor, index, sizes, inputs, outputs) -> None:
+@record
+class ContractionSizes(NamedTuple):
+    """All integers of a call."""
+
+    n_nodes: int
+    mul: int
+    n_present: int
+    n_ell: int
+    n_out: int
+    n_monomials: int
+    n_inner: int
+    n_terms: int
+    n_branches: int
+    n_runs: int
+    n_segments: int
+    n_more: int
+
+
+def index_of(groups: SpeciesGroups, table: ContractionTable, device: torch.device) -> ContractionIndex:
+    """The index argument of the operators."""
+    return ContractionIndex(order=groups.order, ptr=groups.ptr, present=groups.present, **table.index(device))
+
+
+def sizes_of(a: torch.Tensor, groups: SpeciesGroups, table: ContractionTable) -> ContractionSizes:
+    """The sizes of the operators."""
+    return ContractionSizes(
+        n_nodes=a.shape[0],
+        mul=a.shape[2],
+        n_present=groups.present.numel(),
+        n_ell=table.n_ell,
+        n_out=table.n_out,
+        n_monomials=table.n_monomials,
+        n_inner=table.n_inner,
+        n_terms=table.n_terms,
+        n_branches=table.branches.shape[0],
+        n_runs=table.runs.shape[0],
+        n_segments=table.segments.shape[0],
+        n_more=table.more.shape[1],
+    )
+
+
+def _call(
+    name: str,
+    index: Sequence[torch.Tensor],
+    sizes: Sequence[int],
+    inputs: Sequence[torch.Tensor | None],
+    outputs: Sequence[torch.Tensor],
+) -> None:
     """Run one kernel; None in `inputs` and empty tensors in `outputs` are absent."""
     inputs = [None if t is None else t.contiguous() for t in inputs]
-    n_nodes, _, mul = a.shape
-    *index, segments, more = index  # those two are the table that the CUDA kernels read
-    if uses_cuda(a):
-        call, index = call_cuda, (*index[:3], segments, more)
-        sizes = sizes[0], sizes[1], sizes[4], segments.shape[0], more.shape[1]
-    else:
-        call = call_cpu
+    call = call_cuda if uses_cuda(outputs[0]) else call_cpu
     call(
-        f"symmetric_contraction{name}", a, (n_nodes, mul, index[2].numel(), *sizes),
-        tuple(t.data_ptr() for t in index),
+        name,
+        outputs[0],
+        ContractionSizes._make(sizes),
+        addresses(ContractionIndex, index),
         *(0 if t is None else t.data_ptr() for t in inputs),
         *(t.data_ptr() if t.numel() else 0 for t in outputs),
-    )  # fmt: skip
+    )
 
 
-def _out_like(a: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    return a.new_empty(a.shape[0], sizes[1], a.shape[2])
+def _out_like(a: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    return a.new_empty(a.shape[0], ContractionSizes._make(sizes).n_out, a.shape[2])
 
 
 def _like(x: torch.Tensor, needed: bool) -> torch.Tensor:
@@ -73,95 +133,97 @@ def _like(x: torch.Tensor, needed: bool) -> torch.Tensor:
 
 @operator(NAME)
 def _forward(
-    a: torch.Tensor, coefficients: torch.Tensor, order: torch.Tensor, ptr: torch.Tensor,
-    present: torch.Tensor, branches: torch.Tensor, last: torch.Tensor, runs: torch.Tensor,
-    term_monomial: torch.Tensor, first_use: torch.Tensor, uses: torch.Tensor, segments: torch.Tensor,
-    more: torch.Tensor, sizes: list[int],
-) -> torch.Tensor:  # fmt: skip
+    a: torch.Tensor, coefficients: torch.Tensor, index: Sequence[torch.Tensor], sizes: Sequence[int]
+) -> torch.Tensor:
     out = _out_like(a, sizes)
-    index = (order, ptr, present, branches, last, runs, term_monomial, first_use, uses, segments, more)
-    _call("", a, index, sizes, (a, coefficients), (out,))
+    _call("symmetric_contraction", index, sizes, (a, coefficients), (out,))
     return out
 
 
 @operator(f"{NAME}_backward")
 def _backward(
-    grad_out: torch.Tensor, a: torch.Tensor, coefficients: torch.Tensor, order: torch.Tensor,
-    ptr: torch.Tensor, present: torch.Tensor, branches: torch.Tensor, last: torch.Tensor,
-    runs: torch.Tensor, term_monomial: torch.Tensor, first_use: torch.Tensor, uses: torch.Tensor,
-    segments: torch.Tensor, more: torch.Tensor,
-    sizes: list[int], needs: list[bool],
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    grad_a, grad_coefficients = _like(a, needs[0]), _like(coefficients, needs[1])
-    index = (order, ptr, present, branches, last, runs, term_monomial, first_use, uses, segments, more)
-    _call("_backward", a, index, sizes, (grad_out, a, coefficients), (grad_a, grad_coefficients))
+    grad_out: torch.Tensor,
+    a: torch.Tensor,
+    coefficients: torch.Tensor,
+    index: Sequence[torch.Tensor],
+    sizes: Sequence[int],
+    needs: Sequence[bool],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    grad_a = _like(a, needs[0])
+    grad_coefficients = _like(coefficients, needs[1])
+    inputs = (grad_out, a, coefficients)
+    _call("symmetric_contraction_backward", index, sizes, inputs, (grad_a, grad_coefficients))
     return grad_a, grad_coefficients
 
 
 @operator(f"{NAME}_double_backward")
 def _double_backward(
-    adjoint_a: torch.Tensor, grad_out: torch.Tensor, a: torch.Tensor, coefficients: torch.Tensor,
-    order: torch.Tensor, ptr: torch.Tensor, present: torch.Tensor, branches: torch.Tensor, last: torch.Tensor,
-    runs: torch.Tensor, term_monomial: torch.Tensor, first_use: torch.Tensor, uses: torch.Tensor,
-    segments: torch.Tensor, more: torch.Tensor,
+    adjoint_a: torch.Tensor,
+    grad_out: torch.Tensor,
+    a: torch.Tensor,
+    coefficients: torch.Tensor,
     adjoint_coefficients: torch.Tensor | None,
-    sizes: list[int], needs: list[bool],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    index: Sequence[torch.Tensor],
+    sizes: Sequence[int],
+    needs: Sequence[bool],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     outputs = _like(grad_out, needs[0]), _like(a, needs[1]), _like(coefficients, needs[2])
-    index = (order, ptr, present, branches, last, runs, term_monomial, first_use, uses, segments, more)
     inputs = (adjoint_a, adjoint_coefficients, grad_out, a, coefficients)
-    _call("_double_backward", a, index, sizes, inputs, outputs)
+    _call("symmetric_contraction_double_backward", index, sizes, inputs, outputs)
     return outputs
 
 
-_forward.register_fake(lambda a, coefficients, *rest: _out_like(a, rest[-1]))
-_backward.register_fake(lambda g, a, c, *rest: (_like(a, rest[-1][0]), _like(c, rest[-1][1])))
-_double_backward.register_fake(
-    lambda aa, g, a, c, *rest: (_like(g, rest[-1][0]), _like(a, rest[-1][1]), _like(c, rest[-1][2]))
-)
+@_forward.register_fake
+def _(a, coefficients, index, sizes):
+    return _out_like(a, sizes)
+
+
+@_backward.register_fake
+def _(grad_out, a, coefficients, index, sizes, needs):
+    return _like(a, needs[0]), _like(coefficients, needs[1])
+
+
+@_double_backward.register_fake
+def _(adjoint_a, grad_out, a, coefficients, adjoint_coefficients, index, sizes, needs):
+    return _like(grad_out, needs[0]), _like(a, needs[1]), _like(coefficients, needs[2])
 
 
 def _save_forward(ctx, inputs, output) -> None:
-    *tensors, ctx.sizes = inputs
+    *tensors, ctx.index, ctx.sizes = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _save_backward(ctx, inputs, output) -> None:
-    *tensors, ctx.sizes, ctx.computed = inputs
+    *tensors, ctx.index, ctx.sizes, ctx.computed = inputs
     ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)  # None, not zeros, for an output that nothing uses
 
 
 def _forward_autograd(ctx, grad_out):
-    a, coefficients, *index = ctx.saved_tensors
+    a, coefficients = ctx.saved_tensors
     needs = needed_gradients(ctx)[:2]
-    gradients = _backward(grad_out, a, coefficients, *index, ctx.sizes, needs)
-    return (*_where(needs, gradients), *[None] * 12)
+    return _where(needs, _backward(grad_out, a, coefficients, ctx.index, ctx.sizes, needs))
 
 
 def _backward_autograd(ctx, *adjoints):
     # A skipped output is empty, and so is its adjoint.
     adjoint_a, adjoint_coefficients = _where(ctx.computed, adjoints)
-    grad_out, a, coefficients, *index = ctx.saved_tensors
+    grad_out, a, coefficients = ctx.saved_tensors
     needs = needed_gradients(ctx)[:3]
-    rest = (*index, ctx.sizes)
+    rest = (ctx.index, ctx.sizes)
     if adjoint_a is not None:
-        gradients = _double_backward(
-            adjoint_a, grad_out, a, coefficients, *index, adjoint_coefficients, ctx.sizes, needs
-        )
-    elif adjoint_coefficients is not None:
-        # <ac, gc> is the polynomial itself with ac in place of c, and does not depend on c.
-        needs = [needs[0], needs[1], False]
-        grad_grad_out = _forward(a, adjoint_coefficients, *rest) if needs[0] else None
-        grad_a = _backward(grad_out, a, adjoint_coefficients, *rest, [needs[1], False])[0]
-        gradients = grad_grad_out, grad_a, None
-    else:
-        needs, gradients = [False] * 3, (None, None, None)
-    return (*_where(needs, gradients), *[None] * 13)
+        gradients = _double_backward(adjoint_a, grad_out, a, coefficients, adjoint_coefficients, *rest, needs)
+        return _where(needs, gradients)
+    if adjoint_coefficients is None:
+        return None, None, None
+    # <ac, gc> is the polynomial itself with ac in place of c, and does not depend on c.
+    grad_grad_out = _forward(a, adjoint_coefficients, *rest) if needs[0] else None
+    grad_a, _ = _backward(grad_out, a, adjoint_coefficients, *rest, [needs[1], False])
+    return grad_grad_out, grad_a if needs[1] else None, None
 
 
-def _where(needs, gradients):
-    return (gradient if need else None for need, gradient in zip(needs, gradients))
+def _where(needs: Sequence[bool], gradients: Sequence) -> list[torch.Tensor | None]:
+    return [gradient if need else None for need, gradient in zip(needs, gradients)]
 
 
 def _third(ctx, *adjoints):

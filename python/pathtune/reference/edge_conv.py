@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pathtune._paths import EdgeConvTable
+from pathtune.tables.edge_conv import EdgeConvTable
 
 if TYPE_CHECKING:
     from pathtune.ops.edge_conv import ConvGraph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pathtune._paths import SpeciesLinearTable
+from pathtune.tables.species_linear import SpeciesLinearTable
 
 
 def species_linear(

@@ -11,12 +11,13 @@ from typing import Any
 from pathtune._version import __version__
 from pathtune.adaptations import adaptation_class, adaptation_kinds, option_sections
 from pathtune.adapter_file import save_adapter
+from pathtune.adapting import adapt, merge
 from pathtune.atomic_energies import E0Fit
 from pathtune.data import LabelKeys, Source
 from pathtune.evaluation import evaluate
 from pathtune.files import write_text
 from pathtune.loading import save
-from pathtune.model import Potential, adapt, merge
+from pathtune.model import Potential
 from pathtune.options import check_choices, option
 from pathtune.training.fitting import fit
 from pathtune.training.folder import RunFolder

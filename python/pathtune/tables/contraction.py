@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 import torch
 
 Monomial = tuple[int, ...]  # sorted indices of its factors
+# Of a table's tensors those that the kernels read.
+INDEX = ("branches", "last", "runs", "term_monomial", "first_use", "uses", "segments", "more")
 # (output component, monomial, coefficients [n_params]) of the terms of one output irrep and degree
 Block = list[tuple[int, Monomial, torch.Tensor]]
 
@@ -52,14 +54,10 @@ class ContractionTable:
         """Number of (monomial, output component) pairs, each with one coefficient per species and channel."""
         return self.term_monomial.numel()
 
-    def index(self, device: torch.device | str = "cpu") -> tuple[torch.Tensor, ...]:
-        """The tables that the kernels want: the fields of the C++ struct in their order, segments and more.
-
-        Copies on another device are made once.
-        """
-        tables = (self.branches, self.last, self.runs, self.term_monomial, self.first_use, self.uses,
-                  self.segments, self.more)  # fmt: skip
-        return self._copied("index", tables, device)
+    def index(self, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+        """What the kernels read, by its name. Copies on another device are made once."""
+        tensors = self._copied("index", tuple(getattr(self, name) for name in INDEX), device)
+        return dict(zip(INDEX, tensors))
 
     def projections_like(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The projections in the dtype and on the device of x."""
@@ -78,11 +76,6 @@ class ContractionTable:
     def _copies(self) -> dict:
         return {}
 
-    def sizes(self) -> list[int]:
-        """The sizes that the kernels want, in the order of the fields of the C++ struct."""
-        return [self.n_ell, self.n_out, self.n_monomials, self.n_inner, self.n_terms,
-                self.branches.shape[0], self.runs.shape[0]]  # fmt: skip
-
 
 def contraction_table(outputs: Sequence[Sequence[torch.Tensor]]) -> ContractionTable:
     """Table for `outputs[irrep][degree - 1]` = U of shape [2l+1, n_ell, .. (degree times), n_params].
@@ -92,19 +85,21 @@ def contraction_table(outputs: Sequence[Sequence[torch.Tensor]]) -> ContractionT
     if not outputs or not outputs[0]:
         raise ValueError("contraction_table: no U tensor, expected one per output irrep and degree")
     n_ell = outputs[0][0].shape[1]
-    blocks, offset = [], 0
+    blocks = []
+    offset = 0
     for i, by_degree in enumerate(outputs):
         n_components = by_degree[0].shape[0]
         for degree, u in enumerate(by_degree, start=1):
             expected = (n_components, *[n_ell] * degree)
             if tuple(u.shape[:-1]) != expected:
-                raise ValueError(f"contraction_table: U of output {i}, degree {degree} has shape "
-                                 f"{tuple(u.shape)}, expected {expected} and n_params")  # fmt: skip
+                found = f"U of output {i}, degree {degree} has shape {tuple(u.shape)}"
+                raise ValueError(f"contraction_table: {found}, expected {expected} and n_params")
             blocks.append((_terms(u, offset), u.shape[-1]))
         offset += n_components
     monomials, last, branches = _tree({m for terms, _ in blocks for _, m, _ in terms})
     index = {m: i for i, m in enumerate(monomials)}
-    runs, begin = [], 0
+    runs = []
+    begin = 0
     for terms, _ in blocks:
         for output, run in itertools.groupby(terms, key=lambda term: term[0]):
             end = begin + len(list(run))
@@ -113,8 +108,7 @@ def contraction_table(outputs: Sequence[Sequence[torch.Tensor]]) -> ContractionT
     term_monomial = [index[m] for terms, _ in blocks for _, m, _ in terms]
     term_output = [output for terms, _ in blocks for output, _, _ in terms]
     order = sorted(range(len(term_monomial)), key=term_monomial.__getitem__)
-    first_use = [bisect.bisect_left(order, m, key=term_monomial.__getitem__)
-                 for m in range(len(monomials) + 1)]  # fmt: skip
+    first_use = [bisect.bisect_left(order, m, key=term_monomial.__getitem__) for m in range(len(monomials) + 1)]
     segments, more = _segments(zip(term_output, (monomials[m] for m in term_monomial)), n_ell)
     int32 = lambda rows: torch.tensor(rows, dtype=torch.int32)  # noqa: E731
     return ContractionTable(
@@ -135,7 +129,8 @@ def contraction_table(outputs: Sequence[Sequence[torch.Tensor]]) -> ContractionT
 
 def _terms(u: torch.Tensor, offset: int) -> Block:
     """Terms of one U, sorted by (component, monomial); components count from `offset`."""
-    n_ell, degree = u.shape[1], u.ndim - 2
+    n_ell = u.shape[1]
+    degree = u.ndim - 2
     tuples = torch.cartesian_prod(*[torch.arange(n_ell)] * degree).reshape(-1, degree)
     multisets, which = torch.unique(tuples.sort(dim=1).values, dim=0, return_inverse=True)
     values = u.detach().double().cpu().reshape(u.shape[0], -1, u.shape[-1])
@@ -143,8 +138,8 @@ def _terms(u: torch.Tensor, offset: int) -> Block:
     # U built in float32 leaves sums of 1e-8 where the symmetry says zero: they would double the work.
     cutoff = 16 * torch.finfo(u.dtype).eps * (values.abs().max() if values.numel() else 0)
     rows = multisets.tolist()
-    return [(offset + k, tuple(rows[m]), sums[k, m])
-            for k, m in (sums.abs() > cutoff).any(-1).nonzero().tolist()]  # fmt: skip
+    present = (sums.abs() > cutoff).any(-1).nonzero().tolist()
+    return [(offset + k, tuple(rows[m]), sums[k, m]) for k, m in present]
 
 
 def _projection(terms: Block, n_params: int) -> torch.Tensor:
@@ -162,7 +157,8 @@ def _parents(needed: set[Monomial]) -> dict[Monomial, Monomial]:
 
     From the highest degree down; where nothing wanted can be the parent, what suits most orphans is added.
     """
-    parents, wanted = {}, set(needed)
+    parents = {}
+    wanted = set(needed)
     for degree in range(max(map(len, needed), default=0), 0, -1):
         orphans = sorted(m for m in wanted if len(m) == degree)
         candidates = {m for m in wanted if len(m) == degree - 1}
@@ -183,7 +179,9 @@ def _tree(needed: set[Monomial]) -> tuple[list[Monomial], list[int], list[tuple[
     for m, parent in _parents(needed).items():
         (last,) = (Counter(m) - Counter(parent)).keys()
         children[parent].append((last, m))
-    monomials, last, branches = [()], [0], []
+    monomials = [()]
+    last = [0]
+    branches = []
     for i, parent in enumerate(monomials):  # grows: breadth first
         if parent in children:
             branches.append((i, len(monomials), len(monomials) + len(children[parent])))
@@ -201,7 +199,9 @@ def _segments(terms: Iterable[tuple[int, Monomial]], n_ell: int) -> tuple[torch.
     for q, (output, m) in enumerate(terms):
         by_output[output][m] = q
     degree = max([3, *(len(m) for term in by_output.values() for m in term)])
-    fixed, packed, more = [], [], []
+    fixed = []
+    packed = []
+    more = []
     for output, term in sorted(by_output.items()):
         left = {m + (n_ell,) * (degree - len(m)): q for m, q in term.items()}  # n_ell: the place of a one
         children = defaultdict(list)
@@ -232,12 +232,13 @@ def contraction_coefficients(
     Raises ValueError when the weights do not match the table.
     """
     if len(weights) != len(table.projections):
-        raise ValueError(f"contraction_coefficients: {len(weights)} weight tensors, "
-                         f"expected {len(table.projections)}")  # fmt: skip
-    parts, projections = [], table.projections_like(weights[0]) if len(weights) else ()
+        expected = len(table.projections)
+        raise ValueError(f"contraction_coefficients: {len(weights)} weight tensors, expected {expected}")
+    parts = []
+    projections = table.projections_like(weights[0]) if len(weights) else ()
     for i, (w, projection) in enumerate(zip(weights, projections)):
         if w.shape[1] != projection.shape[1]:
-            raise ValueError(f"contraction_coefficients: weights {i} have {w.shape[1]} parameters, "
-                             f"expected {projection.shape[1]}")  # fmt: skip
+            found = f"weights {i} have {w.shape[1]} parameters"
+            raise ValueError(f"contraction_coefficients: {found}, expected {projection.shape[1]}")
         parts.append(projection @ w.index_select(0, present))
     return torch.cat(parts, dim=1)

@@ -1,7 +1,0 @@
-"""`python -m pathtune.cli`."""
-
-import sys
-
-from pathtune.cli import main
-
-sys.exit(main())
