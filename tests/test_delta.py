@@ -1,4 +1,4 @@
-"""Laws of the sparse delta (METHOD, section 2)."""
+"""Laws of the sparse delta (docs/theory.md)."""
 
 import pytest
 import torch

@@ -85,7 +85,7 @@ def test_forces_and_stress_are_derivatives_of_the_energy(adapted):
 
 
 def test_the_gradient_of_a_force_loss_without_double_backward(adapted):
-    """-d/de grad_theta E(x + e v), v = dL/dF, by central differences (BASELINES)."""
+    """-d/de grad_theta E(x + e v), v = dL/dF, by central differences."""
     atoms, h = molecule(), 1e-4
     parameters = adapted.trainable()
     prediction = predict(adapted, atoms, stress=False, training=True)

@@ -95,12 +95,19 @@ def _summary(errors: Sequence[Errors]) -> dict[str, float]:
     return summary
 
 
-def mean_loss(model: Potential, batches: Iterable[Batch], loss_of) -> float:
-    """Mean over structures of a loss `loss_of(prediction, batch)`."""
-    total, n = 0.0, 0
-    for batch in batches:
+def summed_loss(model: Potential, frames: Iterable[Batch], loss_of) -> tuple[float, int]:
+    """Sum over structures of a loss `loss_of(prediction, batch)`, and how many structures there are."""
+    total = 0.0
+    n = 0
+    for batch in frames:
         prediction = model(batch, outputs=batch.wanted)
         with torch.no_grad():
             total += float(loss_of(prediction, batch)) * batch.n_graphs
         n += batch.n_graphs
+    return total, n
+
+
+def mean_loss(model: Potential, frames: Iterable[Batch], loss_of) -> float:
+    """Mean over structures of a loss `loss_of(prediction, batch)`."""
+    total, n = summed_loss(model, frames, loss_of)
     return total / max(n, 1)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pathtune.adaptations import SparseDelta
 from pathtune.adapting import sparsify
+from pathtune.atomic_energies import refit_e0
 from pathtune.data import as_source, batches, elements_of
 from pathtune.errors import InputError
 from pathtune.evaluation import mean_loss
@@ -60,7 +61,8 @@ def choose_share(
 ) -> ShareChoice:
     """The smallest active share that is not clearly worse than the best of a short sweep.
 
-    One run for each share, a quarter of the epochs of `config` long, on `base` with its E0 refitted already.
+    `train` and `valid`: as of `fit`. One run for each share, a quarter of the epochs of `config` long, all on `base`
+    with the E0 that `fit` would find, unless `config.refit_e0` is off.
     With a `file` (JSON), finished runs are kept there and not repeated. Raises InputError for fewer than two
     validation structures, shares outside (0, 1], or when no share means as much as one weight.
     """
@@ -69,6 +71,8 @@ def choose_share(
     if len(valid) < 2:
         raise InputError(f"the sweep has {len(valid)} validation structures, expected at least 2")
     epochs = max(1, round(EPOCHS_SHARE * config.epochs))
+    if config.refit_e0:
+        base, _ = refit_e0(base, train)
     config = dataclasses.replace(config, epochs=epochs, refit_e0=False, patience=0)
     elements, points = elements_of(train), _read(file, epochs, len(valid))
     for share in sorted(set(shares)):

@@ -58,11 +58,9 @@ class Composition(torch.nn.Module):
 
     def names(self) -> list[str]:
         """A name for each component: its kind, with a number from the second of a kind on."""
-        names: list[str] = []
-        for component in self.parts():
-            n_before = sum(name.split("_")[0] == component.kind for name in names)
-            names.append(f"{component.kind}_{n_before + 1}" if n_before else component.kind)
-        return names
+        kinds = [component.kind for component in self.parts()]
+        before = [kinds[:i].count(kind) for i, kind in enumerate(kinds)]
+        return [f"{kind}_{n + 1}" if n else kind for kind, n in zip(kinds, before)]
 
     @property
     def backbone(self) -> Any:

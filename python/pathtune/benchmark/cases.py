@@ -31,7 +31,7 @@ class Case:
 
 
 CASES = {
-    # of MACE-MP-0b3 medium, 9,063,204 weights (METHOD, section 7)
+    # of MACE-MP-0b3 medium, 9,063,204 weights
     "mp-0b3-medium": Case(
         hidden_irreps="128x0e+128x1o", r_max=6.0, n_species=89, interactions="Density", num_bessel=10,
         distance_transform="Agnesi", pair_repulsion=True, structures="metal"),

@@ -1,6 +1,6 @@
 """The floor of a training step: the FLOPs that no arrangement of the computation avoids, and the GEMM rate.
 
-Counting as in BASELINES.md: per layer and forward, the convolution costs two FLOPs for each nonzero
+Counting: per layer and forward, the convolution costs two FLOPs for each nonzero
 (component in, component out) pair of each path and channel and edge, plus the products with w; the
 contraction two for each term and one for each monomial; dense layers their matrix products, the radial
 network once per undirected edge. A whole step with a force loss costs multiples of the forward: 16 for the

@@ -76,7 +76,8 @@ def _decide(base: Potential, train: Source, valid: Source, options: dict[str, An
     """The delta with the share that a sweep finds; sweep.json and sweep.png stay in the folder."""
     report = None if is_quiet else lambda line: print(line, flush=True)
     delta, file = options["delta"], folder.folder / "sweep.json"
-    choice = choose_share(base, train, valid, delta, options["fit"], file=file, report=report)
+    config = dataclasses.replace(options["fit"], refit_e0=False)  # base has been refitted
+    choice = choose_share(base, train, valid, delta, config, file=file, report=report)
     draw_sweep(choice, file.with_suffix(".png"))
     if report:
         report(f"active share: {choice.reason}")

@@ -17,11 +17,13 @@ from pathtune.adaptations.gradients import weight_gradients
 from pathtune.atomic_energies import E0Fit
 from pathtune.data import Batch, Source, batches, shuffled
 from pathtune.errors import InputError
-from pathtune.evaluation import mean_loss
+from pathtune.evaluation import summed_loss
+from pathtune.losses import total
 from pathtune.model import Potential
 from pathtune.training.folder import RunFolder
 from pathtune.training.options import FitConfig, History, learning_rate, parameter_groups
 from pathtune.training.progress import Progress
+from pathtune.training.seam import OneProcess
 
 
 class Loop:
@@ -59,6 +61,7 @@ class Loop:
         self.lines: list[dict[str, Any]] = []
         self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
         self.controllers = self._controllers([len(mine) for mine in groups])
+        self.seam = OneProcess()
         self.saved_at = time.monotonic()
 
     def run(self) -> History:
@@ -114,7 +117,7 @@ class Loop:
 
     def _train_step(self, batch: Batch) -> float:
         prediction = self.model(batch, outputs=batch.wanted, training=True)
-        value = self.config.loss_of(prediction, batch)
+        value = total(self.seam.terms(self.config.terms_of(prediction, batch)), self.config.weights)
         for component in self.model.adaptation.parts():
             penalty = component.penalty()
             if penalty is not None:
@@ -126,6 +129,7 @@ class Loop:
             )
         self.optimizer.zero_grad(set_to_none=True)
         value.backward(inputs=self.parameters)  # inputs: the engine skips what leads to frozen weights only
+        self.seam.gradients(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
         self.optimizer.step()
         return float(value.detach())
@@ -138,7 +142,7 @@ class Loop:
         is_eligible = all(controller.is_reached(self._steps_done) for controller in self.controllers)
         with self._at_average():
             frames = batches(self.model, self.valid, self.config.batch_size)
-            valid_loss = mean_loss(self.model, frames, self.config.loss_of)
+            valid_loss = self.seam.mean(*summed_loss(self.model, frames, self.config.loss_of))
             counts = self.model.counts()
             if is_eligible and valid_loss < self.best_loss:
                 self.best_loss = valid_loss

@@ -10,7 +10,7 @@ import torch
 
 from pathtune.atomic_energies import E0Fit
 from pathtune.data import Batch, weight_options
-from pathtune.losses import loss
+from pathtune.losses import Term, loss_terms, total
 from pathtune.model import Potential, Prediction
 from pathtune.options import check_choices, check_positive, option, option_group, with_groups
 
@@ -40,9 +40,13 @@ class FitConfig:
         if self.lr is not None:
             check_positive(self, "lr")
 
+    def terms_of(self, prediction: Prediction, batch: Batch) -> dict[str, Term]:
+        """Sums and counts of the loss, by label."""
+        return loss_terms(prediction, batch, self.loss, self.huber_delta)
+
     def loss_of(self, prediction: Prediction, batch: Batch) -> torch.Tensor:
-        """The loss with these weights."""
-        return loss(prediction, batch, self.loss, self.weights, self.huber_delta)
+        """The loss of one batch with these weights."""
+        return total(self.terms_of(prediction, batch), self.weights)
 
 
 @dataclasses.dataclass
