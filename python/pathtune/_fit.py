@@ -27,7 +27,7 @@ from pathtune.data import (
 from pathtune.delta import DeltaParameter
 from pathtune.errors import InputError
 from pathtune.evaluation import mean_loss
-from pathtune.losses import check_outputs, loss
+from pathtune.losses import Term, TermSums, check_outputs, loss_terms, total
 from pathtune.model import Potential, Prediction
 from pathtune.narrowing import Narrowing
 from pathtune.options import check_choices, check_positive, option, option_group, with_groups
@@ -65,9 +65,13 @@ class FitConfig:
         if self.lr is not None:
             check_positive(self, "lr")
 
+    def terms_of(self, prediction: Prediction, batch: Batch) -> dict[str, Term]:
+        """The loss by label, before weights."""
+        return loss_terms(prediction, batch, self.loss, self.huber_delta)
+
     def loss_of(self, prediction: Prediction, batch: Batch) -> torch.Tensor:
         """The loss with these weights."""
-        return loss(prediction, batch, self.loss, self.weights, self.huber_delta)
+        return total(self.terms_of(prediction, batch), self.weights)
 
 
 @dataclasses.dataclass
@@ -235,7 +239,8 @@ class _Run:
         is_eligible = self.narrowing is None or self.narrowing.is_reached(self._steps_done)
         with self._at_average():
             frames = batches(self.model, self.valid, self.config.batch_size)
-            valid_loss = mean_loss(self.model, frames, self.config.loss_of)
+            parts = TermSums()
+            valid_loss = mean_loss(self.model, frames, functools.partial(self._valid_loss, parts))
             counts = self.model.counts()
             if is_eligible and valid_loss < self.best_loss:
                 self.best_loss, self.best_epoch = valid_loss, self.epoch + 1
@@ -245,6 +250,7 @@ class _Run:
             "epoch": self.epoch + 1,
             "train_loss": self.loss_sum / len(self.train),
             "valid_loss": valid_loss,
+            "valid_parts": parts.means(),
             "active": counts["active"],
             "active_share": counts["active"] / counts["reachable_weights"] if self.model.arm == "sparse" else 1.0,
             "seconds": self.seconds,
@@ -255,6 +261,11 @@ class _Run:
             self.folder.append_log(line)
             self._save()
         self.progress.epoch(line, self.best_epoch)
+
+    def _valid_loss(self, parts: TermSums, prediction: Prediction, batch: Batch) -> torch.Tensor:
+        terms = self.config.terms_of(prediction, batch)
+        parts.add(terms)
+        return total(terms, self.config.weights)
 
     def _is_stale(self) -> bool:
         has_best = self.best_epoch > 0
