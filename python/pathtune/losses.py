@@ -25,6 +25,24 @@ class Term:
         return self.sum / self.count.clamp(min=1)
 
 
+class TermSums:
+    """Terms of several batches, added up."""
+
+    def __init__(self):
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, terms: Mapping[str, Term]) -> None:
+        """One more batch."""
+        for name, term in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(term.sum.detach())
+            self._counts[name] = self._counts.get(name, 0) + int(term.count)
+
+    def means(self) -> dict[str, float]:
+        """Mean cost by label, of those that some structure has."""
+        return {name: self._sums[name] / count for name, count in self._counts.items() if count}
+
+
 def loss_terms(
     prediction: Prediction, batch: Batch, kind: str = "huber", huber_delta: float = 0.01
 ) -> dict[str, Term]:

@@ -18,8 +18,8 @@ from pathtune.atomic_energies import E0Fit
 from pathtune.data import Batch, Source, batches, shuffled
 from pathtune.errors import InputError
 from pathtune.evaluation import summed_loss
-from pathtune.losses import total
-from pathtune.model import Potential
+from pathtune.losses import TermSums, total
+from pathtune.model import Potential, Prediction
 from pathtune.training.folder import RunFolder
 from pathtune.training.options import FitConfig, History, learning_rate, parameter_groups
 from pathtune.training.progress import Progress
@@ -142,7 +142,8 @@ class Loop:
         is_eligible = all(controller.is_reached(self._steps_done) for controller in self.controllers)
         with self._at_average():
             frames = batches(self.model, self.valid, self.config.batch_size)
-            valid_loss = self.seam.mean(*summed_loss(self.model, frames, self.config.loss_of))
+            parts = TermSums()
+            valid_loss = self.seam.mean(*summed_loss(self.model, frames, functools.partial(self._valid_loss, parts)))
             counts = self.model.counts()
             if is_eligible and valid_loss < self.best_loss:
                 self.best_loss = valid_loss
@@ -153,6 +154,7 @@ class Loop:
             "epoch": self.epoch + 1,
             "train_loss": self.loss_sum / len(self.train),
             "valid_loss": valid_loss,
+            "valid_parts": parts.means(),
             "active": counts["active"],
             "active_share": self.model.active_share(counts),
             "seconds": self.seconds,
@@ -165,6 +167,11 @@ class Loop:
             self.folder.append_log(line)
             self._save()
         self.progress.epoch(line, self.best_epoch)
+
+    def _valid_loss(self, parts: TermSums, prediction: Prediction, batch: Batch) -> torch.Tensor:
+        terms = self.config.terms_of(prediction, batch)
+        parts.add(terms)
+        return total(terms, self.config.weights)
 
     def _is_stale(self) -> bool:
         has_best = self.best_epoch > 0
