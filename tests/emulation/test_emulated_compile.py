@@ -2,10 +2,10 @@
 
 import pytest
 import test_edge_conv
-import test_species_linear
-import test_symmetric_contraction
 import torch
 
+import laws.species_linear
+import laws.symmetric_contraction
 from pathtune.ops import edge_conv, group_by_species, species_linear, symmetric_contraction
 
 
@@ -15,12 +15,12 @@ def conv():
 
 
 def contraction():
-    a, coefficients, groups, table = test_symmetric_contraction.direct("ragged tails", "several")
+    a, coefficients, groups, table = laws.symmetric_contraction.direct("ragged tails", "several")
     return (lambda *t: symmetric_contraction(*t, groups, table)), (a, coefficients)
 
 
 def linear():
-    x, weights, species, table = test_species_linear.make("ragged tails", "several")
+    x, weights, species, table = laws.species_linear.make("ragged tails", "several")
     groups = group_by_species(species, table.n_species)
     return (lambda *t: species_linear(*t, groups, table)), (x, weights)
 

@@ -5,10 +5,10 @@ defects are tried with, because it takes a second."""
 import pytest
 import test_edge_conv
 import test_sampled_gradient
-import test_species_linear
-import test_symmetric_contraction
 import torch
 
+import laws.species_linear
+import laws.symmetric_contraction
 from pathtune import reference
 from pathtune.ops import ThresholdedLayer, delta_gradients, soft_threshold
 
@@ -50,18 +50,18 @@ def test_tiny_edge_conv_over_senders(deterministic, cuda_kernels):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("case", ["ragged tails", "one channel", "correlation 4"])
 def test_tiny_symmetric_contraction(case, dtype, cuda_kernels):
-    inputs = test_symmetric_contraction.make(case, "several", dtype)
-    found = test_symmetric_contraction.derivatives(test_symmetric_contraction.kernel, *inputs)
-    expected = test_symmetric_contraction.derivatives(reference.symmetric_contraction, *inputs)
+    inputs = laws.symmetric_contraction.make(case, "several", dtype)
+    found = laws.symmetric_contraction.derivatives(laws.symmetric_contraction.kernel, *inputs)
+    expected = laws.symmetric_contraction.derivatives(reference.symmetric_contraction, *inputs)
     assert_close(found, expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("case", ["ragged tails", "two paths into one irrep"])
 def test_tiny_species_linear(case, dtype, cuda_kernels):
-    inputs = test_species_linear.make(case, "several", dtype)
-    found = test_species_linear.derivatives(test_species_linear.kernel, *inputs)
-    assert_close(found, test_species_linear.derivatives(reference.species_linear, *inputs), dtype)
+    inputs = laws.species_linear.make(case, "several", dtype)
+    found = laws.species_linear.derivatives(laws.species_linear.kernel, *inputs)
+    assert_close(found, laws.species_linear.derivatives(reference.species_linear, *inputs), dtype)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

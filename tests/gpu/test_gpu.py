@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import test_edge_conv
 import test_sampled_gradient
-import test_species_linear
-import test_symmetric_contraction
 import torch
 from ase.build import molecule
 
+import laws.species_linear
+import laws.symmetric_contraction
 from pathtune import SparseDelta, load, sparsify
 from pathtune.data import from_atoms
 from pathtune.losses import loss
@@ -33,12 +33,12 @@ def conv(case, dtype):
 
 
 def contraction(case, dtype):
-    a, coefficients, groups, table = test_symmetric_contraction.direct(case, "several", dtype)
+    a, coefficients, groups, table = laws.symmetric_contraction.direct(case, "several", dtype)
     return lambda device: (lambda *t: symmetric_contraction(*t, groups.to(device), table)), (a, coefficients)
 
 
 def linear(case, dtype):
-    x, weights, species, table = test_species_linear.make(case, "several", dtype)
+    x, weights, species, table = laws.species_linear.make(case, "several", dtype)
     groups = group_by_species(species, table.n_species)
     return lambda device: (lambda *t: species_linear(*t, groups.to(device), table)), (x, weights)
 
