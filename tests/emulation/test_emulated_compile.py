@@ -1,16 +1,16 @@
 """torch.compile traces the operators without a graph break (fullgraph=True) and runs the emulated CUDA kernels."""
 
 import pytest
-import test_edge_conv
 import torch
 
+import laws.edge_conv
 import laws.species_linear
 import laws.symmetric_contraction
 from pathtune.ops import edge_conv, group_by_species, species_linear, symmetric_contraction
 
 
 def conv():
-    x, y, w, graph, table = test_edge_conv.make("ragged tails, both parities")
+    x, y, w, graph, table = laws.edge_conv.make("ragged tails, both parities")
     return (lambda *t: edge_conv(*t, graph, table)), (x, y, w)
 
 

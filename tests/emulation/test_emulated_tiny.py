@@ -3,14 +3,14 @@ defects are tried with, because it takes a second."""
 
 
 import pytest
-import test_edge_conv
 import test_sampled_gradient
 import torch
 
+import laws.edge_conv
 import laws.species_linear
 import laws.symmetric_contraction
 from pathtune import reference
-from pathtune.ops import ThresholdedLayer, delta_gradients, soft_threshold
+from pathtune.ops import ThresholdedLayer, delta_gradients, edge_conv, soft_threshold
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5}
 
@@ -27,11 +27,11 @@ def assert_close(found, expected, dtype):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("case", ["ragged tails, both parities", "ragged, joined", "one channel"])
 def test_tiny_edge_conv(case, dtype, cuda_kernels):
-    inputs = test_edge_conv.make(case, "several", dtype)
-    shared = test_edge_conv.make(case, "several", dtype, torch.tensor([0, 1, 2, 0, 1, 2, 3, 4, 3, 4]))
+    inputs = laws.edge_conv.make(case, "several", dtype)
+    shared = laws.edge_conv.make(case, "several", dtype, torch.tensor([0, 1, 2, 0, 1, 2, 3, 4, 3, 4]))
     for given in (inputs, shared):
-        found = test_edge_conv.derivatives(test_edge_conv.edge_conv, *given)
-        assert_close(found, test_edge_conv.derivatives(reference.edge_conv, *given), dtype)
+        found = laws.edge_conv.derivatives(edge_conv, *given)
+        assert_close(found, laws.edge_conv.derivatives(reference.edge_conv, *given), dtype)
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def deterministic():
 
 
 def test_tiny_edge_conv_over_senders(deterministic, cuda_kernels):
-    given = test_edge_conv.make("ragged tails, both parities", "several")
-    found = test_edge_conv.derivatives(test_edge_conv.edge_conv, *given)
-    assert_close(found, test_edge_conv.derivatives(reference.edge_conv, *given), torch.float64)
+    given = laws.edge_conv.make("ragged tails, both parities", "several")
+    found = laws.edge_conv.derivatives(edge_conv, *given)
+    assert_close(found, laws.edge_conv.derivatives(reference.edge_conv, *given), torch.float64)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

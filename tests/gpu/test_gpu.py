@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-import test_edge_conv
 import test_sampled_gradient
 import torch
 from ase.build import molecule
 
+import laws.edge_conv
 import laws.species_linear
 import laws.symmetric_contraction
 from pathtune import SparseDelta, load, sparsify
@@ -28,7 +28,7 @@ TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
 
 
 def conv(case, dtype):
-    x, y, w, graph, table = test_edge_conv.make(case, "several", dtype)
+    x, y, w, graph, table = laws.edge_conv.make(case, "several", dtype)
     return lambda device: (lambda *t: edge_conv(*t, graph.to(device), table)), (x, y, w)
 
 
