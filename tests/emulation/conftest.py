@@ -38,6 +38,18 @@ def forward_kernels(emulated, monkeypatch):
     yield from in_order("forward", emulated, monkeypatch)
 
 
+@pytest.fixture
+def kernels(forward_kernels):
+    """Of which tests/laws speaks."""
+    return forward_kernels
+
+
+@pytest.fixture
+def all_kernels(forward_kernels):
+    """There is one instruction set; laws of the order of threads stand in this folder."""
+    return forward_kernels
+
+
 def in_order(order, emulated, monkeypatch):
     emulated.reset()
     emulated.set_order(*ORDERS[order])

@@ -1,26 +1,26 @@
 """torch.compile traces the operators without a graph break (fullgraph=True) and runs the emulated CUDA kernels."""
 
 import pytest
-import test_edge_conv
-import test_species_linear
-import test_symmetric_contraction
 import torch
 
+import laws.edge_conv
+import laws.species_linear
+import laws.symmetric_contraction
 from pathtune.ops import edge_conv, group_by_species, species_linear, symmetric_contraction
 
 
 def conv():
-    x, y, w, graph, table = test_edge_conv.make("ragged tails, both parities")
+    x, y, w, graph, table = laws.edge_conv.make("ragged tails, both parities")
     return (lambda *t: edge_conv(*t, graph, table)), (x, y, w)
 
 
 def contraction():
-    a, coefficients, groups, table = test_symmetric_contraction.direct("ragged tails", "several")
+    a, coefficients, groups, table = laws.symmetric_contraction.direct("ragged tails", "several")
     return (lambda *t: symmetric_contraction(*t, groups, table)), (a, coefficients)
 
 
 def linear():
-    x, weights, species, table = test_species_linear.make("ragged tails", "several")
+    x, weights, species, table = laws.species_linear.make("ragged tails", "several")
     groups = group_by_species(species, table.n_species)
     return (lambda *t: species_linear(*t, groups, table)), (x, weights)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from test_delta_node import Model, assert_close
 from test_sampled_gradient import shapes_of
-from test_species_linear import irreps
 
+from laws.irreps import irreps
 from pathtune import reference
 from pathtune.ops import DeltaCotangent, _sampled_cuda, delta_gradients, group_by_species, group_candidates
 from pathtune.ops import sampled_gradient as sampled

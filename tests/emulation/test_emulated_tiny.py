@@ -3,14 +3,14 @@ defects are tried with, because it takes a second."""
 
 
 import pytest
-import test_edge_conv
 import test_sampled_gradient
-import test_species_linear
-import test_symmetric_contraction
 import torch
 
+import laws.edge_conv
+import laws.species_linear
+import laws.symmetric_contraction
 from pathtune import reference
-from pathtune.ops import ThresholdedLayer, delta_gradients, soft_threshold
+from pathtune.ops import ThresholdedLayer, delta_gradients, edge_conv, soft_threshold
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5}
 
@@ -27,11 +27,11 @@ def assert_close(found, expected, dtype):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("case", ["ragged tails, both parities", "ragged, joined", "one channel"])
 def test_tiny_edge_conv(case, dtype, cuda_kernels):
-    inputs = test_edge_conv.make(case, "several", dtype)
-    shared = test_edge_conv.make(case, "several", dtype, torch.tensor([0, 1, 2, 0, 1, 2, 3, 4, 3, 4]))
+    inputs = laws.edge_conv.make(case, "several", dtype)
+    shared = laws.edge_conv.make(case, "several", dtype, torch.tensor([0, 1, 2, 0, 1, 2, 3, 4, 3, 4]))
     for given in (inputs, shared):
-        found = test_edge_conv.derivatives(test_edge_conv.edge_conv, *given)
-        assert_close(found, test_edge_conv.derivatives(reference.edge_conv, *given), dtype)
+        found = laws.edge_conv.derivatives(edge_conv, *given)
+        assert_close(found, laws.edge_conv.derivatives(reference.edge_conv, *given), dtype)
 
 
 @pytest.fixture
@@ -42,26 +42,26 @@ def deterministic():
 
 
 def test_tiny_edge_conv_over_senders(deterministic, cuda_kernels):
-    given = test_edge_conv.make("ragged tails, both parities", "several")
-    found = test_edge_conv.derivatives(test_edge_conv.edge_conv, *given)
-    assert_close(found, test_edge_conv.derivatives(reference.edge_conv, *given), torch.float64)
+    given = laws.edge_conv.make("ragged tails, both parities", "several")
+    found = laws.edge_conv.derivatives(edge_conv, *given)
+    assert_close(found, laws.edge_conv.derivatives(reference.edge_conv, *given), torch.float64)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("case", ["ragged tails", "one channel", "correlation 4"])
 def test_tiny_symmetric_contraction(case, dtype, cuda_kernels):
-    inputs = test_symmetric_contraction.make(case, "several", dtype)
-    found = test_symmetric_contraction.derivatives(test_symmetric_contraction.kernel, *inputs)
-    expected = test_symmetric_contraction.derivatives(reference.symmetric_contraction, *inputs)
+    inputs = laws.symmetric_contraction.make(case, "several", dtype)
+    found = laws.symmetric_contraction.derivatives(laws.symmetric_contraction.kernel, *inputs)
+    expected = laws.symmetric_contraction.derivatives(reference.symmetric_contraction, *inputs)
     assert_close(found, expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("case", ["ragged tails", "two paths into one irrep"])
 def test_tiny_species_linear(case, dtype, cuda_kernels):
-    inputs = test_species_linear.make(case, "several", dtype)
-    found = test_species_linear.derivatives(test_species_linear.kernel, *inputs)
-    assert_close(found, test_species_linear.derivatives(reference.species_linear, *inputs), dtype)
+    inputs = laws.species_linear.make(case, "several", dtype)
+    found = laws.species_linear.derivatives(laws.species_linear.kernel, *inputs)
+    assert_close(found, laws.species_linear.derivatives(reference.species_linear, *inputs), dtype)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-import test_edge_conv
 import test_sampled_gradient
-import test_species_linear
-import test_symmetric_contraction
 import torch
 from ase.build import molecule
 
+import laws.edge_conv
+import laws.species_linear
+import laws.symmetric_contraction
 from pathtune import SparseDelta, load, sparsify
 from pathtune.data import from_atoms
 from pathtune.losses import loss
@@ -28,17 +28,17 @@ TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
 
 
 def conv(case, dtype):
-    x, y, w, graph, table = test_edge_conv.make(case, "several", dtype)
+    x, y, w, graph, table = laws.edge_conv.make(case, "several", dtype)
     return lambda device: (lambda *t: edge_conv(*t, graph.to(device), table)), (x, y, w)
 
 
 def contraction(case, dtype):
-    a, coefficients, groups, table = test_symmetric_contraction.direct(case, "several", dtype)
+    a, coefficients, groups, table = laws.symmetric_contraction.direct(case, "several", dtype)
     return lambda device: (lambda *t: symmetric_contraction(*t, groups.to(device), table)), (a, coefficients)
 
 
 def linear(case, dtype):
-    x, weights, species, table = test_species_linear.make(case, "several", dtype)
+    x, weights, species, table = laws.species_linear.make(case, "several", dtype)
     groups = group_by_species(species, table.n_species)
     return lambda device: (lambda *t: species_linear(*t, groups.to(device), table)), (x, weights)
 

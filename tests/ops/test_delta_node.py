@@ -5,9 +5,10 @@ import importlib
 import pytest
 import torch
 from test_sampled_gradient import shapes_of
-from test_species_linear import CASES, irreps, make
 from torch.utils.checkpoint import checkpoint
 
+from laws.irreps import irreps
+from laws.species_linear import CASES, make
 from pathtune import reference
 from pathtune.ops import (
     DeltaTarget,

@@ -1,150 +1,20 @@
-"""Laws of edge_conv, on fresh random inputs."""
-
-import itertools
+"""edge_conv on the CPU: its laws, and what is the same on every device."""
 
 import pytest
 import torch
 
-from pathtune import reference
+from laws.edge_conv import CASES, SUBSETS, EdgeConvLaws, derivatives, graph_of, make
+from laws.irreps import irreps
 from pathtune.ops import conv_graph, edge_conv
 from pathtune.ops.edge_conv import index_of
 from pathtune.tables.edge_conv import edge_conv_table
 from pathtune.tables.irreps import layout_permutation
 
-
-class Ir:
-    def __init__(self, l, p):
-        self.l, self.p = l, p
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
-def irreps(text):
-    """`2x0e+3x1o` as e3nn iterates it."""
-    result = []
-    for part in text.split("+"):
-        mul, ir = part.split("x")
-        result.append((int(mul), Ir(int(ir[:-1]), 1 if ir[-1] == "e" else -1)))
-    return result
-
-
-# irreps of x, y, out; paths (i_in1, i_in2, i_out)
-CASES = {
-    "scalars": ("4x0e", "1x0e", "4x0e", [(0, 0, 0)]),
-    "layer 2 of mace": (
-        "48x0e+48x1o", "1x0e+1x1o+1x2e+1x3o", "48x0e+48x0e+48x1o+48x1o+48x1o+48x2e+48x2e+48x2e+48x3o+48x3o",
-        [(0, 0, 0), (1, 1, 1), (0, 1, 2), (1, 0, 3), (1, 2, 4), (0, 2, 5), (1, 1, 6), (1, 3, 7), (0, 3, 8),
-         (1, 2, 9)],
-    ),
-    "sevennet": ("32x0e+16x1e+8x2e", "1x0e+1x1e+1x2e", "32x0e+32x1e+16x0e+16x1e+16x2e+8x1e+8x2e+8x2e",
-                 [(0, 0, 0), (0, 1, 1), (1, 1, 2), (1, 2, 3), (1, 1, 4), (2, 1, 5), (2, 2, 6), (2, 0, 7)]),
-    "ragged tails, both parities": ("3x0o+5x1e+19x2o", "1x1o+1x2e", "3x1e+19x1e+5x3e+3x2o",
-                                    [(0, 0, 0), (1, 1, 2), (2, 0, 1), (0, 1, 3)]),
-    "paths that add into one block": ("20x0e+20x1o", "1x0e+1x1o", "20x1o+20x0e",
-                                      [(0, 1, 0), (1, 0, 0), (1, 1, 1), (0, 0, 1)]),
-    "a block without a path": ("17x0e+2x1o", "1x0e", "2x1o+17x0e+7x2e", [(0, 0, 1)]),
-    "one channel": ("1x0e+1x3o", "1x1o+1x2e", "1x1o+1x2e", [(0, 0, 0), (1, 0, 1)]),
-    "l up to 5": ("17x4e+3x3o", "1x4e+1x5o", "17x4e+3x4e+17x5o", [(0, 0, 0), (1, 1, 1), (0, 1, 2)]),
-    "sevennet, joined": ("32x0e+16x1e+8x2e", "1x0e+1x1e+1x2e", "32x0e+16x0e+32x1e+16x1e+16x1e+8x1e+16x2e+8x2e+8x2e",
-                         [(0, 0, 0), (1, 1, 1), (0, 1, 2), (1, 0, 3), (1, 2, 4), (2, 1, 5), (1, 1, 6), (2, 0, 7),
-                          (2, 2, 8)]),
-    "ragged, joined": ("3x0e+19x1o+5x4e", "1x0e+1x1o", "3x1o+19x1o+19x1o+5x4e+3x0e",
-                       [(0, 1, 0), (1, 0, 2), (1, 0, 1), (2, 0, 3), (0, 0, 4)]),
-    "wide": ("128x1o", "1x0e+1x2e", "128x1o+128x3o", [(0, 0, 0), (0, 1, 1)]),
-}  # fmt: skip
-GRAPHS = {  # sender, receiver, n_nodes
-    "several": ([3, 1, 0, 2, 0, 4, 0, 1, 3, 3], [0, 0, 1, 1, 2, 3, 3, 3, 3, 3], 6),  # node 5 is isolated
-    "many neighbours": ([1, 2] * 10 + [0] * 20, [0] * 20 + [1, 2] * 5 + [2] * 10, 3),
-    "one node": ([], [], 1),
-    "one node, its images": ([0, 0, 0], [0, 0, 0], 1),
-    "no node": ([], [], 0),
-    "no edge": ([], [], 4),
-}
-
-
-def graph_of(name, weight_row=None):
-    sender, receiver, n_nodes = GRAPHS[name]
-    order = sorted(range(len(sender)), key=lambda e: receiver[e])
-    sender, receiver = ([index[e] for e in order] for index in (sender, receiver))
-    as_tensor = lambda index: torch.tensor(index, dtype=torch.int64)  # noqa: E731
-    return conv_graph(as_tensor(sender), as_tensor(receiver), n_nodes, weight_row)
-
-
-def table_of(case):
-    x, y, out, paths = CASES[case]
-    x, y, out = irreps(x), irreps(y), irreps(out)
-    dims = lambda *irs: [2 * ir.l + 1 for _, ir in irs]  # noqa: E731
-    # any tensor will do for the kernel; some zeros, as 3j symbols have
-    c = [torch.randn(dims(x[a], y[b], out[k]), dtype=torch.float64) for a, b, k in paths]
-    c = [t * (torch.rand_like(t) < 0.6) for t in c]
-    return edge_conv_table(x, y, out, [(*path, t) for path, t in zip(paths, c)], joined=case.endswith("joined"))
-
-
-def make(case, graph="several", dtype=torch.float64, weight_row=None):
-    table, graph = table_of(case), graph_of(graph, weight_row)
-    random = lambda *shape: torch.randn(*shape, dtype=dtype, requires_grad=True)  # noqa: E731
-    n_edges, n_rows = graph.sender.numel(), graph.row_ptr.numel() - 1
-    x, y = random(graph.n_nodes, table.dim_in), random(n_edges, table.dim_y)
-    return x, y, random(n_rows, table.weight_numel), graph, table
-
-
-def derivatives(function, x, y, w, graph, table, first_of=(0, 1, 2), second_of=(0, 1, 2), probed=None):
-    """Value, chosen first derivatives, and chosen second derivatives of the `probed` ones."""
-    inputs = (x, y, w)
-    generator = torch.Generator().manual_seed(1)
-    random = lambda t: torch.randn(t.shape, dtype=torch.float64, generator=generator).to(t.dtype)  # noqa: E731
-    out = function(x, y, w, graph, table)
-    cotangent = random(out).requires_grad_()
-    first = torch.autograd.grad(out, [inputs[i] for i in first_of], cotangent, create_graph=True)
-    scalar = sum((g * random(g)).sum() for i, g in zip(first_of, first) if probed is None or i in probed)
-    wanted = [inputs[i] for i in second_of] + [cotangent]
-    second = torch.autograd.grad(scalar, wanted, allow_unused=True, materialize_grads=True)
-    return out, *first, *second
-
-
-def assert_equal(found, expected, tolerances):
-    for f, e, tolerance in zip(found, expected, tolerances, strict=True):
-        assert f.shape == e.shape
-        if e.numel():
-            assert (f - e).abs().max().item() <= tolerance * max(e.abs().max().item(), 1e-300)
-
-
-@pytest.mark.parametrize("graph", GRAPHS)
-@pytest.mark.parametrize("case", CASES)
-def test_kernel_equals_reference_through_second_derivatives(case, graph, isa):
-    inputs = make(case, graph)
-    found, expected = derivatives(edge_conv, *inputs), derivatives(reference.edge_conv, *inputs)
-    assert_equal(found, expected, [1e-12] * 8)
-
-
-@pytest.mark.parametrize("graph", ["several", "many neighbours"])
-@pytest.mark.parametrize("case", CASES)
-def test_float32_equals_the_float64_reference(case, graph, isa):
-    x, y, w, graph, table = make(case, graph, torch.float32)
-    found = derivatives(edge_conv, x, y, w, graph, table)
-    wide = [t.detach().double().requires_grad_() for t in (x, y, w)]
-    expected = derivatives(reference.edge_conv, *wide, graph, table)
-    # the probes of `derivatives` are drawn in float64 and rounded to float32: 3e-8 of each
-    assert_equal(found, expected, [1e-6] * 8)
-
-
-SUBSETS = [c for n in (1, 2, 3) for c in itertools.combinations(range(3), n)]
-
-
-@pytest.mark.parametrize("rows", ["own rows", "shared rows"])
-@pytest.mark.parametrize("first_of", SUBSETS)
-def test_any_subset_of_gradients_equals_reference(first_of, rows, isa):
-    weight_row = None if rows == "own rows" else torch.tensor([0, 1, 2, 0, 1, 4, 4, 4, 2, 5])
-    inputs = make("paths that add into one block", weight_row=weight_row)
-    for second_of in [(), *SUBSETS]:
-        found = derivatives(edge_conv, *inputs, first_of, second_of)
-        expected = derivatives(reference.edge_conv, *inputs, first_of, second_of)
-        assert_equal(found, expected, [1e-12] * len(found))
-
-
-@pytest.mark.parametrize("probed", SUBSETS)
-def test_absent_adjoints_equal_reference(probed):
-    inputs = make("layer 2 of mace")
-    found = derivatives(edge_conv, *inputs, probed=probed)
-    assert_equal(found, derivatives(reference.edge_conv, *inputs, probed=probed), [1e-12] * 8)
+class TestOnCpu(EdgeConvLaws):
+    tolerances = TOLERANCES
 
 
 @pytest.mark.parametrize("second_of", [(), *SUBSETS])
@@ -163,22 +33,6 @@ def test_kernels_compute_only_the_gradients_that_the_pass_uses(second_of, monkey
     assert asked == [forward, backward, [True, *(i in second_of for i in range(3))]]
 
 
-@pytest.mark.parametrize("case", ["paths that add into one block", "one channel"])
-def test_gradcheck_and_gradgradcheck(case):
-    x, y, w, graph, table = make(case)
-    function = lambda x, y, w: edge_conv(x, y, w, graph, table)  # noqa: E731
-    assert torch.autograd.gradcheck(function, (x, y, w), fast_mode=True)
-    assert torch.autograd.gradgradcheck(function, (x, y, w), fast_mode=True)
-
-
-def test_third_derivatives_are_refused():
-    x, y, w, graph, table = make("scalars")
-    (gx,) = torch.autograd.grad(edge_conv(x, y, w, graph, table).pow(2).sum(), x, create_graph=True)
-    (gw,) = torch.autograd.grad(gx.pow(2).sum(), w, create_graph=True)
-    with pytest.raises(NotImplementedError, match="third derivatives"):
-        gw.sum().backward()
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_opcheck():
     x, y, w, graph, table = make("ragged tails, both parities")
@@ -192,42 +46,6 @@ def test_opcheck():
     adjoints = (torch.randn_like(x), None, torch.randn_like(w))
     arguments = (x, y, w, g, *adjoints, index, [graph.edges_per_row, True, True, False, False])
     torch.library.opcheck(torch.ops.pathtune.edge_conv_double_backward, arguments)
-
-
-@pytest.mark.parametrize("case", ["layer 2 of mace", "ragged tails, both parities"])
-def test_shared_weight_rows_equal_duplicated_rows(case):
-    weight_row = torch.tensor([0, 1, 3, 0, 1, 4, 4, 4, 3, 5])  # row 2 is read by no edge
-    x, y, w, graph, table = make(case, weight_row=weight_row)
-
-    def duplicated(x, y, w, graph, table):
-        return edge_conv(x, y, w[weight_row], graph_of("several"), table)
-
-    found = derivatives(edge_conv, x, y, w, graph, table)
-    assert_equal(found, derivatives(duplicated, x, y, w, graph, table), [1e-13] * 8)
-    assert found[3][2].abs().max() == 0
-
-
-def test_an_empty_row_beside_a_shared_one_receives_zero_gradient():
-    weight_row = torch.tensor([0, 0, 2, 3, 4, 5, 6, 7, 8, 9])  # as many rows as edges
-    inputs = make("layer 2 of mace", weight_row=weight_row)
-    assert_equal(derivatives(edge_conv, *inputs), derivatives(reference.edge_conv, *inputs), [1e-12] * 8)
-
-
-def test_order_of_edges_within_a_receiver_does_not_matter():
-    x, y, w, graph, table = make("layer 2 of mace")
-    order = torch.tensor([1, 0, 3, 2, 4, 9, 7, 6, 8, 5])
-    permuted = conv_graph(graph.sender[order], graph.receiver, graph.n_nodes)
-    found = edge_conv(x, y[order], w[order], permuted, table)
-    assert torch.allclose(found, edge_conv(x, y, w, graph, table), rtol=0, atol=1e-12)
-
-
-def test_relabelling_nodes_relabels_the_result():
-    x, y, w, graph, table = make("layer 2 of mace")
-    new_label = torch.randperm(graph.n_nodes)
-    order = torch.argsort(new_label[graph.receiver], stable=True)
-    relabelled = conv_graph(new_label[graph.sender][order], new_label[graph.receiver][order], graph.n_nodes)
-    found = edge_conv(x[torch.argsort(new_label)], y[order], w[order], relabelled, table)
-    assert torch.allclose(found[new_label], edge_conv(x, y, w, graph, table), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("rows", ["own rows", "shared rows"])

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from test_species_linear import CASES, SPECIES, make
 
+from laws.species_linear import CASES, SPECIES, make
 from pathtune import reference
 from pathtune.ops import DeltaCotangent, delta_gradients, group_by_species, group_candidates, sampled_gradient
 from pathtune.ops._bilinear import index_of

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from test_sampled_gradient import candidates_of
-from test_species_linear import CASES, irreps, make
 
+from laws.irreps import irreps
+from laws.species_linear import CASES, make
 from pathtune import reference
 from pathtune.ops import SparseWeights, group_by_species, sparse_path_linear, sparse_species_linear
 from pathtune.ops._bilinear import index_of

@@ -8,15 +8,13 @@ import test_emulated_edge_conv as edge_conv_laws
 import test_emulated_tiny as tiny
 import torch
 from build import ROOT
-from test_edge_conv import graph_of
 
 F32, F64 = torch.float32, torch.float64
 
 
 def edge_conv_with_parts():
     """More channels than a block has room for: gy is summed over chunks."""
-    given = edge_conv_laws.inputs_of(edge_conv_laws.table_of("several chunks"), graph_of("several"))
-    edge_conv_laws.check(*given)
+    edge_conv_laws.TestEmulated().check(*edge_conv_laws.make("several chunks"))
 
 
 def edge_conv_over_senders():

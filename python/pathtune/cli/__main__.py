@@ -1,0 +1,7 @@
+"""`python -m pathtune.cli`."""
+
+import sys
+
+from pathtune.cli import main
+
+sys.exit(main())
