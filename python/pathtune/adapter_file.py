@@ -31,8 +31,10 @@ def save_adapter(model: Potential, file: str | pathlib.Path, training: Mapping[s
     if not model.is_adapted:
         raise InputError(f"{file}: the model has no adapter to save, expected one from sparsify or load_adapter")
     if not model.adaptation.is_stored:
-        raise InputError(f"{file}: a model of kind {model.adaptation.kind!r} has no adapter to save, "
-                         "expected one from sparsify or load_adapter")  # fmt: skip
+        raise InputError(
+            f"{file}: a model of kind {model.adaptation.kind!r} has no adapter to save, "
+            "expected one from sparsify or load_adapter"
+        )
     tensors: dict[str, torch.Tensor] = {}
     for name, component in zip(model.adaptation.names(), model.adaptation.parts()):
         mine = component.tensors(model.atomic_numbers)
@@ -76,8 +78,9 @@ def load_adapter(base: Potential, file: str | pathlib.Path) -> Potential:
     if metadata["backbone"] != base.base.name:
         raise InputError(f"{file}: was made for a {metadata['backbone']}, but the model is a {base.base.name}")
     if abs(float(metadata["r_max"]) - base.base.r_max) > 1e-5:  # A; some packages keep it in float32
-        raise InputError(f"{file}: was made for a cutoff of {float(metadata['r_max']):g} A, "
-                         f"but the model has {base.base.r_max:g} A")  # fmt: skip
+        raise InputError(
+            f"{file}: was made for a cutoff of {float(metadata['r_max']):g} A, but the model has {base.base.r_max:g} A"
+        )
     elements = tuple(json.loads(metadata["elements"]))
     missing = [z for z in elements if z not in base.atomic_numbers]
     if missing:

@@ -75,8 +75,10 @@ def merge(model: Potential) -> torch.nn.Module:
     """
     for component in model.adaptation.parts():
         if component.energy_term() is not None:
-            raise InputError(f"merge: an adaptation of kind {component.kind!r} adds a term to the energy, "
-                             "expected only changes of weights")  # fmt: skip
+            raise InputError(
+                f"merge: an adaptation of kind {component.kind!r} adds a term to the energy, "
+                "expected only changes of weights"
+            )
     weights = {name: w.detach() for name, w in model.effective_weights().items()}
     return model.backbone.with_weights(weights, model.e0, model.head).cpu()
 
@@ -94,8 +96,18 @@ def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathR
             n_reachable = path.numel if path.is_reachable else 0
             if path.species_axis is not None:
                 n_reachable = n_reachable // path.shape[path.species_axis] * len(species)
-            rows.append(PathRow(layer.name, layer.kind, path.text, path.mul, path.numel, n_reachable,
-                                path.numel / total, float(block.pow(2).mean().sqrt())))  # fmt: skip
+            rows.append(
+                PathRow(
+                    layer.name,
+                    layer.kind,
+                    path.text,
+                    path.mul,
+                    path.numel,
+                    n_reachable,
+                    path.numel / total,
+                    float(block.pow(2).mean().sqrt()),
+                )
+            )
     return rows
 
 

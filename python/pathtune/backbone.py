@@ -42,9 +42,7 @@ class Backbone(Protocol):
         """
         ...
 
-    def with_weights(
-        self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int
-    ) -> torch.nn.Module:
+    def with_weights(self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int) -> torch.nn.Module:
         """A stock model with these parameters and atomic energies."""
         ...
 
@@ -64,15 +62,14 @@ class Backbone(Protocol):
 def check_same_base(mine: Backbone, theirs: Backbone, elements: Sequence[int], where: str = "use") -> None:
     """Raise InputError unless an adaptation of `theirs` fits `mine`, as far as names, shapes and fingerprints tell."""
     if (mine.name, mine.shapes()) != (theirs.name, theirs.shapes()):
-        raise InputError(f"{where}: the adaptation was made for another model, a {theirs.name}, expected one of this "
-                         f"{mine.name}")  # fmt: skip
+        raise InputError(
+            f"{where}: the adaptation was made for another model, a {theirs.name}, expected one of this {mine.name}"
+        )
     found = mine.fingerprint(elements or mine.atomic_numbers)
     compare_fingerprints(theirs.fingerprint(elements or theirs.atomic_numbers), found, where)
 
 
-def compare_fingerprints(
-    expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], where: str
-) -> None:
+def compare_fingerprints(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], where: str) -> None:
     """Raise InputError for the first parameter whose fingerprint [n_blocks, 2] is not that of the model found."""
     for name, mine in found.items():
         theirs = expected.get(name)

@@ -115,9 +115,11 @@ def one_standard_error(points: Sequence[SweepPoint], epochs: int = 0) -> ShareCh
         smaller = "and is the smallest" if is_first else "no smaller one comes within one standard error of it"
         reason = f"{_percent(point.share)} has the lowest validation loss, {point.mean:.4g}; {smaller}"
     else:
-        reason = (f"{_percent(point.share)} is the smallest share within one standard error of the best, "
-                  f"{_percent(best.share)}: its validation loss is {excess:.2g} higher, {point.mean:.4g} against "
-                  f"{best.mean:.4g}, and the standard error of that difference is {error:.2g}")  # fmt: skip
+        reason = (
+            f"{_percent(point.share)} is the smallest share within one standard error of the best, "
+            f"{_percent(best.share)}: its validation loss is {excess:.2g} higher, {point.mean:.4g} against "
+            f"{best.mean:.4g}, and the standard error of that difference is {error:.2g}"
+        )
     return ShareChoice(point.share, reason, list(points), epochs)
 
 

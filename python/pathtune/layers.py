@@ -13,6 +13,7 @@ from pathtune.ops import SparseWeights
 
 Weights = Mapping[str, torch.Tensor | SparseWeights]  # by parameter name, in place of a backbone's own
 
+
 @dataclasses.dataclass(frozen=True)
 class Path:
     """One instruction of a layer: a block of its flat weights."""
@@ -58,8 +59,9 @@ class Layer:
         """(mul_in, n_species, mul_out) of each path of a linear or species linear; None for other layers."""
         if any((len(path.shape), path.species_axis) not in ((2, None), (3, 1)) for path in self.paths):
             return None
-        return [(path.shape[0], 1 if path.species_axis is None else path.shape[1], path.shape[-1])
-                for path in self.paths]  # fmt: skip
+        return [
+            (path.shape[0], 1 if path.species_axis is None else path.shape[1], path.shape[-1]) for path in self.paths
+        ]
 
     def reachable(self, species: Sequence[int]) -> torch.Tensor:
         """Ascending flat indices of the weights that data with only these species indices can change."""

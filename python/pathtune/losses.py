@@ -43,9 +43,7 @@ class TermSums:
         return {name: self._sums[name] / count for name, count in self._counts.items() if count}
 
 
-def loss_terms(
-    prediction: Prediction, batch: Batch, kind: str = "huber", huber_delta: float = 0.01
-) -> dict[str, Term]:
+def loss_terms(prediction: Prediction, batch: Batch, kind: str = "huber", huber_delta: float = 0.01) -> dict[str, Term]:
     """The terms, by label, of everything that is predicted and may be labelled.
 
     `kind`: "weighted" squares the errors, "huber" is quadratic up to huber_delta and linear beyond. An extensive

@@ -176,8 +176,10 @@ class Potential(torch.nn.Module):
         for label in [label_of(name) for name in self.backbone.inputs]:
             lacking = next((s for s in structures if label.name not in s.labels), None)
             if lacking is not None and not label.is_optional:
-                raise InputError(f"{lacking.where}: has no {label.name} ({label.key}), "
-                                 f"expected it, since a {self.backbone.name} reads it")  # fmt: skip
+                raise InputError(
+                    f"{lacking.where}: has no {label.name} ({label.key}), "
+                    f"expected it, since a {self.backbone.name} reads it"
+                )
 
     def _head_of(self, structure: Structure) -> int:
         heads = self.backbone.heads

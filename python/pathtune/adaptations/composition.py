@@ -114,7 +114,9 @@ def _check_writers(components: Sequence[Adaptation]) -> None:
     for component in components:
         if component.replaces and written:
             first = next(iter(written.values()))
-            raise InputError(f"adaptations: {component.kind!r} replaces the weights that {first!r} has changed, "
-                             "expected it before the others, and once")  # fmt: skip
+            raise InputError(
+                f"adaptations: {component.kind!r} replaces the weights that {first!r} has changed, "
+                "expected it before the others, and once"
+            )
         names = component.writes() or ({"*"} if component.replaces else set())
         written |= dict.fromkeys(names, component.kind)

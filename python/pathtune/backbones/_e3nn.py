@@ -105,8 +105,10 @@ def apply_species_linear(
 def skip_table(module: Any, n_species: int) -> SpeciesLinearTable:
     """The species linear that a FullyConnectedTensorProduct with a one-hot second operand is."""
     # 3j(l, 0, l) is the identity over sqrt(2l + 1)
-    instructions = [(ins.i_in1, ins.i_out, float(ins.path_weight) / module.irreps_out[ins.i_out].ir.dim ** 0.5)
-                    for ins in module.instructions]  # fmt: skip
+    instructions = [
+        (ins.i_in1, ins.i_out, float(ins.path_weight) / module.irreps_out[ins.i_out].ir.dim ** 0.5)
+        for ins in module.instructions
+    ]
     return species_linear_table(module.irreps_in1, module.irreps_out, n_species, instructions)
 
 

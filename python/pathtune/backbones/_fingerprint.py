@@ -18,8 +18,10 @@ def layer_blocks(layers: Sequence[Layer]) -> dict[str, Blocks]:
 
 def shapes(blocks: Mapping[str, Blocks]) -> dict[str, list[int]]:
     """Sizes of every parameter's blocks, the number of species as 0."""
-    return {name: [0 if k == axis else n for shape, axis in parts for k, n in enumerate(shape)]
-            for name, parts in blocks.items()}  # fmt: skip
+    return {
+        name: [0 if k == axis else n for shape, axis in parts for k, n in enumerate(shape)]
+        for name, parts in blocks.items()
+    }
 
 
 def fingerprint(

@@ -70,9 +70,7 @@ class MaceBackbone:
             result["stress"] = torch.where(batch.volume < NO_VOLUME_A3, 0.0, out["stress"])
         return {name: value for name, value in result.items() if name in request.outputs}
 
-    def with_weights(
-        self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int
-    ) -> torch.nn.Module:
+    def with_weights(self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int) -> torch.nn.Module:
         """A stock MACE with these parameters and atomic energies."""
         with quiet_torchscript():
             stock: Any = copy.deepcopy(self.stock)
@@ -156,8 +154,9 @@ def _opt_in_layers(stock: Any) -> list[Layer]:
         if ".contractions." in name and shape[0] == len(stock.atomic_numbers):
             if weight.isdigit():  # of a ParameterList, one entry for each degree below the highest
                 module, weight = module.rpartition(".")[0], f"weights.{weight}"
-            layers.append(Layer(f"{module}.{weight}", "contraction", (Path("contraction", 0, shape, 0),),
-                                parameter.numel(), ""))  # fmt: skip
+            layers.append(
+                Layer(f"{module}.{weight}", "contraction", (Path("contraction", 0, shape, 0),), parameter.numel(), "")
+            )
         elif ".conv_tp_weights." in name and len(shape) == 2:
             layers.append(Layer(module, "radial", (Path("radial", 0, shape),), parameter.numel(), weight))
     return layers

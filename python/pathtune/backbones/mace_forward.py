@@ -135,8 +135,10 @@ class _Layer:
         self.linears, self.radial = (self.linear_up, self.linear, self.product_linear), block.conv_tp_weights
         self.uses_skip = bool(product.use_sc)
         # the readouts and the embedding are too small to gain
-        self.sparse_layers = (*(f"{self.name}.{linear}" for linear in ("linear_up", "linear", "skip_tp")),
-                              f"{self.product_name}.linear")  # fmt: skip
+        self.sparse_layers = (
+            *(f"{self.name}.{linear}" for linear in ("linear_up", "linear", "skip_tp")),
+            f"{self.product_name}.linear",
+        )
         self._frozen: dict[tuple[int, ...], torch.Tensor] = {}  # coefficients by the species present
         self._frozen_from: list[tuple[torch.Tensor, int]] = []  # the weights they are made of, with versions
 

@@ -81,9 +81,7 @@ class SevenNetBackbone:
             result["stress"] = torch.where(batch.volume < NO_VOLUME_A3, 0.0, stress)
         return {name: value for name, value in result.items() if name in request.outputs}
 
-    def with_weights(
-        self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int
-    ) -> torch.nn.Module:
+    def with_weights(self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int) -> torch.nn.Module:
         """A stock SevenNet with these parameters and E0 as its shifts."""
         with quiet_torchscript():
             stock: Any = copy.deepcopy(self.stock)
@@ -167,8 +165,11 @@ def _layers(stock: Any, modality: str | None) -> tuple[Layer, ...]:
             n_blocks = len(list(module.irreps_in))
             modal = [k for k, ins in enumerate(module.instructions) if ins.i_in == n_blocks - 1]
             names = sorted(stock.modal_map, key=stock.modal_map.get)
-            paths = [part for k, path in enumerate(layer.paths)
-                     for part in (_by_modality(path, names, modality) if k in modal else [path])]  # fmt: skip
+            paths = [
+                part
+                for k, path in enumerate(layer.paths)
+                for part in (_by_modality(path, names, modality) if k in modal else [path])
+            ]
             layer = dataclasses.replace(layer, paths=tuple(paths))
         layers.append(layer)
     return tuple(layers)
@@ -177,8 +178,10 @@ def _layers(stock: Any, modality: str | None) -> tuple[Layer, ...]:
 def _by_modality(path: Path, names: Sequence[str], modality: str | None) -> list[Path]:
     """A path from the one-hot modality as one path for each: only the weights of ours are reachable."""
     mul_out = path.shape[-1]
-    return [Path(f"{path.text} ({name})", path.offset + k * mul_out, (1, mul_out), None, name == modality)
-            for k, name in enumerate(names)]  # fmt: skip
+    return [
+        Path(f"{path.text} ({name})", path.offset + k * mul_out, (1, mul_out), None, name == modality)
+        for k, name in enumerate(names)
+    ]
 
 
 def load_sevennet(
@@ -216,8 +219,12 @@ def shipped() -> dict[str, pathlib.Path]:
     import_sevenn()
     from sevenn import _const
 
-    names = {"7net-0": "SEVENNET_0_11Jul2024", "7net-0_22may2024": "SEVENNET_0_22May2024",
-             "7net-l3i5": "SEVENNET_l3i5", "7net-mf-0": "SEVENNET_MF_0"}  # fmt: skip
+    names = {
+        "7net-0": "SEVENNET_0_11Jul2024",
+        "7net-0_22may2024": "SEVENNET_0_22May2024",
+        "7net-l3i5": "SEVENNET_l3i5",
+        "7net-mf-0": "SEVENNET_MF_0",
+    }
     return {name: pathlib.Path(getattr(_const, constant)) for name, constant in names.items()}
 
 

@@ -33,17 +33,39 @@ class Case:
 CASES = {
     # of MACE-MP-0b3 medium, 9,063,204 weights
     "mp-0b3-medium": Case(
-        hidden_irreps="128x0e+128x1o", r_max=6.0, n_species=89, interactions="Density", num_bessel=10,
-        distance_transform="Agnesi", pair_repulsion=True, structures="metal"),
+        hidden_irreps="128x0e+128x1o",
+        r_max=6.0,
+        n_species=89,
+        interactions="Density",
+        num_bessel=10,
+        distance_transform="Agnesi",
+        pair_repulsion=True,
+        structures="metal",
+    ),
     # of MACE-OFF23 medium, 1,428,368 weights
     "off23-medium": Case(
-        hidden_irreps="128x0e+128x1o", r_max=5.0, n_species=10, interactions="", num_bessel=8,
-        distance_transform="None", pair_repulsion=False, structures="aspirin"),
+        hidden_irreps="128x0e+128x1o",
+        r_max=5.0,
+        n_species=10,
+        interactions="",
+        num_bessel=8,
+        distance_transform="None",
+        pair_repulsion=False,
+        structures="aspirin",
+    ),
     # of the model that comes with pathtune, 133,632 weights
     "demo": Case(
-        hidden_irreps="48x0e+48x1o", r_max=5.0, n_species=4, interactions="", num_bessel=8,
-        distance_transform="None", pair_repulsion=False, structures="glycine", max_ell=2),
-}  # fmt: skip
+        hidden_irreps="48x0e+48x1o",
+        r_max=5.0,
+        n_species=4,
+        interactions="",
+        num_bessel=8,
+        distance_transform="None",
+        pair_repulsion=False,
+        structures="glycine",
+        max_ell=2,
+    ),
+}
 SEVENNETS = {"sevennet-0": "sevennet:7net-0"}  # real weights, which lie inside sevenn
 NAMES = (*CASES, *SEVENNETS)
 OFF23_ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)
@@ -69,14 +91,23 @@ def build(name: str, seed: int = 0) -> torch.nn.Module:
     case = CASES[name]
     torch.manual_seed(seed)
     return stock_mace(
-        r_max=case.r_max, num_bessel=case.num_bessel, num_polynomial_cutoff=5, max_ell=case.max_ell,
+        r_max=case.r_max,
+        num_bessel=case.num_bessel,
+        num_polynomial_cutoff=5,
+        max_ell=case.max_ell,
         interaction_cls=f"RealAgnostic{case.interactions}ResidualInteractionBlock",
         interaction_cls_first=f"RealAgnostic{case.interactions}InteractionBlock",
-        num_interactions=2, hidden_irreps=case.hidden_irreps, MLP_irreps="16x0e",
-        atomic_energies=np.zeros(case.n_species), avg_num_neighbors=50.0, atomic_numbers=atomic_numbers(case),
-        correlation=case.correlation, radial_MLP=[64, 64, 64], pair_repulsion=case.pair_repulsion,
+        num_interactions=2,
+        hidden_irreps=case.hidden_irreps,
+        MLP_irreps="16x0e",
+        atomic_energies=np.zeros(case.n_species),
+        avg_num_neighbors=50.0,
+        atomic_numbers=atomic_numbers(case),
+        correlation=case.correlation,
+        radial_MLP=[64, 64, 64],
+        pair_repulsion=case.pair_repulsion,
         distance_transform=case.distance_transform,
-    )  # fmt: skip
+    )
 
 
 def structures(name: str, n_atoms: int) -> list[Structure]:

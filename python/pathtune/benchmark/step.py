@@ -132,8 +132,12 @@ def shares(step: Step) -> dict[str, float]:
 def peak_memory(name: str, n_atoms: int, backend: str, arm: str, active_share: float) -> int:
     """Peak bytes above the loaded model and batch over three steps, in a process of its own."""
     arguments = json.dumps({"name": name, "n_atoms": n_atoms, "backend": backend, "arm": arm, "share": active_share})
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "pathtune.benchmark.memory", arguments],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "pathtune.benchmark.memory", arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return int(done.stdout.strip().splitlines()[-1])
 
 
@@ -157,10 +161,17 @@ def bench_step(name: str, n_atoms: int, arm: str, active_share: float, rounds: i
     floor = floor_flops(ours.backbone._forward, batch)  # type: ignore[attr-defined]
     mine = median[f"pathtune {arm}"]
     result: dict[str, Any] = {
-        "model": name, "n_atoms": batch.n_nodes, "n_edges": batch.sender.numel(), "arm": arm,
-        "active_share": active_share if arm == "sparse" else 1.0, "threads": torch.get_num_threads(),
-        "machine": machine(), "rounds": rounds, "agreement": agree,
-        "median_seconds": median, "all_seconds": times,
+        "model": name,
+        "n_atoms": batch.n_nodes,
+        "n_edges": batch.sender.numel(),
+        "arm": arm,
+        "active_share": active_share if arm == "sparse" else 1.0,
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+        "rounds": rounds,
+        "agreement": agree,
+        "median_seconds": median,
+        "all_seconds": times,
         "ratio": {
             "step": median["stock full"] / mine,
             "full step": median["stock full"] / median["pathtune full"],
@@ -168,14 +179,20 @@ def bench_step(name: str, n_atoms: int, arm: str, active_share: float, rounds: i
             "inference": median["stock inference"] / median["pathtune inference"],
         },
         "shares": shares(steps[f"pathtune {arm}"]),
-        "floor": {"mflop_per_atom": {k: v / batch.n_nodes / 1e6 for k, v in floor.items()},
-                  "gemm_gflops": rate / 1e9, "distance": mine * rate / sum(floor.values())},
-    }  # fmt: skip
+        "floor": {
+            "mflop_per_atom": {k: v / batch.n_nodes / 1e6 for k, v in floor.items()},
+            "gemm_gflops": rate / 1e9,
+            "distance": mine * rate / sum(floor.values()),
+        },
+    }
     if memory:
         bytes_stock = peak_memory(name, n_atoms, "reference", "full", 1.0)
         bytes_ours = peak_memory(name, n_atoms, "cpu", arm, active_share)
-        result["peak_bytes"] = {"stock full": bytes_stock, f"pathtune {arm}": bytes_ours,
-                                "ratio": bytes_stock / max(bytes_ours, 1)}  # fmt: skip
+        result["peak_bytes"] = {
+            "stock full": bytes_stock,
+            f"pathtune {arm}": bytes_ours,
+            "ratio": bytes_stock / max(bytes_ours, 1),
+        }
     return result
 
 

@@ -28,8 +28,9 @@ DEFAULT_OUT = "pathtune-demo"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `pathtune demo`."""
-    parser.add_argument("--out", default=DEFAULT_OUT, metavar="DIR",
-                        help=f"folder to make, or to go on in (default {DEFAULT_OUT})")  # fmt: skip
+    parser.add_argument(
+        "--out", default=DEFAULT_OUT, metavar="DIR", help=f"folder to make, or to go on in (default {DEFAULT_OUT})"
+    )
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
     add_options(parser, DemoOptions)
 
@@ -70,8 +71,9 @@ def _print(result: dict[str, Any], out: str) -> None:
     for row in result["rows"]:
         changed = f"{row['changed']:,d} ({100 * row['share']:.3g} %)" if row["changed"] else "none"
         size, seconds = (f"{row['bytes'] / 1000:.0f}", f"{row['seconds']:.0f}") if row["changed"] else ("", "")
-        table.add_row(row["arm"], f"{row['energy_mae_mev_atom']:,.2f}", f"{row['forces_mae_mev_a']:.1f}",
-                      changed, size, seconds)  # fmt: skip
+        table.add_row(
+            row["arm"], f"{row['energy_mae_mev_atom']:,.2f}", f"{row['forces_mae_mev_a']:.1f}", changed, size, seconds
+        )
     Console(width=80).print(table, highlight=False)
     rows = {row["arm"]: row["forces_mae_mev_a"] for row in result["rows"]}
     counts = result["shares"][0]["counts"]
@@ -84,6 +86,8 @@ def _print(result: dict[str, Any], out: str) -> None:
         f"{rows['sparse'] / rows['zero-shot']:.2f} x that of zero-shot."
     )
     print(textwrap.fill(text, 79))
-    print(f"\n{result['seconds']:.0f} s, at most {result['peak_bytes'] / 1e9:.1f} GB of memory. Written to {out}:\n"
-          "  demo.png  demo.json  adapter.safetensors  merged.model (a plain MACE)\n"
-          "  runs/     every training run, as `pathtune fit` leaves it")  # fmt: skip
+    print(
+        f"\n{result['seconds']:.0f} s, at most {result['peak_bytes'] / 1e9:.1f} GB of memory. Written to {out}:\n"
+        "  demo.png  demo.json  adapter.safetensors  merged.model (a plain MACE)\n"
+        "  runs/     every training run, as `pathtune fit` leaves it"
+    )

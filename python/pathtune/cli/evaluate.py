@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"{scores['n_structures']} structures")
     print("\n".join(score_lines(scores)))
     for element, s in scores["per_element"].items():
-        errors = "  ".join(f"{label.word} MAE {s[label.mae_key]:10.3f} {label.report_unit}" for label in labels()
-                           if label.mae_key in s)  # fmt: skip
+        errors = "  ".join(
+            f"{label.word} MAE {s[label.mae_key]:10.3f} {label.report_unit}" for label in labels() if label.mae_key in s
+        )
         print(f"  {element:10s} {errors}   {s['n_atoms']} atoms")
     if len(scores["per_config_type"]) > 1:
         found = [label for label in labels() if label.mae_key in scores]

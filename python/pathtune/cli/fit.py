@@ -71,8 +71,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _decide(base: Potential, train: Source, valid: Source, options: dict[str, Any], folder: RunFolder,
-            is_quiet: bool) -> SparseDelta:  # fmt: skip
+def _decide(
+    base: Potential, train: Source, valid: Source, options: dict[str, Any], folder: RunFolder, is_quiet: bool
+) -> SparseDelta:
     """The delta with the share that a sweep finds; sweep.json and sweep.png stay in the folder."""
     report = None if is_quiet else lambda line: print(line, flush=True)
     delta, file = options["delta"], folder.folder / "sweep.json"
@@ -92,8 +93,7 @@ def _print(metrics: dict[str, Any], folder: RunFolder) -> None:
     if "adapter_bytes" in metrics:
         active = counts["active"]
         shares = ", ".join(
-            f"{100 * active / counts[name]:.2f} % of {counts[name]:,d} {label}"
-            for name, label in DENOMINATORS
+            f"{100 * active / counts[name]:.2f} % of {counts[name]:,d} {label}" for name, label in DENOMINATORS
         )
         print(f"changed {active:,d} weights: {shares}")
         print(f"adapter {folder.adapter} ({metrics['adapter_bytes'] / 1000:.0f} kB)")

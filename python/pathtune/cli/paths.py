@@ -29,11 +29,14 @@ def run(args: argparse.Namespace) -> int:
         print_json([dataclasses.asdict(row) for row in rows])
         return 0
     width = max(len(row.module) for row in rows)
-    print(f"{'module':{width}s}  {'path':16s} {'mul':>12s} {'weights':>9s} {'reachable':>9s} "
-          f"{'share':>7s} {'norm':>8s}")  # fmt: skip
+    print(
+        f"{'module':{width}s}  {'path':16s} {'mul':>12s} {'weights':>9s} {'reachable':>9s} {'share':>7s} {'norm':>8s}"
+    )
     for r in rows:
-        print(f"{r.module:{width}s}  {r.path:16s} {r.mul:>12s} {r.weights:9,d} {r.reachable:9,d} "
-              f"{100 * r.share:5.1f} % {r.norm:8.4f}")  # fmt: skip
+        print(
+            f"{r.module:{width}s}  {r.path:16s} {r.mul:>12s} {r.weights:9,d} {r.reachable:9,d} "
+            f"{100 * r.share:5.1f} % {r.norm:8.4f}"
+        )
     counts = model.counts()
     weights, reachable = sum(r.weights for r in rows), sum(r.reachable for r in rows)
     print(f"{'total':{width}s}  {'':16s} {'':12s} {weights:9,d} {reachable:9,d}  of {counts['all_weights']:,d} weights")

@@ -156,11 +156,13 @@ def weight_options() -> Mapping[str, Option]:
     """By label, the option that says what its errors weigh in the loss."""
     return {
         label.name: Option(
-            f"{label.name}_weight", float, label.weight,
+            f"{label.name}_weight",
+            float,
+            label.weight,
             f"weight of the {label.name}{' per atom' if label.is_extensive else ''}",
         )
         for label in outputs()
-    }  # fmt: skip
+    }
 
 
 def key_options() -> Mapping[str, Option]:
@@ -199,19 +201,44 @@ def _two_labels(key: str, first: str, second: str) -> str:
 
 ENERGY = register_label(
     Label(
-        name="energy", per="graph", unit="eV", key="REF_energy", is_optional=False, is_extensive=True,
-        title="total energy", report_unit="meV/atom", report_factor=1000.0,
+        name="energy",
+        per="graph",
+        unit="eV",
+        key="REF_energy",
+        is_optional=False,
+        is_extensive=True,
+        title="total energy",
+        report_unit="meV/atom",
+        report_factor=1000.0,
     )
-)  # fmt: skip
+)
 FORCES = register_label(
     Label(
-        name="forces", per="atom", shape=(3,), parity=-1, unit="eV/A", key="REF_forces", weight=100.0,
-        is_optional=False, largest=1000.0, word="force", report_unit="meV/A", report_factor=1000.0,
+        name="forces",
+        per="atom",
+        shape=(3,),
+        parity=-1,
+        unit="eV/A",
+        key="REF_forces",
+        weight=100.0,
+        is_optional=False,
+        largest=1000.0,
+        word="force",
+        report_unit="meV/A",
+        report_factor=1000.0,
     )
-)  # fmt: skip
+)
 STRESS = register_label(
     Label(
-        name="stress", per="graph", shape=(3, 3), unit="eV/A^3", key="REF_stress", is_voigt=True, needs_volume=True,
-        note="positive is tensile (ASE)", report_unit="GPa", report_factor=1 / GPa,
+        name="stress",
+        per="graph",
+        shape=(3, 3),
+        unit="eV/A^3",
+        key="REF_stress",
+        is_voigt=True,
+        needs_volume=True,
+        note="positive is tensile (ASE)",
+        report_unit="GPa",
+        report_factor=1 / GPa,
     )
-)  # fmt: skip
+)

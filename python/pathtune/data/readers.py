@@ -44,9 +44,7 @@ def demo_file(split: str) -> pathlib.Path:
     return SHIPPED / f"glycine_{split}.extxyz.xz"
 
 
-def read_with_ase(
-    file: pathlib.Path, keys: LabelKeys, max_frames: int | None, needs_labels: bool
-) -> list[Structure]:
+def read_with_ase(file: pathlib.Path, keys: LabelKeys, max_frames: int | None, needs_labels: bool) -> list[Structure]:
     """Read and check the frames of extxyz, also .xz, or anything ASE reads; InputError as read_structures."""
     frames = read_frames(file)[:max_frames]
     if not frames:

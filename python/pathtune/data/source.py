@@ -63,8 +63,7 @@ class Frames:
         self.elements = elements_of(self._structures)
         self.composition = composition(self._structures, self.elements).reshape(len(self), len(self.elements))
         self.present = {
-            label.name: np.array([label.name in s.labels for s in self._structures], dtype=bool)
-            for label in labels()
+            label.name: np.array([label.name in s.labels for s in self._structures], dtype=bool) for label in labels()
         }
         self._graphs: dict[tuple[int, float], Graph] = {}
         self._free_bytes = graph_bytes
@@ -164,9 +163,7 @@ class Collates(Protocol):
         ...
 
 
-def batches(
-    model: Collates, source: Source, size: int, indices: Sequence[int] | None = None
-) -> Iterator[Batch]:
+def batches(model: Collates, source: Source, size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
     """The frames of `source`, or those of `indices`, in order, as the model's batches of `size`, one at a time."""
     indices = range(len(source)) if indices is None else indices
     for chunk in in_order(len(indices), size):

@@ -118,13 +118,19 @@ def run_demo(folder: pathlib.Path, options: DemoOptions, progress: SeriesProgres
         shutil.copyfile(file, folder / file.name)
     zero, refitted = (_errors(evaluate(model, world.sets["test"])) for model in (world.base, world.refitted))
     result = {
-        "pathtune": __version__, "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "options": to_mapping(options), "learning_rates": LEARNING_RATES, "batch_size": BATCH_SIZE,
+        "pathtune": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "options": to_mapping(options),
+        "learning_rates": LEARNING_RATES,
+        "batch_size": BATCH_SIZE,
         "n_structures": {name: len(structures) for name, structures in world.sets.items()},
         "rows": _rows(zero, refitted, full, sparse, world.base),
-        "runs": runs, "shares": sorted([sparse, *others], key=_share),
-        "seconds": round(time.monotonic() - began, 1), "peak_bytes": _peak_bytes(),
-    }  # fmt: skip
+        "runs": runs,
+        "shares": sorted([sparse, *others], key=_share),
+        "seconds": round(time.monotonic() - began, 1),
+        "peak_bytes": _peak_bytes(),
+    }
     draw(folder / "demo.png", result, _parity(world, best))
     write_text(folder / "demo.json", json.dumps(result, indent=1) + "\n")
     return result
@@ -155,26 +161,37 @@ def _run(trial: Trial, world: World, folder: pathlib.Path) -> dict[str, Any]:
 def _sections(trial: Trial, options: DemoOptions) -> dict[str, Any]:
     """What a config file of `pathtune fit` would say."""
     return {
-        "run": RunOptions(train=str(demo_file("train")), valid=str(demo_file("valid")), arm=(trial.arm,),
-                          max_frames=options.max_frames),
+        "run": RunOptions(
+            train=str(demo_file("train")),
+            valid=str(demo_file("valid")),
+            arm=(trial.arm,),
+            max_frames=options.max_frames,
+        ),
         "model": ModelOptions(model="demo"),
         "data": LabelKeys(),
         "delta": SparseDelta() if trial.share is None else sparse_config(trial.share),
         "fit": FitConfig(epochs=options.epochs, batch_size=BATCH_SIZE, lr=trial.lr, seed=options.seed),
-    }  # fmt: skip
+    }
 
 
 def _summary(trial: Trial, metrics: Mapping[str, Any], run: RunFolder) -> dict[str, Any]:
     lines = [json.loads(line) for line in run.log.read_text().splitlines()]
     counts = metrics["counts"]
     return {
-        "name": trial.name, "arm": trial.arm, "lr": trial.lr, "target_share": trial.share,
-        "valid_loss": metrics["valid_loss"], "best_epoch": metrics["best_epoch"],
-        "valid": _errors(metrics["valid"]), "test": _errors(metrics["test"]), "counts": counts,
+        "name": trial.name,
+        "arm": trial.arm,
+        "lr": trial.lr,
+        "target_share": trial.share,
+        "valid_loss": metrics["valid_loss"],
+        "best_epoch": metrics["best_epoch"],
+        "valid": _errors(metrics["valid"]),
+        "test": _errors(metrics["test"]),
+        "counts": counts,
         "active_share": 1.0 if trial.share is None else counts["active"] / counts["reachable_weights"],
-        "adapter_bytes": metrics.get("adapter_bytes"), "seconds": round(metrics["seconds"], 2),
+        "adapter_bytes": metrics.get("adapter_bytes"),
+        "seconds": round(metrics["seconds"], 2),
         "curve": [round(line["valid_loss"], 6) for line in lines],
-    }  # fmt: skip
+    }
 
 
 def _validation(run: Mapping[str, Any]) -> float:
@@ -198,10 +215,17 @@ def _rows(zero: dict, refitted: dict, full: dict, sparse: dict, base: Potential)
     for name, run in (("full fine-tuning", full), ("sparse", sparse)):
         is_full = run["arm"] == "full"
         changed = n_weights if is_full else run["counts"]["active"]
-        rows.append({
-            "arm": name, **run["test"], "changed": changed, "share": run["active_share"],
-            "bytes": n_bytes if is_full else run["adapter_bytes"], "seconds": run["seconds"], "lr": run["lr"],
-        })  # fmt: skip
+        rows.append(
+            {
+                "arm": name,
+                **run["test"],
+                "changed": changed,
+                "share": run["active_share"],
+                "bytes": n_bytes if is_full else run["adapter_bytes"],
+                "seconds": run["seconds"],
+                "lr": run["lr"],
+            }
+        )
     return rows
 
 

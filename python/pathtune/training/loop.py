@@ -198,12 +198,14 @@ class Loop:
             return
         self.saved_at = time.monotonic()
         state = {name: getattr(self, name) for name in KEPT}
-        self.folder.save_checkpoint({
-            **state,
-            "last": self.model.adaptation.state(),  # y, the raw sequence
-            "optimizer": self.optimizer.state_dict(),
-            "n_log_lines": len(self.lines),
-        })  # fmt: skip
+        self.folder.save_checkpoint(
+            {
+                **state,
+                "last": self.model.adaptation.state(),  # y, the raw sequence
+                "optimizer": self.optimizer.state_dict(),
+                "n_log_lines": len(self.lines),
+            }
+        )
 
     def _load(self) -> bool:
         """Continue from the checkpoint, if there is one."""

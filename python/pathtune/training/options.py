@@ -22,8 +22,11 @@ class FitConfig:
 
     epochs: int = option(100, "passes over the training data")
     batch_size: int = option(8, "structures in a step")
-    lr: float | None = option(None, "learning rate (by default that of what is trained: 0.1 for a sparse delta from an "
-                                    "identity start, 0.01 from a paper start, 0.003 for full and readout)")  # fmt: skip
+    lr: float | None = option(
+        None,
+        "learning rate (by default that of what is trained: 0.1 for a sparse delta from an "
+        "identity start, 0.01 from a paper start, 0.003 for full and readout)",
+    )
     loss: str = option("huber", "shape of the loss", choices=("huber", "weighted"))
     weights: Mapping[str, float] = option_group("_weight", weight_options)  # energy_weight, and so on
     huber_delta: float = option(0.01, "where the huber loss turns linear, in eV/atom, eV/A and eV/A^3")

@@ -35,8 +35,11 @@ class Progress:
     def step(self, epoch: int, step: int, n_steps: int, loss: float) -> None:
         """After a step."""
         if self.bar:
-            self.bar.update(self.task, completed=epoch + step / n_steps,
-                            description=f"epoch {epoch + 1}/{self.n_epochs} loss {loss:.3g}")  # fmt: skip
+            self.bar.update(
+                self.task,
+                completed=epoch + step / n_steps,
+                description=f"epoch {epoch + 1}/{self.n_epochs} loss {loss:.3g}",
+            )
 
     def epoch(self, line: dict[str, Any], best_epoch: int) -> None:
         """After an epoch, with its line of the log."""

@@ -29,8 +29,10 @@ from pathtune.training.progress import Progress
 class ModelOptions:
     """Which model, and how it computes."""
 
-    model: str | None = option(None, "a .model or checkpoint file (a pickle: name only files you trust) or a "
-                                       "name such as demo or sevennet:7net-0")  # fmt: skip
+    model: str | None = option(
+        None,
+        "a .model or checkpoint file (a pickle: name only files you trust) or a name such as demo or sevennet:7net-0",
+    )
     head: str | None = option(None, "head of a multi-head model, its first by default; or modality")
     dtype: str | None = option(None, "precision; the file's own by default", choices=("float32", "float64"))
     device: str = option("cpu", "where to compute", choices=("cpu", "cuda"))
@@ -85,8 +87,9 @@ def run_arm(
     plain = dataclasses.replace(config, refit_e0=False)
     history = fit(model, sets["train"], sets["valid"], plain, folder=folder, progress=progress)
     metrics = _metrics(model, history, sets["valid"]) | {
-        "valid_before": before, "e0_fit": dataclasses.asdict(e0_fit) if e0_fit else None,
-    }  # fmt: skip
+        "valid_before": before,
+        "e0_fit": dataclasses.asdict(e0_fit) if e0_fit else None,
+    }
     if "test" in sets:
         metrics["test"] = evaluate(model, sets["test"])
     if model.adaptation.is_stored:

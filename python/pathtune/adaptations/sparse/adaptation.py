@@ -121,10 +121,17 @@ class Sparse(SparseEntries):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             deltas = [
-                DeltaParameter(layer, chosen[layer.name], config, base.backbone.parameters[layer.parameter],
-                               reachable[layer.name].numel(), layer.name in base.backbone.sparse_layers)
-                for layer in layers if layer.name in chosen
-            ]  # fmt: skip
+                DeltaParameter(
+                    layer,
+                    chosen[layer.name],
+                    config,
+                    base.backbone.parameters[layer.parameter],
+                    reachable[layer.name].numel(),
+                    layer.name in base.backbone.sparse_layers,
+                )
+                for layer in layers
+                if layer.name in chosen
+            ]
         return cls(deltas, config, reachable)
 
     @classmethod

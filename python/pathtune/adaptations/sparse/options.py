@@ -35,8 +35,11 @@ class SparseDelta:
 
     delta_start: str | None = option(None, "identity (default) or paper", choices=("identity", "paper"))
     active_share: float | str | None = option(
-        None, "share of the reachable adapted weights that may change at the end "
-        f"({DEFAULT_SHARE} from an identity start); auto: by a short sweep", words=(AUTO,))  # fmt: skip
+        None,
+        "share of the reachable adapted weights that may change at the end "
+        f"({DEFAULT_SHARE} from an identity start); auto: by a short sweep",
+        words=(AUTO,),
+    )
     by_step: int | None = option(None, f"training step that reaches active_share ({BY_STEP:.0%} of the run)")
     initial_share: float = option(0.25, "identity start: share of the weights that begin as candidates")
     score: str = option("random", "identity start: what chooses the first candidates", choices=SCORES)
@@ -45,8 +48,7 @@ class SparseDelta:
     lr_growth: float = option(0.5, "the learning rate grows to lr as the share falls, with this power; 0: constant")
     scope: tuple[str, ...] = option(("linear",), "kinds of layers to adapt: linear, contraction, radial")
     targets: tuple[str, ...] = option(("*",), "glob patterns of the layers to adapt")
-    schedule: str | None = option(None, "paper start: threshold decay L (0.01) or H (0.3, default)",
-                                  choices=("L", "H"))  # fmt: skip
+    schedule: str | None = option(None, "paper start: threshold decay L (0.01) or H (0.3, default)", choices=("L", "H"))
     threshold_decay: float | None = option(None, "paper start: threshold decay as a number, instead of a schedule")
     threshold: str = option("per_layer", "paper start: how many thresholds", choices=("per_layer", "per_path"))
     initial_std: float = option(0.01, "paper start: D ~ N(0, std^2)")
@@ -74,8 +76,9 @@ class SparseDelta:
             value = getattr(self, name)
             if value != type(self).__dataclass_fields__[name].default:
                 mine, other = ("paper", "identity") if self.is_paper else ("identity", "paper")
-                raise InputError(f"{name} is {value!r} beside delta_start {mine!r}, "
-                                 f"expected it with delta_start {other!r} only")  # fmt: skip
+                raise InputError(
+                    f"{name} is {value!r} beside delta_start {mine!r}, expected it with delta_start {other!r} only"
+                )
         if self.threshold_decay is not None and self.threshold_decay < 0:
             raise InputError(f"threshold_decay is {self.threshold_decay}, expected at least 0")
         if not 0 < self.initial_threshold < 1:
