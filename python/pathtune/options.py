@@ -88,7 +88,7 @@ def fields_of(cls: type) -> list[Option]:
             result += about["members"]().values()
         else:
             kind = value_type(hints[field.name])
-            choices = about.get("choices")
+            choices: Any = about.get("choices")
             allowed = choices() if callable(choices) else choices
             words = about.get("words", ())
             result.append(Option(field.name, kind, field.default, about.get("help", ""), allowed, words))

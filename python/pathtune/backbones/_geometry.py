@@ -94,7 +94,7 @@ def differentiate(forward: Forward, weights: Weights, batch: Batch, request: Req
         edges = edges_of(batch, forward.by_pair)
         result = forward.node_outputs(parameters, batch, edges)
         node_energy = result["energy"]
-        features = result.pop(FEATURES, None)
+        features = result.pop(FEATURES)
         for term in request.terms:
             node_energy = node_energy + term(features, edges, batch).to(node_energy.dtype)
         result["energy"] = node_energy.new_zeros(batch.n_graphs).index_add(0, batch.node_graph, node_energy)

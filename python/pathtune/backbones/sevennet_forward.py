@@ -16,7 +16,6 @@ import torch
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
 from pathtune.backbones._geometry import FEATURES, Edges, harmonics_parity, on_edges, species_groups
 from pathtune.data import Batch
-from pathtune.layers import Weights
 from pathtune.ops import (
     SpeciesGroups,
     edge_conv,
@@ -67,7 +66,7 @@ class SevenNetForward:
         self.out = _Linear("reduce_hidden_to_energy", modules, modality)
         self.scale = energy_scale(modules["rescale_atomic_energy"], modality, self.n_species)
 
-    def node_outputs(self, parameters: Weights, batch: Batch, edges: Edges) -> dict[str, torch.Tensor]:
+    def node_outputs(self, parameters: Mapping[str, Any], batch: Batch, edges: Edges) -> dict[str, torch.Tensor]:
         """Energies [n_nodes] of the edges' vectors, and final features [n_nodes, dim] in layout ir_mul."""
         embedding = self.modules["edge_embedding"]
         lengths = edges.vectors.norm(dim=1)
