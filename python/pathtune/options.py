@@ -89,7 +89,7 @@ def fields_of(cls: type) -> list[Option]:
         else:
             kind = value_type(hints[field.name])
             choices: Any = about.get("choices")
-            allowed = choices() if callable(choices) else choices
+            allowed: Any = choices() if callable(choices) else choices
             words = about.get("words", ())
             result.append(Option(field.name, kind, field.default, about.get("help", ""), allowed, words))
     return result
