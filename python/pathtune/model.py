@@ -135,7 +135,8 @@ class Potential(torch.nn.Module):
         Raises InputError as predict.
         """
         parameters = self.backbone.parameters
-        request = Request(ALWAYS if outputs is None else frozenset(outputs), training)
+        asked = ALWAYS & set(self.backbone.outputs) if outputs is None else frozenset(outputs)
+        request = Request(asked, training)
         return self.predict(effective_weights(self.adapted(), parameters), batch, request)
 
     def predict(self, weights: Weights, batch: Batch, request: Request) -> Prediction:

@@ -12,7 +12,7 @@ from pathtune import __version__
 from pathtune._fit import FitConfig, History, fit
 from pathtune.adapter import save_adapter
 from pathtune.atomic_energies import E0Fit
-from pathtune.data import Source
+from pathtune.data import Source, elements_of
 from pathtune.evaluation import evaluate
 from pathtune.loading import save
 from pathtune.model import Potential, merge, sparsify, unfreeze
@@ -47,7 +47,7 @@ class RunOptions:
 
 def adapt(base: Potential, train: Source, options: Mapping[str, Any]) -> Potential:
     """The arm that `options` (sections run, delta, fit) names, ready to train; InputError as sparsify and unfreeze."""
-    arm, elements = options["run"].arm, train.elements
+    arm, elements = options["run"].arm, elements_of(train)
     if arm == "sparse":
         check_by_step(options["delta"], options["fit"].epochs * math.ceil(len(train) / options["fit"].batch_size))
         return sparsify(base, options["delta"], elements, options["fit"].seed)

@@ -11,7 +11,7 @@ import torch
 
 from models import crystal, labelled, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, guidance, load, sparsify
-from pathtune.cli import main
+from pathtune.cli import VERBS, main
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 
@@ -186,6 +186,14 @@ def test_an_adapter_of_another_model_and_a_truncated_one_are_named(world, finish
     assert "cut.safetensors: not a readable adapter" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: pathtune {verb}" in capsys.readouterr().out
+
+
 def test_importing_the_package_imports_no_backbone():
     code = "import sys, pathtune; print([m for m in ('mace', 'e3nn', 'sevenn', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
@@ -220,7 +228,7 @@ def test_an_automatic_share_wants_a_decision_first(world):
 
 
 def test_a_reader_that_stops_early_ends_the_program_quietly(world):
-    program = "import sys; from pathtune.cli import main; sys.exit(main())"
+    program = "import sys; from pathtune.cli import VERBS, main; sys.exit(main())"
     command = [sys.executable, "-c", program, "paths", "--model", str(world / "tiny.model")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()

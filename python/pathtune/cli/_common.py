@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
         group = parser.add_argument_group(cls.__name__)
         for field in fields_of(cls):
             default = "" if field.default is None else f" (default {_shown(field.default)})"
-            kwargs: dict[str, Any] = {"help": field.help + default, "default": None}
+            kwargs: dict[str, Any] = {"help": (field.help + default).replace("%", "%%"), "default": None}
             if field.kind is bool:
                 kwargs["action"] = argparse.BooleanOptionalAction
             else:
