@@ -72,7 +72,7 @@ def test_energies_forces_stress_and_gradients_equal_the_stock_models(variant):
     reference, ours = both(stock, head)
     assert ours.backbone.backend == "cpu"
     batch = batch_of(ours, crystal(), molecule(1), molecule(n=1))
-    p, q = reference(batch, outputs=ALL), ours(batch, needs_stress=True)
+    p, q = reference(batch, outputs=ALL), ours(batch, outputs=ALL)
     assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=1e-12, atol=1e-12)
     assert torch.allclose(p.forces, q.forces, rtol=1e-11, atol=1e-11)
     assert torch.allclose(p.stress[0], q.stress[0], rtol=1e-11, atol=1e-11)
@@ -111,7 +111,7 @@ def test_an_asymmetric_radial_function_falls_back_to_directed_edges(monkeypatch)
     directed = load(stock, backend="cpu")
     assert not directed.backbone._forward.by_pair
     batch = batch_of(paired, crystal(), molecule(1))
-    p, q = paired(batch, outputs=ALL), directed(batch, needs_stress=True)
+    p, q = paired(batch, outputs=ALL), directed(batch, outputs=ALL)
     assert torch.allclose(p.forces, q.forces, rtol=0, atol=1e-12)
     assert torch.allclose(p.stress, q.stress, rtol=0, atol=1e-12)
 
