@@ -137,7 +137,8 @@ class Potential(torch.nn.Module):
 
         Raises InputError as predict.
         """
-        request = Request(ALWAYS if outputs is None else frozenset(outputs), training)
+        asked = ALWAYS & set(self.backbone.outputs) if outputs is None else frozenset(outputs)
+        request = Request(asked, training)
         return self.predict(self.adaptation.weights(self.backbone.parameters), batch, request)
 
     def predict(self, weights: Weights, batch: Batch, request: Request) -> Prediction:

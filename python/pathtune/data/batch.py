@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pathtune.data.labels import Label, labels
+from pathtune.data.labels import Label, labels, outputs
 from pathtune.data.neighbours import Graph, find_graph
 from pathtune.data.structure import Structure
 
@@ -85,10 +85,13 @@ class Batch:
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The outputs to ask for: energy, forces, and what else is labelled."""
+        """The outputs to ask for, of those that this batch has labels of: energy, forces, and what else is given."""
         held = (self.host or self).labels
-        known = [label.name for label in labels() if not label.is_input and label.name in held]
-        return ALWAYS | {name for name in known if held[name].mask.any()}
+        return frozenset(
+            label.name
+            for label in outputs()
+            if label.name in held and (label.name in ALWAYS or bool(held[label.name].mask.any()))
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device, from the CPU."""

@@ -13,7 +13,7 @@ from pathtune.adaptations import adaptation_class, adaptation_kinds, option_sect
 from pathtune.adapter_file import save_adapter
 from pathtune.adapting import adapt, merge
 from pathtune.atomic_energies import E0Fit
-from pathtune.data import LabelKeys, Source
+from pathtune.data import LabelKeys, Source, elements_of
 from pathtune.evaluation import evaluate
 from pathtune.files import write_text
 from pathtune.loading import save
@@ -66,7 +66,7 @@ def adapt_as(base: Potential, train: Source, options: Mapping[str, Any]) -> Pote
     for kind in run.arm:
         cls = adaptation_class(kind)
         cls.check(options.get(cls.section), n_steps)
-    return adapt(base, run.arm, train.elements, options, config.seed)
+    return adapt(base, run.arm, elements_of(train), options, config.seed)
 
 
 def run_arm(
