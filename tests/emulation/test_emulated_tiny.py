@@ -3,10 +3,10 @@ defects are tried with, because it takes a second."""
 
 
 import pytest
-import test_sampled_gradient
 import torch
 
 import laws.edge_conv
+import laws.sampled_gradient
 import laws.species_linear
 import laws.symmetric_contraction
 from pathtune import reference
@@ -66,7 +66,7 @@ def test_tiny_species_linear(case, dtype, cuda_kernels):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_tiny_sampled_gradient(dtype, cuda_kernels):
-    made = [test_sampled_gradient.cotangent(*layer, dtype=dtype) for layer in test_sampled_gradient.LAYERS]
+    made = [laws.sampled_gradient.cotangent(*layer, dtype=dtype) for layer in laws.sampled_gradient.LAYERS]
     values, thresholds = delta_gradients([layer for layer, _, _ in made])
     assert_close([v.double() for v in values], [expected for _, expected, _ in made], dtype)
     assert_close([t.double() for t in thresholds], [expected for _, _, expected in made], dtype)

@@ -4,10 +4,10 @@ import importlib
 
 import pytest
 import torch
-from test_sampled_gradient import shapes_of
 from torch.utils.checkpoint import checkpoint
 
 from laws.irreps import irreps
+from laws.sampled_gradient import shapes_of
 from laws.species_linear import CASES, make
 from pathtune import reference
 from pathtune.ops import (

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_sampled_gradient import candidates_of
 
 from laws.irreps import irreps
+from laws.sampled_gradient import candidates_of
 from laws.species_linear import CASES, make
 from pathtune import reference
 from pathtune.ops import SparseWeights, group_by_species, sparse_path_linear, sparse_species_linear
