@@ -42,7 +42,8 @@ def test_rows_are_cut_into_chunks_and_tiles_without_a_remainder(n_nodes, forward
     table = table_of(PACKED)
     for min_rows in (1, 24, 64):
         monkeypatch.setattr(_sampled_cuda, "MIN_ROWS", min_rows)
-        (x, g), species = rows(n_nodes, table), torch.randint(0, 2, (n_nodes,))
+        (x, g) = rows(n_nodes, table)
+        species = torch.randint(0, 2, (n_nodes,))
         candidates = candidates_of(table, 0.1)
         found = kernel(x, g, candidates, species, table)
         assert_close([found], [reference.sampled_gradient(x, g, candidates.indices, species, table)])
@@ -51,9 +52,12 @@ def test_rows_are_cut_into_chunks_and_tiles_without_a_remainder(n_nodes, forward
 @pytest.mark.parametrize("n_blocks", [1, 8])  # one long chunk, and several
 def test_long_chunks_keep_their_digits_in_float32(n_blocks, forward_kernels, monkeypatch):
     monkeypatch.setattr(_sampled_cuda, "N_BLOCKS", n_blocks)
-    table, n = table_of("vectors of 16 bytes in x only"), 20000
-    x, g = torch.rand(n, table.dim_in), torch.rand(n, table.dim_out)  # all of one sign: sums grow
-    candidates, species = candidates_of(table, 0.1), torch.zeros(n, dtype=torch.int64)
+    table = table_of("vectors of 16 bytes in x only")
+    n = 20000
+    x = torch.rand(n, table.dim_in)  # all of one sign: sums grow
+    g = torch.rand(n, table.dim_out)
+    candidates = candidates_of(table, 0.1)
+    species = torch.zeros(n, dtype=torch.int64)
     found = kernel(x, g, candidates, species, table).double()
     expected = reference.sampled_gradient(x.double(), g.double(), candidates.indices, species, table)
     assert ((found - expected).abs() <= 2e-7 * expected.abs()).all()
@@ -61,7 +65,8 @@ def test_long_chunks_keep_their_digits_in_float32(n_blocks, forward_kernels, mon
 
 def test_rows_that_do_not_begin_at_16_bytes_are_read_one_by_one(forward_kernels):
     table = table_of(PACKED)
-    candidates, species = candidates_of(table, 0.2), torch.tensor([1, 0, 1, 1])
+    candidates = candidates_of(table, 0.2)
+    species = torch.tensor([1, 0, 1, 1])
     x, g = (torch.cat([t.new_zeros(1), t.flatten()])[1:].view_as(t) for t in rows(4, table, torch.float32))
     assert x.is_contiguous()
     assert x.data_ptr() % 16
@@ -95,14 +100,18 @@ def test_every_candidate_is_in_one_item_whose_channels_hold_it(case):
     candidates = candidates_of(table, 0.9)
     found = _sampled_cuda.make_table(tables_of(candidates, table), torch.device("cpu"))
     assert sorted(found.place.tolist()) == list(range(candidates.indices.numel()))
-    items, next_first = found.items.long(), 0
+    items = found.items.long()
+    next_first = 0
     for x_begin, x_width, mul_in, g_begin, g_width, mul_out, _, species, first, last in items[:, :10].tolist():
         assert first == next_first
         assert 0 < last - first <= _sampled_cuda.ITEM_SIZE
         assert 0 < x_width <= _sampled_cuda.U_CHANNELS
         assert 0 < g_width <= _sampled_cuda.V_CHANNELS
-        path = next(p for p in table.paths.tolist() if p[0] <= x_begin < p[0] + p[3] * p[4]
-                    and p[1] <= g_begin < p[1] + p[3] * p[5])  # fmt: skip
+        path = next(
+            p
+            for p in table.paths.tolist()
+            if p[0] <= x_begin < p[0] + p[3] * p[4] and p[1] <= g_begin < p[1] + p[3] * p[5]
+        )
         u, v = (found.channels[first:last].long() + torch.tensor([x_begin - path[0], g_begin - path[1]])).unbind(1)
         weights = path[2] + (u * N_SPECIES + species) * mul_out + v
         assert torch.equal(weights, candidates.indices[found.place[first:last].long()])
@@ -120,7 +129,8 @@ def test_gradients_through_the_deltas_node_equal_reference(kind, thresholds, dty
 
 
 def test_a_differentiated_pass_equals_reference(forward_kernels):
-    model, found = Model("several"), []
+    model = Model("several")
+    found = []
     for weights in (model.sparse, model.dense):
         gradients = model.gradients(weights(), create_graph=True)
         found.append(torch.autograd.grad(sum((g**2).sum() for g in gradients), model.parameters()))
@@ -128,9 +138,11 @@ def test_a_differentiated_pass_equals_reference(forward_kernels):
 
 
 def test_tables_are_made_once_and_dropped_with_their_candidates(forward_kernels, monkeypatch):
-    made, original = [], _sampled_cuda.make_table
+    made = []
+    original = _sampled_cuda.make_table
     monkeypatch.setattr(_sampled_cuda, "make_table", lambda *given: made.append(1) or original(*given))
-    before, model = len(_sampled_cuda._tables), Model()
+    before = len(_sampled_cuda._tables)
+    model = Model()
     for _ in range(3):
         model.gradients(model.sparse())
         model.gradients(model.sparse(), create_graph=True)  # by the operators themselves

@@ -1,7 +1,6 @@
 """Every operator and pass once on tiny ragged shapes, in every order of threads: what ThreadSanitizer and the planted
 defects are tried with, because it takes a second."""
 
-
 import pytest
 import torch
 
@@ -17,7 +16,8 @@ TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5}
 
 def assert_close(found, expected, dtype):
     for f, e in zip(found, expected, strict=True):
-        f, e = f.detach(), e.detach()
+        f = f.detach()
+        e = e.detach()
         assert f.shape == e.shape
         assert torch.isfinite(f).all()
         if e.numel():
@@ -74,11 +74,20 @@ def test_tiny_sampled_gradient(dtype, cuda_kernels):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_tiny_soft_threshold(dtype, cuda_kernels):
-    values, base, indices = torch.randn(700, dtype=dtype), torch.randn(911, dtype=dtype), torch.randperm(911)[:700]
-    indices, segment = indices.sort().values, torch.arange(700) % 3
-    threshold, effective = torch.tensor([0.2, 0.7, 1.5], dtype=dtype), base.clone()
-    (delta,), counts = soft_threshold([ThresholdedLayer(values=values, threshold=threshold, segment=segment,
-                                                        indices=indices, base=base, effective=effective)])  # fmt: skip
+    values = torch.randn(700, dtype=dtype)
+    base = torch.randn(911, dtype=dtype)
+    indices = torch.randperm(911)[:700]
+    indices = indices.sort().values
+    segment = torch.arange(700) % 3
+    threshold = torch.tensor([0.2, 0.7, 1.5], dtype=dtype)
+    effective = base.clone()
+    (delta,), counts = soft_threshold(
+        [
+            ThresholdedLayer(
+                values=values, threshold=threshold, segment=segment, indices=indices, base=base, effective=effective
+            )
+        ]
+    )
     expected = reference.soft_threshold(values, threshold, segment)
     assert_close([delta, effective], [expected, base.index_add(0, indices, expected)], dtype)
     n_active = int((expected != 0).sum())

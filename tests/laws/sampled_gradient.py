@@ -38,9 +38,11 @@ def cotangent(case, share, n_terms, n_thresholds, has_other=False, dtype=torch.f
     """A layer's DeltaCotangent, and dL/dD and dL/dd of it by the dense reference."""
     x, g, candidates, species, table = inputs(case, "several", share, dtype)
     n = candidates.indices.numel()
-    values, segment = torch.randn(n, dtype=dtype), torch.randint(0, max(n_thresholds, 1), (n,))
+    values = torch.randn(n, dtype=dtype)
+    segment = torch.randint(0, max(n_thresholds, 1), (n,))
     threshold = torch.rand(n_thresholds, dtype=dtype)
-    terms, total = [], torch.zeros(n, dtype=torch.float64)
+    terms = []
+    total = torch.zeros(n, dtype=torch.float64)
     for i in range(n_terms):  # nodes of their own in each term
         own = species[i:]
         pair = torch.randn(own.numel(), x.shape[1], dtype=dtype), torch.randn(own.numel(), g.shape[1], dtype=dtype)
@@ -53,8 +55,15 @@ def cotangent(case, share, n_terms, n_thresholds, has_other=False, dtype=torch.f
     by_threshold = torch.zeros(n_thresholds, dtype=torch.float64)
     if n_thresholds:
         by_threshold.index_add_(0, segment, -delta.sign().double() * expected)
-    layer = DeltaCotangent(delta=delta, n_thresholds=n_thresholds, segment=segment if n_thresholds > 1 else None,
-                           other=other, terms=terms, candidates=candidates, table=table)  # fmt: skip
+    layer = DeltaCotangent(
+        delta=delta,
+        n_thresholds=n_thresholds,
+        segment=segment if n_thresholds > 1 else None,
+        other=other,
+        terms=terms,
+        candidates=candidates,
+        table=table,
+    )
     return layer, expected, by_threshold
 
 
@@ -103,7 +112,8 @@ class SampledGradientLaws:
     def test_many_rows_keep_their_digits_in_float32(self, all_kernels):
         *_, table = make("wide", "no node", torch.float32)
         species = torch.full((20000,), 2)
-        x, g = torch.rand(20000, table.dim_in), torch.rand(20000, table.dim_out)  # all of one sign: sums grow
+        x = torch.rand(20000, table.dim_in)  # all of one sign: sums grow
+        g = torch.rand(20000, table.dim_out)
         candidates = candidates_of(table, 0.001)
         expected = reference.sampled_gradient(x.double(), g.double(), candidates.indices, species, table)
         found = kernel(x, g, candidates, species, table).double()

@@ -17,14 +17,21 @@ def layer(size, thresholds="one", dtype=torch.float64, spread=0.5):
     segment = torch.randint(0, 3, (n,)) if thresholds == "several" else None
     threshold = None if thresholds == "none" else torch.rand(3 if segment is not None else 1, dtype=dtype) * spread
     return ThresholdedLayer(
-        values=torch.randn(n, dtype=dtype), threshold=threshold, segment=segment,
-        indices=torch.randperm(n_weights)[:n].sort().values, base=base, effective=base.clone(),
-    )  # fmt: skip
+        values=torch.randn(n, dtype=dtype),
+        threshold=threshold,
+        segment=segment,
+        indices=torch.randperm(n_weights)[:n].sort().values,
+        base=base,
+        effective=base.clone(),
+    )
 
 
 def expected(given):
-    s = given.values if given.threshold is None else reference.soft_threshold(
-        given.values, given.threshold, given.segment)  # fmt: skip
+    s = (
+        given.values
+        if given.threshold is None
+        else reference.soft_threshold(given.values, given.threshold, given.segment)
+    )
     return s, given.base.index_add(0, given.indices, s)
 
 
