@@ -28,7 +28,8 @@ PASSES = ("forward", "backward", "double backward")
 
 def build(case: ConvCase, *, shared_rows: bool = False):
     """Two functions (x, y, w) -> out, pathtune's and e3nn's, and random inputs of both."""
-    in1, in2 = o3.Irreps(case.irreps_in1), o3.Irreps(case.irreps_in2)
+    in1 = o3.Irreps(case.irreps_in1)
+    in2 = o3.Irreps(case.irreps_in2)
     out = o3.Irreps([(in1[a].mul, ir) for a, _, ir in case.paths])
     instructions = [(a, b, i, "uvu", True) for i, (a, b, _) in enumerate(case.paths)]
     product = o3.TensorProduct(in1, in2, out, instructions, shared_weights=False, internal_weights=False)

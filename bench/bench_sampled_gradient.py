@@ -48,16 +48,24 @@ class Product:
 
     def __init__(self, shape: Shape, share: float):
         torch.manual_seed(0)
-        n, n_in, n_out = shape.n_rows, shape.mul_in, shape.mul_out
-        self.x, self.g = torch.randn(n, n_in), torch.randn(n, n_out)
+        n = shape.n_rows
+        n_in = shape.mul_in
+        n_out = shape.mul_out
+        self.x = torch.randn(n, n_in)
+        self.g = torch.randn(n, n_out)
         self.table = SpeciesLinearTable(
-            paths=torch.tensor([[0, 0, 0, 1, n_in, n_out]]), coefficients=torch.ones(1, dtype=torch.float64),
-            dim_in=n_in, dim_out=n_out, n_species=1, weight_numel=n_in * n_out,
-        )  # fmt: skip
+            paths=torch.tensor([[0, 0, 0, 1, n_in, n_out]]),
+            coefficients=torch.ones(1, dtype=torch.float64),
+            dim_in=n_in,
+            dim_out=n_out,
+            n_species=1,
+            weight_numel=n_in * n_out,
+        )
         self.groups = SpeciesGroups(torch.arange(n), torch.tensor([0, n]), torch.zeros(1, dtype=torch.int64))
         indices = torch.randperm(n_in * n_out)[: int(share * n_in * n_out)].sort().values
         self.candidates = group_candidates(indices, [(n_in, 1, n_out)])
-        self.x2, self.g2 = torch.randn(n, n_in), torch.randn(n, n_out)
+        self.x2 = torch.randn(n, n_in)
+        self.g2 = torch.randn(n, n_out)
         self.delta = torch.randn(indices.numel())
 
     def sampled(self) -> torch.Tensor:
@@ -71,9 +79,12 @@ class Product:
     def sampled_force_loss(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Both terms and the threshold's derivative in one call."""
         layer = DeltaCotangent(
-            delta=self.delta, n_thresholds=1, candidates=self.candidates, table=self.table,
+            delta=self.delta,
+            n_thresholds=1,
+            candidates=self.candidates,
+            table=self.table,
             terms=[(self.x, self.g, self.groups), (self.x2, self.g2, self.groups)],
-        )  # fmt: skip
+        )
         (values,), (thresholds,) = delta_gradients([layer])
         return values, thresholds
 
@@ -108,13 +119,21 @@ def test_ratio_to_the_dense_product(benchmark, shape, share):
     both_dense_us, both_us = ratio(product.dense_force_loss, product.sampled_force_loss)
     benchmark.group = f"sampled_gradient {shape}"
     benchmark.extra_info.update(
-        ratio=dense_us / sampled_us, dense_us=dense_us, sampled_us=sampled_us, share=share, error=errors[1],
-        error_dense=errors[0], ratio_both_terms=both_dense_us / both_us, n_threads=torch.get_num_threads(),
-    )  # fmt: skip
+        ratio=dense_us / sampled_us,
+        dense_us=dense_us,
+        sampled_us=sampled_us,
+        share=share,
+        error=errors[1],
+        error_dense=errors[0],
+        ratio_both_terms=both_dense_us / both_us,
+        n_threads=torch.get_num_threads(),
+    )
     benchmark(product.sampled)
-    print(f"\n{shape}, {share:.1%}: dense {dense_us:.0f} us, sampled {sampled_us:.0f} us, "
-          f"ratio {dense_us / sampled_us:.2f}, both terms {both_dense_us / both_us:.2f}, "
-          f"error {errors[1]:.1e} (dense {errors[0]:.1e})")  # fmt: skip
+    print(
+        f"\n{shape}, {share:.1%}: dense {dense_us:.0f} us, sampled {sampled_us:.0f} us, "
+        f"ratio {dense_us / sampled_us:.2f}, both terms {both_dense_us / both_us:.2f}, "
+        f"error {errors[1]:.1e} (dense {errors[0]:.1e})"
+    )
 
 
 def cost_model() -> dict:
@@ -129,9 +148,15 @@ def cost_model() -> dict:
             relative.append(sampled_us / dense_us)
         line = torch.linalg.lstsq(torch.tensor([[1.0, s] for s in shares]), torch.tensor(relative)[:, None]).solution
         fixed, slope = line.flatten().tolist()
-        rows.append({"shape": name, "ratio": {f"{100 * s:g} %": round(1 / r, 2) for s, r in zip(shares, relative)},
-                     "fixed": round(fixed, 3), "slope": round(slope, 3),
-                     "break_even_share": round((1 - fixed) / slope, 2)})  # fmt: skip
+        rows.append(
+            {
+                "shape": name,
+                "ratio": {f"{100 * s:g} %": round(1 / r, 2) for s, r in zip(shares, relative)},
+                "fixed": round(fixed, 3),
+                "slope": round(slope, 3),
+                "break_even_share": round((1 - fixed) / slope, 2),
+            }
+        )
     return {"threads": torch.get_num_threads(), "rows": rows}
 
 

@@ -24,10 +24,15 @@ class Deltas:
         self.layers = []
         for _ in range(N_LAYERS):
             base = torch.randn(N_WEIGHTS)
-            self.layers.append(ThresholdedLayer(
-                values=0.01 * torch.randn(n_candidates), threshold=torch.tensor([1e-3]), base=base,
-                indices=torch.randperm(N_WEIGHTS)[:n_candidates].sort().values, effective=base.clone(),
-            ))  # fmt: skip
+            self.layers.append(
+                ThresholdedLayer(
+                    values=0.01 * torch.randn(n_candidates),
+                    threshold=torch.tensor([1e-3]),
+                    base=base,
+                    indices=torch.randperm(N_WEIGHTS)[:n_candidates].sort().values,
+                    effective=base.clone(),
+                )
+            )
 
     def kernel(self) -> list[torch.Tensor]:
         """Ours, in place."""
@@ -40,8 +45,10 @@ class Deltas:
         """The formula, into a new W'."""
         for layer in self.layers:
             layer.values.mul_(1.001)
-        return [layer.base.index_add(0, layer.indices, reference.soft_threshold(layer.values, layer.threshold))
-                for layer in self.layers]  # fmt: skip
+        return [
+            layer.base.index_add(0, layer.indices, reference.soft_threshold(layer.values, layer.threshold))
+            for layer in self.layers
+        ]
 
 
 @pytest.mark.parametrize("n_candidates", CANDIDATES)

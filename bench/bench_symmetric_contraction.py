@@ -28,12 +28,14 @@ def module_and_table(case: ContractionCase):
     from mace.modules.symmetric_contraction import SymmetricContraction
 
     irreps_in = (case.mul * o3.Irreps.spherical_harmonics(case.lmax)).sort().irreps.simplify()
-    module = SymmetricContraction(irreps_in, o3.Irreps(case.irreps_out), case.correlation,
-                                  num_elements=case.n_species)  # fmt: skip
-    n_ell, outputs, weights = (case.lmax + 1) ** 2, [], []
+    module = SymmetricContraction(irreps_in, o3.Irreps(case.irreps_out), case.correlation, num_elements=case.n_species)
+    n_ell = (case.lmax + 1) ** 2
+    outputs = []
+    weights = []
     for (_, ir), contraction in zip(module.irreps_out, module.contractions):
-        outputs.append([contraction.U_tensors(d).reshape(ir.dim, *[n_ell] * d, -1)
-                        for d in range(1, case.correlation + 1)])  # fmt: skip
+        outputs.append(
+            [contraction.U_tensors(d).reshape(ir.dim, *[n_ell] * d, -1) for d in range(1, case.correlation + 1)]
+        )
         weights += [*reversed(list(contraction.weights)), contraction.weights_max]
     return module, weights, contraction_table(outputs)
 
@@ -128,7 +130,8 @@ def test_ratio_to_stock_forward_and_backward(benchmark, case, which):
     batch = Batch(CONTRACTIONS[case])
     disagreement = batch.disagreement()
     assert disagreement < 1e-5
-    stock, ours = getattr(batch, f"stock{which}"), getattr(batch, f"ours{which}")
+    stock = getattr(batch, f"stock{which}")
+    ours = getattr(batch, f"ours{which}")
     times = {stock: [], ours: []}
     for _ in range(N_ROUNDS):
         for function, repeats in ((stock, 1), (ours, 10)):
@@ -138,8 +141,15 @@ def test_ratio_to_stock_forward_and_backward(benchmark, case, which):
                 times[function].append(time.perf_counter() - start)
     stock_ms, ours_ms = (1e3 * statistics.median(t) for t in times.values())
     benchmark.group = f"symmetric_contraction {case}"
-    benchmark.extra_info.update(ratio=stock_ms / ours_ms, stock_ms=stock_ms, ours_ms=ours_ms,
-                                disagreement=disagreement, n_threads=torch.get_num_threads())  # fmt: skip
+    benchmark.extra_info.update(
+        ratio=stock_ms / ours_ms,
+        stock_ms=stock_ms,
+        ours_ms=ours_ms,
+        disagreement=disagreement,
+        n_threads=torch.get_num_threads(),
+    )
     benchmark(ours)
-    print(f"\n{case}{which}: {stock_ms:.0f} ms, ours {ours_ms:.2f} ms, ratio {stock_ms / ours_ms:.0f}, "
-          f"disagreement {disagreement:.1e}")  # fmt: skip
+    print(
+        f"\n{case}{which}: {stock_ms:.0f} ms, ours {ours_ms:.2f} ms, ratio {stock_ms / ours_ms:.0f}, "
+        f"disagreement {disagreement:.1e}"
+    )

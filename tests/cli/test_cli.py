@@ -194,14 +194,6 @@ def test_an_adapter_of_another_model_and_a_truncated_one_are_named(world, finish
     assert "cut.safetensors: not a readable adapter" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main([verb, "--help"])
-    assert stopped.value.code == 0
-    assert f"usage: pathtune {verb}" in capsys.readouterr().out
-
-
 def test_importing_the_package_imports_no_backbone():
     code = "import sys, pathtune; print([m for m in ('mace', 'e3nn', 'sevenn', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)

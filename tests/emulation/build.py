@@ -62,8 +62,9 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
-def build(variant: str = "plain", folder: pathlib.Path = ROOT / "build" / "emulation",
-          csrc: pathlib.Path = ROOT / "csrc") -> pathlib.Path:  # fmt: skip
+def build(
+    variant: str = "plain", folder: pathlib.Path = ROOT / "build" / "emulation", csrc: pathlib.Path = ROOT / "csrc"
+) -> pathlib.Path:
     """The module's file."""
     folder.mkdir(parents=True, exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -72,8 +73,15 @@ def build(variant: str = "plain", folder: pathlib.Path = ROOT / "build" / "emula
     module = folder / f"{variant}_{key}" / "emulated.so"
     if not module.exists():
         module.parent.mkdir(exist_ok=True)
-        command = [os.environ.get("CXX", "g++"), "-shared", *VARIANTS[variant][0], "-pthread", *map(str, objects),
-                   "-o", str(module)]  # fmt: skip
+        command = [
+            os.environ.get("CXX", "g++"),
+            "-shared",
+            *VARIANTS[variant][0],
+            "-pthread",
+            *map(str, objects),
+            "-o",
+            str(module),
+        ]
         run(command)
     return module
 

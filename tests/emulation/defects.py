@@ -27,7 +27,8 @@ CONV, WALK, CONV_TILE, SENDERS = (
 POLYNOMIAL, SEGMENT, COEFFICIENTS = (
     f"symmetric_contraction/{name}" for name in ("cuda.cu", "cuda_segment.hpp", "cuda_coefficients.cu")
 )
-SAMPLED, THRESHOLD = "sampled_gradient/cuda.cu", "soft_threshold/cuda.cu"
+SAMPLED = "sampled_gradient/cuda.cu"
+THRESHOLD = "soft_threshold/cuda.cu"
 SYNC = "__syncthreads();\n"
 
 DEFECTS = [

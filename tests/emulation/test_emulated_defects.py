@@ -36,7 +36,8 @@ def planted(defect, folder):
 
 def found_by(defect, folder):
     """The first check that finds the defect, or None."""
-    csrc, selected = planted(defect, folder), f"tiny_{defect.operator}"
+    csrc = planted(defect, folder)
+    selected = f"tiny_{defect.operator}"
     for variant, name in (("plain", "values or emulator"), ("asan", "asan"), ("tsan", "tsan")):
         if run_under(variant, selected, build(variant, csrc=csrc)).returncode != 0:
             return name

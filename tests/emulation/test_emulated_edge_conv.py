@@ -76,11 +76,16 @@ def test_deterministic_results_are_bitwise_the_same_in_any_order_of_threads(name
 
 def minimum(graph, table, n_inputs, n_adjoints, outputs):
     """Bytes of float32 and int64 that a pass must move: inputs of each edge, and each result once."""
-    n_edges, n_nodes = graph.sender.numel(), graph.n_nodes
+    n_edges = graph.sender.numel()
+    n_nodes = graph.n_nodes
     of_edges = table.dim_in + table.dim_y + table.weight_numel  # x, y, w, or their adjoints
     numbers = n_edges * of_edges * (1 + n_adjoints) + n_nodes * table.dim_out * n_inputs
-    sizes = {"g": n_nodes * table.dim_out, "x": n_nodes * table.dim_in, "y": n_edges * table.dim_y,
-             "w": n_edges * table.weight_numel}  # fmt: skip
+    sizes = {
+        "g": n_nodes * table.dim_out,
+        "x": n_nodes * table.dim_in,
+        "y": n_edges * table.dim_y,
+        "w": n_edges * table.weight_numel,
+    }
     return 4 * (numbers + sum(sizes[name] for name in outputs)) + 8 * (2 * n_edges + n_nodes + 1)
 
 

@@ -31,17 +31,37 @@ SELECTED = {"asan": "reference or oracle or equal", "tsan": "tiny"}
 
 def library(name):
     """A runtime library of the compiler; the loader takes it before the interpreter's own."""
-    done = subprocess.run([os.environ.get("CXX", "g++"), f"-print-file-name={name}"], capture_output=True, text=True,
-                          check=True)  # fmt: skip
+    done = subprocess.run(
+        [os.environ.get("CXX", "g++"), f"-print-file-name={name}"], capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 
 def run_under(variant, selected, module=None):
     """pytest over this folder with the kernels of `variant`."""
-    environment = {**os.environ, **OPTIONS[variant], "PATHTUNE_EMULATED": str(module or build(variant)),
-                   "LD_PRELOAD": " ".join(map(library, LIBRARIES[variant])), "OMP_NUM_THREADS": "1"}  # fmt: skip
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", selected, str(HERE),
-               "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]  # fmt: skip
+    environment = {
+        **os.environ,
+        **OPTIONS[variant],
+        "PATHTUNE_EMULATED": str(module or build(variant)),
+        "LD_PRELOAD": " ".join(map(library, LIBRARIES[variant])),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        selected,
+        str(HERE),
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "--rootdir",
+        str(ROOT),
+    ]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -73,7 +73,8 @@ def test_traffic(slot, room, forward_kernels):
         forward_kernels.reset()
         torch.autograd.grad(y, x if slot == "grad_x" else weights, torch.ones_like(y))
     loaded, stored = forward_kernels.bytes_moved()
-    rows, numel = 4 * x.numel(), 4 * weights.numel()
+    rows = 4 * x.numel()
+    numel = 4 * weights.numel()
     minimum = {"y": 3 * rows + numel, "grad_x": 3 * rows + numel, "grad_weights": 2 * rows + 2 * numel}[slot]
     print(f"{slot}: loaded {loaded}, stored {stored}, {(loaded + stored) / minimum:.2f} of the minimum {minimum}")
     assert stored == {"y": rows, "grad_x": rows, "grad_weights": numel}[slot]

@@ -44,9 +44,11 @@ def sparse_model(base, start):
 
 def train(base, start):
     """The losses of a few steps, the last gradients, and what the model then predicts."""
-    model, config = sparse_model(base, start), FitConfig(loss="weighted")
+    model = sparse_model(base, start)
+    config = FitConfig(loss="weighted")
     assert all(d.is_sparse == d.is_covered for d in deltas_of(model))
-    batch, losses = model.collate(structures()), []
+    batch = model.collate(structures())
+    losses = []
     optimizer = schedulefree.AdamWScheduleFree(parameter_groups(model, config), lr=learning_rate(model, config))
     optimizer.train()
     for _ in range(N_STEPS):

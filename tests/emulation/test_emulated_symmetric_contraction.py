@@ -18,8 +18,10 @@ class TestEmulated(SymmetricContractionLaws):
 def all_derivatives(a, coefficients, groups, table):
     """What the three kernels return: one call of each."""
     generator = torch.Generator().manual_seed(1)
-    g, *probe = (torch.randn(shape, dtype=a.dtype, generator=generator)
-                 for shape in ((a.shape[0], table.n_out, a.shape[2]), a.shape, coefficients.shape))  # fmt: skip
+    g, *probe = (
+        torch.randn(shape, dtype=a.dtype, generator=generator)
+        for shape in ((a.shape[0], table.n_out, a.shape[2]), a.shape, coefficients.shape)
+    )
     g.requires_grad_()
     out = symmetric_contraction(a, coefficients, groups, table)
     first = torch.autograd.grad(out, (a, coefficients), g, create_graph=True)
@@ -37,7 +39,8 @@ def test_every_order_of_threads_gives_the_same_bits(case, dtype, cuda_kernels):
 
 
 def test_components_that_do_not_fit_in_shared_memory_are_refused(forward_kernels):
-    table, groups = contraction_table([[torch.ones(1, 400, 1)]]), group_by_species(torch.zeros(1, dtype=torch.int64), 1)
+    table = contraction_table([[torch.ones(1, 400, 1)]])
+    groups = group_by_species(torch.zeros(1, dtype=torch.int64), 1)
     a = torch.randn(1, 400, 1, requires_grad=True)
     coefficients = torch.randn(1, table.n_terms, 1)
     with pytest.raises(RuntimeError, match="components of one node do not fit in shared memory"):
@@ -67,7 +70,8 @@ def test_every_term_is_in_one_segment():
 def test_traffic(which, room, forward_kernels):
     """40 nodes of 2 species, 9 components, 32 channels: coefficients are read for each four nodes, and segments."""
     outputs = [[torch.randn(k, *[9] * d, 1) * (torch.rand(k, *[9] * d, 1) < 0.1) for d in (1, 2, 3)] for k in (1, 3)]
-    table, groups = contraction_table(outputs), group_by_species(torch.arange(40) % 2, 2)
+    table = contraction_table(outputs)
+    groups = group_by_species(torch.arange(40) % 2, 2)
     a = torch.randn(40, 9, 32, requires_grad=True)
     coefficients = torch.randn(2, table.n_terms, 32, requires_grad=True)
     out = symmetric_contraction(a, coefficients, groups, table)
@@ -79,6 +83,8 @@ def test_traffic(which, room, forward_kernels):
     if which == "backward":
         minimum += 4 * (a.numel() + coefficients.numel())
         assert stored == 4 * (a.numel() + coefficients.numel())
-    print(f"{which}: loaded {loaded}, stored {stored}, {(loaded + stored) / minimum:.2f} of the minimum {minimum}; "
-          f"{table.n_terms} terms, {table.segments.shape[0]} segments")  # fmt: skip
+    print(
+        f"{which}: loaded {loaded}, stored {stored}, {(loaded + stored) / minimum:.2f} of the minimum {minimum}; "
+        f"{table.n_terms} terms, {table.segments.shape[0]} segments"
+    )
     assert loaded + stored <= room * minimum

@@ -1,12 +1,11 @@
 """Every operator and pass once on tiny ragged shapes, in every order of threads: what ThreadSanitizer and the planted
 defects are tried with, because it takes a second."""
 
-
 import pytest
-import test_sampled_gradient
 import torch
 
 import laws.edge_conv
+import laws.sampled_gradient
 import laws.species_linear
 import laws.symmetric_contraction
 from pathtune import reference
@@ -17,7 +16,8 @@ TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5}
 
 def assert_close(found, expected, dtype):
     for f, e in zip(found, expected, strict=True):
-        f, e = f.detach(), e.detach()
+        f = f.detach()
+        e = e.detach()
         assert f.shape == e.shape
         assert torch.isfinite(f).all()
         if e.numel():
@@ -66,7 +66,7 @@ def test_tiny_species_linear(case, dtype, cuda_kernels):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_tiny_sampled_gradient(dtype, cuda_kernels):
-    made = [test_sampled_gradient.cotangent(*layer, dtype=dtype) for layer in test_sampled_gradient.LAYERS]
+    made = [laws.sampled_gradient.cotangent(*layer, dtype=dtype) for layer in laws.sampled_gradient.LAYERS]
     values, thresholds = delta_gradients([layer for layer, _, _ in made])
     assert_close([v.double() for v in values], [expected for _, expected, _ in made], dtype)
     assert_close([t.double() for t in thresholds], [expected for _, _, expected in made], dtype)
@@ -74,11 +74,20 @@ def test_tiny_sampled_gradient(dtype, cuda_kernels):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_tiny_soft_threshold(dtype, cuda_kernels):
-    values, base, indices = torch.randn(700, dtype=dtype), torch.randn(911, dtype=dtype), torch.randperm(911)[:700]
-    indices, segment = indices.sort().values, torch.arange(700) % 3
-    threshold, effective = torch.tensor([0.2, 0.7, 1.5], dtype=dtype), base.clone()
-    (delta,), counts = soft_threshold([ThresholdedLayer(values=values, threshold=threshold, segment=segment,
-                                                        indices=indices, base=base, effective=effective)])  # fmt: skip
+    values = torch.randn(700, dtype=dtype)
+    base = torch.randn(911, dtype=dtype)
+    indices = torch.randperm(911)[:700]
+    indices = indices.sort().values
+    segment = torch.arange(700) % 3
+    threshold = torch.tensor([0.2, 0.7, 1.5], dtype=dtype)
+    effective = base.clone()
+    (delta,), counts = soft_threshold(
+        [
+            ThresholdedLayer(
+                values=values, threshold=threshold, segment=segment, indices=indices, base=base, effective=effective
+            )
+        ]
+    )
     expected = reference.soft_threshold(values, threshold, segment)
     assert_close([delta, effective], [expected, base.index_add(0, indices, expected)], dtype)
     n_active = int((expected != 0).sum())

@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-import test_sampled_gradient
 import torch
 from ase.build import molecule
 
 import laws.edge_conv
+import laws.sampled_gradient
 import laws.species_linear
 import laws.symmetric_contraction
 from pathtune import SparseDelta, load, sparsify
@@ -96,7 +96,7 @@ def on_device(layer, device):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_the_gradients_of_deltas_equal_the_cpus(dtype, cuda):
-    layers = [test_sampled_gradient.cotangent(*given, dtype=dtype)[0] for given in test_sampled_gradient.LAYERS]
+    layers = [laws.sampled_gradient.cotangent(*given, dtype=dtype)[0] for given in laws.sampled_gradient.LAYERS]
     moved = [on_device(layer, cuda) for layer in layers]
     for found, expected in zip(delta_gradients(moved), delta_gradients(layers)):
         assert_same(found, expected, dtype)

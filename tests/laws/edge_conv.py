@@ -68,7 +68,9 @@ def graph_of(name, weight_row=None):
 
 def table_from(x, y, out, paths, joined=False):
     """A table with any tensors C, which will do for the kernel; with some zeros, as 3j symbols have."""
-    x, y, out = irreps(x), irreps(y), irreps(out)
+    x = irreps(x)
+    y = irreps(y)
+    out = irreps(out)
     shapes = [(2 * x[a][1].l + 1, 2 * y[b][1].l + 1, 2 * out[k][1].l + 1) for a, b, k in paths]
     c = [torch.randn(shape, dtype=torch.float64) * (torch.rand(shape) < 0.6) for shape in shapes]
     return edge_conv_table(x, y, out, [(*path, t) for path, t in zip(paths, c)], joined)
@@ -77,8 +79,10 @@ def table_from(x, y, out, paths, joined=False):
 def inputs_of(table, graph, dtype=torch.float64):
     """x, y, w, graph, table."""
     random = lambda *shape: torch.randn(*shape, dtype=dtype, requires_grad=True)  # noqa: E731
-    n_edges, n_rows = graph.sender.numel(), graph.row_ptr.numel() - 1
-    x, y = random(graph.n_nodes, table.dim_in), random(n_edges, table.dim_y)
+    n_edges = graph.sender.numel()
+    n_rows = graph.row_ptr.numel() - 1
+    x = random(graph.n_nodes, table.dim_in)
+    y = random(n_edges, table.dim_y)
     return x, y, random(n_rows, table.weight_numel), graph, table
 
 

@@ -15,6 +15,8 @@ CASES = {  # irreps of x and y, paths
     "ragged tails": ("3x0e+5x1o+1x2e", "7x0e+2x1o+19x2e", [(0, 0, 1.0), (1, 1, 2.0), (2, 2, 0.3)]),
     "a tail beyond a tile": ("5x0e+33x1o", "33x0e+5x1o", [(0, 0, 0.5), (1, 1, -0.7)]),
     "vectors of 16 bytes": ("36x0e+20x1o", "36x0e+68x1o", [(0, 0, 0.5), (1, 1, 2.0)]),
+    "vectors of 16 bytes in x only": ("8x1o", "7x1o", [(0, 0, 1.5)]),
+    "more channels than an item spans": ("131x0e", "195x0e", [(0, 0, 0.1)]),
     "two paths into one irrep": ("4x0e+2x0e", "17x0e", [(0, 0, 1.0), (1, 0, 0.5)]),
     "one irrep feeds two": ("9x2e", "3x2e+4x2e", [(0, 0, 1.0), (0, 1, 0.5)]),
     "an irrep without a path": ("4x0e+2x1o", "5x0e+6x1o", [(0, 0, 1.0)]),

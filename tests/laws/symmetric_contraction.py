@@ -39,8 +39,9 @@ def make_outputs(case):
     n_ell, components, correlations, _ = CASES[case]
     outputs = []
     for n_components, correlation in zip(components, correlations):
-        by_degree = [torch.randn(n_components, *[n_ell] * d, 2 * d, dtype=torch.float64)
-                     for d in range(1, correlation + 1)]  # fmt: skip
+        by_degree = [
+            torch.randn(n_components, *[n_ell] * d, 2 * d, dtype=torch.float64) for d in range(1, correlation + 1)
+        ]
         by_degree = [u * (torch.rand(u.shape[:-1]) < 0.2).unsqueeze(-1) for u in by_degree]
         if case == "a degree without terms":
             by_degree[1].zero_()
@@ -50,10 +51,14 @@ def make_outputs(case):
 
 def make(case, species_case, dtype=torch.float64):
     n_ell, _, _, mul = CASES[case]
-    outputs, species = make_outputs(case), SPECIES[species_case]
+    outputs = make_outputs(case)
+    species = SPECIES[species_case]
     a = torch.randn(species.numel(), n_ell, mul, dtype=dtype, requires_grad=True)
-    weights = [torch.randn(N_SPECIES, u.shape[-1], mul, dtype=dtype, requires_grad=True)
-               for by_degree in outputs for u in by_degree]  # fmt: skip
+    weights = [
+        torch.randn(N_SPECIES, u.shape[-1], mul, dtype=dtype, requires_grad=True)
+        for by_degree in outputs
+        for u in by_degree
+    ]
     return a, weights, species, outputs
 
 
@@ -67,7 +72,8 @@ def kernel(a, weights, species, outputs):
 def direct(case, species_case, dtype=torch.float64):
     """Operator's own arguments, with coefficients as a leaf."""
     a, weights, species, outputs = make(case, species_case, dtype)
-    table, groups = contraction_table(outputs), group_by_species(species, N_SPECIES)
+    table = contraction_table(outputs)
+    groups = group_by_species(species, N_SPECIES)
     coefficients = contraction_coefficients(weights, groups.present, table).detach().requires_grad_()
     return a, coefficients, groups, table
 
@@ -85,7 +91,8 @@ def derivatives(function, a, weights, species, outputs):
 
 def spied_outputs(monkeypatch, kernels, name):
     """What each call of the float64 kernel `name` was asked for: the addresses of its outputs."""
-    run, calls = getattr(kernels, name), []
+    run = getattr(kernels, name)
+    calls = []
 
     def spy(*arguments):
         calls.append([bool(address) for address in arguments[-n_outputs - 1 : -1]])

@@ -52,8 +52,12 @@ def compile_one(nvcc: str, source: pathlib.Path, arch: str) -> str:
 def short(mangled: list[str]) -> dict[str, str]:
     """Readable names: no namespaces, no arguments."""
     text = subprocess.run(["c++filt", *mangled], capture_output=True, text=True, check=True).stdout
-    text = re.sub(r"\(anonymous namespace\)::|\(pathtune::cuda::\w+\)|pathtune::cuda::|pathtune::|^void ", "", text,
-                  flags=re.MULTILINE)  # fmt: skip
+    text = re.sub(
+        r"\(anonymous namespace\)::|\(pathtune::cuda::\w+\)|pathtune::cuda::|pathtune::|^void ",
+        "",
+        text,
+        flags=re.MULTILINE,
+    )
     names = [line.split("(")[0] for line in text.splitlines()]
     return dict(zip(mangled, names))
 
@@ -65,11 +69,16 @@ def parse(log: str) -> dict[str, dict[str, int]]:
         if re.fullmatch(r"\w+", part):
             name = part
             continue
-        spills, used, shared = SPILLS.search(part), USED.search(part), SHARED.search(part)
+        spills = SPILLS.search(part)
+        used = USED.search(part)
+        shared = SHARED.search(part)
         if not spills or not used:
             raise RuntimeError(f"ptxas says nothing of {name}: {part}")
-        found[name] = {"registers": int(used[1]), "spilled_bytes": int(spills[2]) + int(spills[3]),
-                       "static_shared_bytes": int(shared[1]) if shared else 0}  # fmt: skip
+        found[name] = {
+            "registers": int(used[1]),
+            "spilled_bytes": int(spills[2]) + int(spills[3]),
+            "static_shared_bytes": int(shared[1]) if shared else 0,
+        }
     return found
 
 

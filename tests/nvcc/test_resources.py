@@ -42,9 +42,11 @@ def test_a_spill_is_an_error_of_the_compilation(tmp_path, monkeypatch):
     import resources
 
     source = tmp_path / "cuda.cu"
-    source.write_text("__global__ void k(const int* at, float* out) {\n"
-                      "  float local[64] = {};\n"
-                      "  for (int i = 0; i < 64; ++i) local[at[i]] += out[i];\n"
-                      "  out[threadIdx.x] = local[at[threadIdx.x]];\n}\n")  # fmt: skip
+    source.write_text(
+        "__global__ void k(const int* at, float* out) {\n"
+        "  float local[64] = {};\n"
+        "  for (int i = 0; i < 64; ++i) local[at[i]] += out[i];\n"
+        "  out[threadIdx.x] = local[at[threadIdx.x]];\n}\n"
+    )
     with pytest.raises(RuntimeError, match=r"cuda\.cu for sm_90"):
         resources.compile_one(nvcc, source, "sm_90")

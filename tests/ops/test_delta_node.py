@@ -4,10 +4,10 @@ import importlib
 
 import pytest
 import torch
-from test_sampled_gradient import shapes_of
 from torch.utils.checkpoint import checkpoint
 
 from laws.irreps import irreps
+from laws.sampled_gradient import shapes_of
 from laws.species_linear import CASES, make
 from pathtune import reference
 from pathtune.ops import (
@@ -36,7 +36,9 @@ class Model:
         self.x = torch.randn(self.species.numel(), self.tables[0].dim_in, dtype=dtype, requires_grad=True)
         sizes = [table.weight_numel for table in self.tables] + [self.tables[1].dim_out]
         self.bases = [torch.randn(n, dtype=dtype) * 0.3 for n in sizes]
-        self.targets, self.values, self.scores = [], [], []
+        self.targets = []
+        self.values = []
+        self.scores = []
         for i, n in enumerate(sizes):
             indices = torch.randperm(n)[: int(share * n)].sort().values
             n_thresholds = {"none": 0, "one": 1, "several": 3}[thresholds]
@@ -54,8 +56,10 @@ class Model:
         return sparse_weights(self.targets, self.values, self.scores, self.bases)
 
     def dense(self):
-        deltas = [v if s is None else reference.soft_threshold(v, torch.sigmoid(s), t.segment)
-                  for v, s, t in zip(self.values, self.scores, self.targets)]  # fmt: skip
+        deltas = [
+            v if s is None else reference.soft_threshold(v, torch.sigmoid(s), t.segment)
+            for v, s, t in zip(self.values, self.scores, self.targets)
+        ]
         return [base.index_add(0, t.indices, s) for base, t, s in zip(self.bases, self.targets, deltas)]
 
     def layer(self, i, x, weights):
@@ -83,7 +87,8 @@ class Model:
 @pytest.fixture
 def calls(monkeypatch):
     """How many layers each call of the kernel had."""
-    found, original = [], kernel_module.call_cpu
+    found = []
+    original = kernel_module.call_cpu
 
     def spy(name, like, layers, terms):
         found.append([layer.end_term - layer.first_term for layer in layers])
@@ -130,7 +135,8 @@ def test_gradcheck_and_gradgradcheck(thresholds):
     tensors = [model.x, *model.parameters()]
 
     def function(x, *parameters):
-        model.x, model.values = x, list(parameters[:3])
+        model.x = x
+        model.values = list(parameters[:3])
         model.scores = list(parameters[3:]) or [None] * 3
         # the check calls again before it goes backward: a W' of its own for each call
         model.targets = [DeltaTarget(t.indices, t.segment, t.candidates) for t in model.targets]
@@ -158,7 +164,8 @@ def test_the_gradient_of_a_force_loss_without_a_double_backward():
     found = model.gradients(model.sparse(), "forces")
     x = model.x.detach()
     (slope,) = torch.autograd.grad(model.energy(model.dense()), model.x)
-    v, step = 3 * slope**2, 1e-6  # dL/d(slope)
+    v = 3 * slope**2  # dL/d(slope)
+    step = 1e-6
 
     def at(shift):
         return torch.autograd.grad(model.energy(model.sparse(), (x + shift * v).requires_grad_()), model.parameters())
@@ -260,7 +267,8 @@ def test_what_reaches_the_delta_on_another_way_is_added():
 
 def test_a_failed_pass_leaves_nothing_behind():
     model = Model()
-    loss, fail = model.loss(model.sparse()), [True]
+    loss = model.loss(model.sparse())
+    fail = [True]
 
     def hook(gradient):
         if fail[0]:

@@ -29,7 +29,8 @@ def test_kernels_compute_only_the_gradients_that_the_pass_uses(second_of, monkey
 
     monkeypatch.setitem(module, "_call", spy)
     derivatives(edge_conv, *make("scalars"), first_of=(0, 2), second_of=second_of)
-    forward, backward = [True, False, False, False], [False, True, False, True]
+    forward = [True, False, False, False]
+    backward = [False, True, False, True]
     assert asked == [forward, backward, [True, *(i in second_of for i in range(3))]]
 
 
@@ -52,7 +53,8 @@ def test_opcheck():
 def test_repeats_bitwise_for_any_number_of_threads(rows):
     weight_row = None if rows == "own rows" else torch.arange(40) // 2
     inputs = make("wide", "many neighbours", torch.float32, weight_row)
-    before, runs = torch.get_num_threads(), []
+    before = torch.get_num_threads()
+    runs = []
     try:
         for n_threads in (1, 2, 3, 2):
             torch.set_num_threads(n_threads)
@@ -66,8 +68,10 @@ def e3nn_product(x="6x0e+6x1o", y="1x0e+1x1o+1x2e", lmax=2):
     """A 'uvu' product with all paths, its table (3j in float64), and its irreps."""
     from e3nn import o3
 
-    x, y = o3.Irreps(x), o3.Irreps(y)
-    out, instructions = [], []
+    x = o3.Irreps(x)
+    y = o3.Irreps(y)
+    out = []
+    instructions = []
     for a, (mul, ir1) in enumerate(x):
         for b, (_, ir2) in enumerate(y):
             for ir in ir1 * ir2:
@@ -107,7 +111,8 @@ def test_rotating_the_inputs_rotates_the_result():
     w = torch.randn(graph.sender.numel(), table.weight_numel, dtype=torch.float64)
     y = torch.randn(graph.sender.numel(), table.dim_y, dtype=torch.float64)
     rotation = -o3.rand_matrix().double()  # improper: parities count too
-    in1, out = layout_permutation(product.irreps_in1), layout_permutation(product.irreps_out)
+    in1 = layout_permutation(product.irreps_in1)
+    out = layout_permutation(product.irreps_out)
     rotate = lambda t, irreps: t @ irreps.D_from_matrix(rotation).to(t.dtype).T  # noqa: E731
     found = edge_conv(rotate(x, product.irreps_in1)[:, in1], rotate(y, product.irreps_in2), w, graph, table)
     expected = edge_conv(x[:, in1], y, w, graph, table)
@@ -122,48 +127,59 @@ def test_joined_blocks_hold_the_same_numbers_component_by_component():
     c = torch.split(joined.coefficients, [int(d[6:9].prod()) for d in joined.paths])
     c = [t.reshape(d[6:9].tolist()) for t, d in zip(c, joined.paths)]
     apart = edge_conv_table(irreps(in1), irreps(in2), irreps(out), [(*path, t) for path, t in zip(paths, c)])
-    found, expected = edge_conv(x, y, w, graph, joined), edge_conv(x, y, w, graph, apart)
+    found = edge_conv(x, y, w, graph, joined)
+    expected = edge_conv(x, y, w, graph, apart)
     blocks = torch.split(expected, [mul * (2 * ir.l + 1) for mul, ir in irreps(out)], dim=1)
-    by_l = [[b.reshape(len(b), 2 * ir.l + 1, -1) for b, (_, ir) in zip(blocks, irreps(out)) if ir.l == l]
-            for l in range(3)]  # fmt: skip
+    by_l = [
+        [b.reshape(len(b), 2 * ir.l + 1, -1) for b, (_, ir) in zip(blocks, irreps(out)) if ir.l == l] for l in range(3)
+    ]
     assert torch.equal(found, torch.cat([torch.cat(group, dim=2).flatten(1) for group in by_l], dim=1))
 
 
-@pytest.mark.parametrize(("change", "error", "words"), [
-    (lambda x, y, w: (x.float(), y, w), TypeError, "y is torch.float64, but x is torch.float32"),
-    (lambda x, y, w: (x.half(), y.half(), w.half()), TypeError, "float16"),
-    (lambda x, y, w: (x[:, 1:], y, w), ValueError, "row length of x is 7, expected 8"),
-    (lambda x, y, w: (x[1:], y, w), ValueError, "number of rows of x is 5, expected 6"),
-    (lambda x, y, w: (x, y[1:], w), ValueError, "number of rows of y is 9, expected 10"),
-    (lambda x, y, w: (x, y, w[1:]), ValueError, "number of rows of w is 9, expected 10"),
-    (lambda x, y, w: (x, y, w[:, 1:]), ValueError, "row length of w is 1, expected 2"),
-    (lambda x, y, w: (x, y, w[0]), ValueError, "number of dimensions of w is 1, expected 2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda x, y, w: (x.float(), y, w), TypeError, "y is torch.float64, but x is torch.float32"),
+        (lambda x, y, w: (x.half(), y.half(), w.half()), TypeError, "float16"),
+        (lambda x, y, w: (x[:, 1:], y, w), ValueError, "row length of x is 7, expected 8"),
+        (lambda x, y, w: (x[1:], y, w), ValueError, "number of rows of x is 5, expected 6"),
+        (lambda x, y, w: (x, y[1:], w), ValueError, "number of rows of y is 9, expected 10"),
+        (lambda x, y, w: (x, y, w[1:]), ValueError, "number of rows of w is 9, expected 10"),
+        (lambda x, y, w: (x, y, w[:, 1:]), ValueError, "row length of w is 1, expected 2"),
+        (lambda x, y, w: (x, y, w[0]), ValueError, "number of dimensions of w is 1, expected 2"),
+    ],
+)
 def test_wrong_arguments_are_named(change, error, words):
     x, y, w, graph, table = make("one channel")
     with pytest.raises(error, match=words):
         edge_conv(*change(x.detach(), y.detach(), w.detach()), graph, table)
 
 
-@pytest.mark.parametrize(("sender", "receiver", "weight_row", "error", "words"), [
-    ([0, 1], [1, 0], None, ValueError, "sorted by receiver, but edge 0 goes to node 1 and edge 1 to node 0"),
-    ([0, 3], [0, 1], None, ValueError, "sender spans 0 to 3, with 2 nodes"),
-    ([0, 1], [-1, 1], None, ValueError, "receiver spans -1 to 1"),
-    ([0], [0, 1], None, ValueError, "number of senders is 1, expected 2"),
-    ([0, 1], [0, 1], [0], ValueError, "number of weight rows is 1, expected 2"),
-    ([0, 1], [0, 1], [0, -1], ValueError, "weight_row spans -1 to 0"),
-    ([0.0, 1.0], [0, 1], None, TypeError, "sender is torch.float32, expected torch.int64"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sender", "receiver", "weight_row", "error", "words"),
+    [
+        ([0, 1], [1, 0], None, ValueError, "sorted by receiver, but edge 0 goes to node 1 and edge 1 to node 0"),
+        ([0, 3], [0, 1], None, ValueError, "sender spans 0 to 3, with 2 nodes"),
+        ([0, 1], [-1, 1], None, ValueError, "receiver spans -1 to 1"),
+        ([0], [0, 1], None, ValueError, "number of senders is 1, expected 2"),
+        ([0, 1], [0, 1], [0], ValueError, "number of weight rows is 1, expected 2"),
+        ([0, 1], [0, 1], [0, -1], ValueError, "weight_row spans -1 to 0"),
+        ([0.0, 1.0], [0, 1], None, TypeError, "sender is torch.float32, expected torch.int64"),
+    ],
+)
 def test_wrong_graphs_are_named(sender, receiver, weight_row, error, words):
     with pytest.raises(error, match=words):
         conv_graph(torch.tensor(sender), torch.tensor(receiver), 2, weight_row and torch.tensor(weight_row))
 
 
-@pytest.mark.parametrize(("x", "y", "out", "words"), [
-    ("4x0e", "2x0e", "4x0e", "multiplicity of y's irrep is 2, expected 1"),
-    ("4x0e", "1x0e", "5x0e", "multiplicity of the output is 5, expected 4"),
-    ("4x0e", "1x1o", "4x1o", r"C has shape \(1, 1, 1\), expected \(1, 3, 3\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("x", "y", "out", "words"),
+    [
+        ("4x0e", "2x0e", "4x0e", "multiplicity of y's irrep is 2, expected 1"),
+        ("4x0e", "1x0e", "5x0e", "multiplicity of the output is 5, expected 4"),
+        ("4x0e", "1x1o", "4x1o", r"C has shape \(1, 1, 1\), expected \(1, 3, 3\)"),
+    ],
+)
 def test_wrong_instructions_are_named(x, y, out, words):
     with pytest.raises(ValueError, match=words):
         edge_conv_table(irreps(x), irreps(y), irreps(out), [(0, 0, 0, torch.ones(1, 1, 1))])

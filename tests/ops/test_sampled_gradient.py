@@ -1,94 +1,21 @@
-"""Laws of sampled_gradient, on fresh random inputs."""
+"""sampled_gradient on the CPU: its laws, and what is the same on every device."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from laws.species_linear import CASES, SPECIES, make
-from pathtune import reference
-from pathtune.ops import DeltaCotangent, delta_gradients, group_by_species, group_candidates, sampled_gradient
+from laws.sampled_gradient import LAYERS, SampledGradientLaws, cotangent, inputs, kernel
+from pathtune.ops import delta_gradients, group_by_species, group_candidates
 from pathtune.ops._bilinear import index_of
 from pathtune.ops.sampled_gradient import flattened
 from pathtune.ops.species_linear import sizes_of
 
-SHARES = [0.0, 0.03, 0.3, 1.0]
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
-def shapes_of(table):
-    return [(row[4], table.n_species, row[5]) for row in table.paths.tolist()]
-
-
-def candidates_of(table, share, seed=0):
-    """A random share of the weights, at least one where the share is above zero."""
-    generator = torch.Generator().manual_seed(seed)
-    n = min(table.weight_numel, max(int(share * table.weight_numel), int(share > 0)))
-    indices = torch.randperm(table.weight_numel, generator=generator)[:n].sort().values
-    return group_candidates(indices, shapes_of(table))
-
-
-def inputs(case, species_case, share, dtype=torch.float64):
-    x, _, species, table = make(case, species_case, dtype)
-    g = torch.randn(species.numel(), table.dim_out, dtype=dtype)
-    return x.detach(), g, candidates_of(table, share), species, table
-
-
-def kernel(x, g, candidates, species, table):
-    return sampled_gradient(x, g, candidates, group_by_species(species, table.n_species), table)
-
-
-@pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("species_case", SPECIES)
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_kernel_equals_reference(case, species_case, share, dtype, tolerance, isa):
-    x, g, candidates, species, table = inputs(case, species_case, share, dtype)
-    found = kernel(x, g, candidates, species, table)
-    dense = reference.sampled_gradient(x.double(), g.double(), slice(None), species, table)
-    assert found.shape == candidates.indices.shape
-    assert found.dtype == dtype
-    scale = max(dense.abs().max().item(), 1e-30)
-    assert ((found.double() - dense[candidates.indices]).abs() <= tolerance * scale).all()
-
-
-@pytest.mark.parametrize("n_nodes", [1, 15, 16, 17, 127, 128, 129, 1000])
-def test_tiles_of_rows_may_be_ragged(n_nodes, isa):
-    x, _, _, table = make("ragged tails", "no node")
-    species = torch.randint(0, 5, (n_nodes,))
-    x, g = (torch.randn(n_nodes, n, dtype=torch.float64) for n in (table.dim_in, table.dim_out))
-    candidates = candidates_of(table, 0.2)
-    expected = reference.sampled_gradient(x, g, candidates.indices, species, table)
-    assert torch.allclose(kernel(x, g, candidates, species, table), expected, rtol=1e-12, atol=1e-11)
-
-
-def test_many_rows_keep_their_digits_in_float32(isa):
-    x, _, _, table = make("wide", "no node", torch.float32)
-    species = torch.full((20000,), 2)
-    x, g = torch.rand(20000, table.dim_in), torch.rand(20000, table.dim_out)  # all of one sign: sums grow
-    candidates = candidates_of(table, 0.001)
-    expected = reference.sampled_gradient(x.double(), g.double(), candidates.indices, species, table)
-    found = kernel(x, g, candidates, species, table).double()
-    assert ((found - expected).abs() <= 1e-6 * expected.abs()).all()
-
-
-def test_candidates_of_absent_species_get_zero():
-    x, g, candidates, species, table = inputs("vectors", "several", 1.0)
-    found = kernel(x, g, candidates, species, table)[: 8 * 5 * 8].reshape(8, 5, 8)
-    assert found[:, [1, 3]].abs().max() == 0
-    assert found[:, [0, 2, 4]].abs().min() > 0
-
-
-def test_a_candidate_set_is_a_part_of_a_larger_one():
-    x, g, candidates, species, table = inputs("wide", "several", 0.02)
-    everything = kernel(x, g, candidates_of(table, 1.0), species, table)
-    found = kernel(x, g, candidates, species, table)
-    assert torch.allclose(found, everything[candidates.indices], rtol=1e-13)
-
-
-def test_repeats_bitwise():
-    arguments = inputs("wide", "several", 0.1, torch.float32)
-    runs = [kernel(*arguments) for _ in range(3)]
-    assert all(torch.equal(runs[0], run) for run in runs[1:])
+class TestOnCpu(SampledGradientLaws):
+    tolerances = TOLERANCES
 
 
 def test_one_thread_agrees_with_two():
@@ -112,79 +39,33 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.pathtune.sampled_gradient, arguments)
 
 
-@pytest.mark.parametrize(("indices", "words"), [
-    ([3, 2], "ascend"), ([2, 2], "ascend"),
-    ([-1, 2], "-1 to 2, expected 0 to 39"), ([0, 40], "expected 0 to 39"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("indices", "words"),
+    [
+        ([3, 2], "ascend"),
+        ([2, 2], "ascend"),
+        ([-1, 2], "-1 to 2, expected 0 to 39"),
+        ([0, 40], "expected 0 to 39"),
+    ],
+)
 def test_wrong_candidates_are_named(indices, words):
     with pytest.raises(ValueError, match=words):
         group_candidates(torch.tensor(indices), [(4, 1, 5), (2, 2, 5)])
 
 
-@pytest.mark.parametrize(("change", "error", "words"), [
-    (lambda x, g: (x.float(), g), TypeError, "float64"),
-    (lambda x, g: (x[:, 1:], g), ValueError, "row length of x is 22, expected 23"),
-    (lambda x, g: (x, g[:, 1:]), ValueError, "row length of g"),
-    (lambda x, g: (x, g[1:]), ValueError, "number of rows of g is 12, expected 13"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda x, g: (x.float(), g), TypeError, "float64"),
+        (lambda x, g: (x[:, 1:], g), ValueError, "row length of x is 22, expected 23"),
+        (lambda x, g: (x, g[:, 1:]), ValueError, "row length of g"),
+        (lambda x, g: (x, g[1:]), ValueError, "number of rows of g is 12, expected 13"),
+    ],
+)
 def test_wrong_arguments_are_named(change, error, words):
     x, g, candidates, species, table = inputs("ragged tails", "several", 0.2)
     with pytest.raises(error, match=words):
         kernel(*change(x, g), candidates, species, table)
-
-
-def cotangent(case, share, n_terms, n_thresholds, has_other=False, dtype=torch.float64):
-    """A layer's DeltaCotangent, and dL/dD and dL/dd of it by the dense reference."""
-    x, g, candidates, species, table = inputs(case, "several", share, dtype)
-    n = candidates.indices.numel()
-    values, segment = torch.randn(n, dtype=dtype), torch.randint(0, max(n_thresholds, 1), (n,))
-    threshold = torch.rand(n_thresholds, dtype=dtype)
-    terms, total = [], torch.zeros(n, dtype=torch.float64)
-    for i in range(n_terms):  # nodes of their own in each term
-        own = species[i:]
-        pair = torch.randn(own.numel(), x.shape[1], dtype=dtype), torch.randn(own.numel(), g.shape[1], dtype=dtype)
-        terms.append((*pair, group_by_species(own, table.n_species)))
-        total += reference.sampled_gradient(*(t.double() for t in pair), candidates.indices, own, table)
-    other = torch.randn(n, dtype=dtype) if has_other else None
-    total += 0 if other is None else other.double()
-    delta = reference.soft_threshold(values, threshold, segment) if n_thresholds else values
-    expected = total * (delta != 0) if n_thresholds else total
-    by_threshold = torch.zeros(n_thresholds, dtype=torch.float64)
-    if n_thresholds:
-        by_threshold.index_add_(0, segment, -delta.sign().double() * expected)
-    layer = DeltaCotangent(delta=delta, n_thresholds=n_thresholds, segment=segment if n_thresholds > 1 else None,
-                           other=other, terms=terms, candidates=candidates, table=table)  # fmt: skip
-    return layer, expected, by_threshold
-
-
-LAYERS = [("wide", 0.03, 2, 1, False), ("vectors", 1.0, 1, 3, True), ("ragged tails", 0.3, 0, 2, True),
-          ("two paths into one irrep", 0.5, 3, 0, True), ("vectors", 0.0, 2, 1, False), ("vectors", 0.2, 0, 1, False),
-          ("an irrep without a path", 0.4, 2, 2, False)]  # fmt: skip
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_all_layers_in_one_call_equal_reference(dtype, tolerance, isa):
-    layers, *expected = zip(*(cotangent(*arguments, dtype) for arguments in LAYERS))
-    for found, exact in zip(delta_gradients(layers), expected):
-        for f, e in zip(found, exact):
-            assert f.dtype == dtype
-            assert f.shape == e.shape
-            assert ((f.double() - e).abs() <= tolerance * e.abs().amax()).all() if e.numel() else True
-    assert delta_gradients([]) == ([], [])
-
-
-def test_inactive_entries_cost_nothing_and_get_zero():
-    layer, *_ = cotangent("wide", 0.2, 2, 1)
-    layer = dataclasses.replace(layer, delta=torch.zeros_like(layer.delta))
-    (values,), (thresholds,) = delta_gradients([layer])
-    assert (values == 0).all()
-    assert thresholds.tolist() == [0]
-
-
-def test_layers_repeat_bitwise():
-    layers = [cotangent(*arguments, torch.float32)[0] for arguments in LAYERS]
-    runs = [[*values, *thresholds] for values, thresholds in (delta_gradients(layers) for _ in range(3))]
-    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))
 
 
 def test_opcheck_of_all_layers():
@@ -192,13 +73,16 @@ def test_opcheck_of_all_layers():
     torch.library.opcheck(torch.ops.pathtune.delta_gradients, flattened(layers))
 
 
-@pytest.mark.parametrize(("change", "error", "words"), [
-    ({"other": torch.zeros(3, dtype=torch.float64)}, ValueError, "number of entries of other is 3"),
-    ({"other": torch.zeros(3)}, TypeError, "other is torch.float32, but delta is torch.float64"),
-    ({"segment": torch.zeros(3, dtype=torch.int64)}, ValueError, "number of segments is 3"),
-    ({"candidates": None}, ValueError, "2 terms, but no candidates"),
-    ({"delta": torch.zeros(3, dtype=torch.float64)}, ValueError, "number of candidates is"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"other": torch.zeros(3, dtype=torch.float64)}, ValueError, "number of entries of other is 3"),
+        ({"other": torch.zeros(3)}, TypeError, "other is torch.float32, but delta is torch.float64"),
+        ({"segment": torch.zeros(3, dtype=torch.int64)}, ValueError, "number of segments is 3"),
+        ({"candidates": None}, ValueError, "2 terms, but no candidates"),
+        ({"delta": torch.zeros(3, dtype=torch.float64)}, ValueError, "number of candidates is"),
+    ],
+)
 def test_wrong_layers_are_named(change, error, words):
     layer, *_ = cotangent("vectors", 0.2, 2, 1)
     with pytest.raises(error, match=words):

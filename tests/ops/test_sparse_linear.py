@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_sampled_gradient import candidates_of
 
 from laws.irreps import irreps
+from laws.sampled_gradient import candidates_of
 from laws.species_linear import CASES, make
 from pathtune import reference
 from pathtune.ops import SparseWeights, group_by_species, sparse_path_linear, sparse_species_linear
@@ -91,11 +91,14 @@ def test_rewriting_the_weights_before_the_backward_is_refused():
         y.sum().backward()
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda x, base, values: (x[:, 1:], base, values), "row length of x is 22, expected 23"),
-    (lambda x, base, values: (x, base[1:], values), "number of weights is"),
-    (lambda x, base, values: (x, base, values[1:]), "number of values is"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, base, values: (x[:, 1:], base, values), "row length of x is 22, expected 23"),
+        (lambda x, base, values: (x, base[1:], values), "number of weights is"),
+        (lambda x, base, values: (x, base, values[1:]), "number of values is"),
+    ],
+)
 def test_wrong_arguments_are_named(change, words):
     x, base, values, candidates, species, table = problem("ragged tails", 5)
     x, base, values = change(x.detach(), base, values.detach())

@@ -31,8 +31,9 @@ def test_equals_e3nn_with_a_one_hot_operand():
     from e3nn import o3
 
     dense = o3.FullyConnectedTensorProduct("6x0e+5x1o", "4x0e", "7x0e+3x1o").double()
-    instructions = [(i.i_in1, i.i_out, i.path_weight / dense.irreps_out[i.i_out].ir.dim**0.5)
-                    for i in dense.instructions]  # fmt: skip
+    instructions = [
+        (i.i_in1, i.i_out, i.path_weight / dense.irreps_out[i.i_out].ir.dim ** 0.5) for i in dense.instructions
+    ]
     table = species_linear_table(dense.irreps_in1, dense.irreps_out, 4, instructions)
     species = torch.tensor([1, 3, 1, 0])
     x = torch.randn(4, dense.irreps_in1.dim, dtype=torch.float64)
@@ -44,12 +45,15 @@ def test_equals_e3nn_with_a_one_hot_operand():
     assert torch.allclose(found, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("change", "error", "words"), [
-    (lambda x, w: (x.float(), w), TypeError, "float64"),
-    (lambda x, w: (x.half(), w.half()), TypeError, "float16"),
-    (lambda x, w: (x[:, 1:], w), ValueError, "row length of x is 22, expected 23"),
-    (lambda x, w: (x, w[1:]), ValueError, "number of weights"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda x, w: (x.float(), w), TypeError, "float64"),
+        (lambda x, w: (x.half(), w.half()), TypeError, "float16"),
+        (lambda x, w: (x[:, 1:], w), ValueError, "row length of x is 22, expected 23"),
+        (lambda x, w: (x, w[1:]), ValueError, "number of weights"),
+    ],
+)
 def test_wrong_arguments_are_named(change, error, words):
     x, weights, species, table = make("ragged tails", "several")
     with pytest.raises(error, match=words):

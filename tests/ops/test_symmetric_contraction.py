@@ -55,16 +55,19 @@ def test_any_number_of_threads_gives_the_same_result():
         assert_all_close(run, runs[0], 1e-13)
 
 
-@pytest.mark.parametrize(("change", "error", "words"), [
-    (lambda a, c: (a.float(), c), TypeError, "coefficients is torch.float64, but a is torch.float32"),
-    (lambda a, c: (a.half(), c.half()), TypeError, "float16"),
-    (lambda a, c: (a[:, 1:], c), ValueError, "number of components of a is 3, expected 4"),
-    (lambda a, c: (a.flatten(1), c), ValueError, "number of dimensions of a is 2, expected 3"),
-    (lambda a, c: (a[1:], c), ValueError, "number of grouped nodes is 13, expected 12"),
-    (lambda a, c: (a, c[:, 1:]), ValueError, "number of terms of coefficients"),
-    (lambda a, c: (a, c[1:]), ValueError, "number of species of coefficients is 2, expected 3"),
-    (lambda a, c: (a, c[..., 1:]), ValueError, "number of channels of coefficients is 2, expected 3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda a, c: (a.float(), c), TypeError, "coefficients is torch.float64, but a is torch.float32"),
+        (lambda a, c: (a.half(), c.half()), TypeError, "float16"),
+        (lambda a, c: (a[:, 1:], c), ValueError, "number of components of a is 3, expected 4"),
+        (lambda a, c: (a.flatten(1), c), ValueError, "number of dimensions of a is 2, expected 3"),
+        (lambda a, c: (a[1:], c), ValueError, "number of grouped nodes is 13, expected 12"),
+        (lambda a, c: (a, c[:, 1:]), ValueError, "number of terms of coefficients"),
+        (lambda a, c: (a, c[1:]), ValueError, "number of species of coefficients is 2, expected 3"),
+        (lambda a, c: (a, c[..., 1:]), ValueError, "number of channels of coefficients is 2, expected 3"),
+    ],
+)
 def test_wrong_arguments_are_named(change, error, words):
     a, coefficients, groups, table = direct("ragged tails", "several")
     with pytest.raises(error, match=words):
@@ -73,7 +76,8 @@ def test_wrong_arguments_are_named(change, error, words):
 
 def test_wrong_tables_and_weights_are_named():
     _, weights, _, outputs = make("ragged tails", "several")
-    table, present = contraction_table(outputs), torch.tensor([1])
+    table = contraction_table(outputs)
+    present = torch.tensor([1])
     with pytest.raises(ValueError, match=r"7 weight tensors, expected 8"):
         contraction_coefficients(weights[1:], present, table)
     with pytest.raises(ValueError, match=r"weights 0 have 1 parameters, expected 2"):
@@ -92,23 +96,28 @@ def default_float64():
 
 
 @pytest.mark.usefixtures("needs_mace", "default_float64")
-@pytest.mark.parametrize(("lmax", "irreps_out", "correlation", "use_reduced_cg"), [
-    (2, "6x0e+6x1o", 3, False),
-    (2, "6x0e+6x1o", 3, True),
-    (2, "6x0e+6x1o+6x2e", 2, False),
-    pytest.param(3, "6x0e+6x1o", 3, False, marks=pytest.mark.slow),  # mace takes half a minute to build U
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("lmax", "irreps_out", "correlation", "use_reduced_cg"),
+    [
+        (2, "6x0e+6x1o", 3, False),
+        (2, "6x0e+6x1o", 3, True),
+        (2, "6x0e+6x1o+6x2e", 2, False),
+        pytest.param(3, "6x0e+6x1o", 3, False, marks=pytest.mark.slow),  # mace takes half a minute to build U
+    ],
+)
 def test_equals_mace(lmax, irreps_out, correlation, use_reduced_cg):
     from e3nn import o3
     from mace.modules.symmetric_contraction import SymmetricContraction
 
     irreps_in = (6 * o3.Irreps.spherical_harmonics(lmax)).sort().irreps.simplify()
-    module = SymmetricContraction(irreps_in, o3.Irreps(irreps_out), correlation,
-                                  use_reduced_cg=use_reduced_cg, num_elements=N_SPECIES)  # fmt: skip
-    n_ell, outputs, weights = (lmax + 1) ** 2, [], []
+    module = SymmetricContraction(
+        irreps_in, o3.Irreps(irreps_out), correlation, use_reduced_cg=use_reduced_cg, num_elements=N_SPECIES
+    )
+    n_ell = (lmax + 1) ** 2
+    outputs = []
+    weights = []
     for (_, ir), contraction in zip(module.irreps_out, module.contractions):
-        outputs.append([contraction.U_tensors(d).reshape(ir.dim, *[n_ell] * d, -1)
-                        for d in range(1, correlation + 1)])  # fmt: skip
+        outputs.append([contraction.U_tensors(d).reshape(ir.dim, *[n_ell] * d, -1) for d in range(1, correlation + 1)])
         weights += [*reversed(list(contraction.weights)), contraction.weights_max]
     species = SPECIES["several"]
     one_hot = torch.nn.functional.one_hot(species, N_SPECIES).double()

@@ -210,13 +210,21 @@ def _unary(op: list[str], t: str) -> Meaning:
     dtype, bits = DTYPES[t], 8 * DTYPES[t].itemsize
     one = dtype.type(1)
     function = {
-        "not": np.logical_not if t == "pred" else np.invert, "neg": np.negative, "abs": np.abs, "sqrt": np.sqrt,
-        "rsqrt": lambda x: one / np.sqrt(x), "rcp": lambda x: one / x, "ex2": np.exp2, "lg2": np.log2,
-        "sin": np.sin, "cos": np.cos, "tanh": np.tanh,
+        "not": np.logical_not if t == "pred" else np.invert,
+        "neg": np.negative,
+        "abs": np.abs,
+        "sqrt": np.sqrt,
+        "rsqrt": lambda x: one / np.sqrt(x),
+        "rcp": lambda x: one / x,
+        "ex2": np.exp2,
+        "lg2": np.log2,
+        "sin": np.sin,
+        "cos": np.cos,
+        "tanh": np.tanh,
         "brev": lambda x: np.array([int(f"{int(i):0{bits}b}"[::-1], 2) for i in x], dtype),
         "popc": lambda x: np.array([int(i).bit_count() for i in x], U32),
         "clz": lambda x: np.array([bits - int(i).bit_length() for i in x], U32),
-    }[op[0]]  # fmt: skip
+    }[op[0]]
     return U32 if op[0] in ("popc", "clz") else dtype, [dtype], function
 
 

@@ -249,8 +249,34 @@ _SPECIAL_STEPS = {"ld": _load, "ldu": _load, "st": _store, "atom": _atomic, "red
 
 
 # what may follow the name of an instruction: anything else changes its meaning in a way not known here
-_ACCESS = {*BASES, "volatile", "weak", "relaxed", "gpu", "cta", "sys", "nc", "ca", "cg", "cs", "cv", "lu", "wb", "wt",
-           "L1", "L2", "no_allocate", "evict_first", "evict_last", "64B", "128B", "256B", "v2", "v4", "v8"}  # fmt: skip
+_ACCESS = {
+    *BASES,
+    "volatile",
+    "weak",
+    "relaxed",
+    "gpu",
+    "cta",
+    "sys",
+    "nc",
+    "ca",
+    "cg",
+    "cs",
+    "cv",
+    "lu",
+    "wb",
+    "wt",
+    "L1",
+    "L2",
+    "no_allocate",
+    "evict_first",
+    "evict_last",
+    "64B",
+    "128B",
+    "256B",
+    "v2",
+    "v4",
+    "v8",
+}
 _MODIFIERS = {
     _load: _ACCESS, _store: _ACCESS, _atomic: _ACCESS | set(COMBINE) | {"exch", "cas"}, _move: set(),
     _convert_address: {"to", *BASES}, _nothing: {"gl", "cta", "gpu", "sys", "sc", "acq_rel", "level"},

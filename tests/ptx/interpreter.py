@@ -183,9 +183,7 @@ class Run:
         self.registers = _Registers(kernel.registers, self.n_lanes)
         self.spaces = {
             "global": memory,
-            "shared": Rows(
-                "shared", n_blocks, kernel.bytes["shared"] + launch.shared_bytes, launch.reads_unwritten
-            ),
+            "shared": Rows("shared", n_blocks, kernel.bytes["shared"] + launch.shared_bytes, launch.reads_unwritten),
             "local": Rows("local", self.n_lanes, kernel.bytes["local"]),
             "param": Parameters([size for _, size in kernel.parameters], launch.arguments),
         }

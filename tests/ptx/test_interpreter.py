@@ -27,7 +27,7 @@ ENTRY = """.version 9.0
 	st.global.u32 [%rd1], %r4;
 	ret;
 }}
-"""  # fmt: skip
+"""
 
 
 def launch(kernel, *arguments, grid=(1, 1, 1), block=(1, 1, 1), **how):
@@ -83,8 +83,17 @@ def test_instructions_compute_what_ptx_says(code, operands, expected):
     assert compute(code, *operands) == expected
 
 
-@pytest.mark.parametrize("code", ["wgmma.fence.sync.aligned;", "add.cc.u32 %r4, %r1, %r2;", "cvt.f16.f32 %h1, %f1;",
-                                  "call printf;", "ld.tensor.u32 %r4, [%rd1];", "bar.sync 1;"])  # fmt: skip
+@pytest.mark.parametrize(
+    "code",
+    [
+        "wgmma.fence.sync.aligned;",
+        "add.cc.u32 %r4, %r1, %r2;",
+        "cvt.f16.f32 %h1, %f1;",
+        "call printf;",
+        "ld.tensor.u32 %r4, [%rd1];",
+        "bar.sync 1;",
+    ],
+)
 def test_what_the_interpreter_does_not_know_is_an_error(code):
     with pytest.raises(PtxError):
         compute(code)
@@ -121,14 +130,17 @@ def test_the_right_kernel_passes(how, defects):
     assert reverse(defects["right"], **how)
 
 
-@pytest.mark.parametrize(("kernel", "message"), [
-    ("one_too_far", "out of bounds"),
-    ("misaligned", "misaligned"),
-    ("unwritten_shared", "nobody wrote"),
-    ("beyond_shared", "shared memory: .* out of bounds"),
-    ("exited_lanes", "takes no part"),
-    ("half_a_warp", "never come"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        ("one_too_far", "out of bounds"),
+        ("misaligned", "misaligned"),
+        ("unwritten_shared", "nobody wrote"),
+        ("beyond_shared", "shared memory: .* out of bounds"),
+        ("exited_lanes", "takes no part"),
+        ("half_a_warp", "never come"),
+    ],
+)
 def test_planted_defects_are_found(kernel, message, defects):
     with pytest.raises(PtxError, match=message):
         reverse(defects[kernel])
