@@ -10,6 +10,7 @@
 #include "cuda.hpp"
 #include "edge_conv/edge_conv.hpp"
 #include "isa.hpp"
+#include "radial_table/radial_table.hpp"
 #include "sampled_gradient/sampled_gradient.hpp"
 #include "soft_threshold/soft_threshold.hpp"
 #include "species_linear/species_linear.hpp"
@@ -50,6 +51,7 @@ void bind_species_linear(py::tuple sizes, uintptr_t order, uintptr_t ptr, uintpt
 }
 
 #include "edge_conv/binding.inl"
+#include "radial_table/binding.inl"
 #include "sampled_gradient/binding.inl"
 #include "soft_threshold/binding.inl"
 #include "symmetric_contraction/binding.inl"
@@ -74,6 +76,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("species_linear_grad_weights_f64", &bind_species_linear<double, 2>);
 
   define_edge_conv(m);
+  define_radial_table(m);
   define_sampled_gradient(m);
   define_soft_threshold(m);
   bind_symmetric_contraction(m);

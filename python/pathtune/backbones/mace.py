@@ -26,7 +26,7 @@ from pathtune.ops import SparseWeights
 class MaceBackbone:
     """A stock MACE or ScaleShiftMACE; `stock` is never changed, replaced weights are passed to each call."""
 
-    def __init__(self, stock: Any, backend: str = "auto"):
+    def __init__(self, stock: Any, backend: str = "auto", radial_tables: bool = True):
         mace = import_mace()
         from pathtune.backbones.mace_forward import MaceForward, unsupported
 
@@ -36,7 +36,10 @@ class MaceBackbone:
         self.stock: Any = stock.requires_grad_(False)
         self.parameters = dict(stock.named_parameters())
         self.name = type(stock).__name__
-        self.backend, self._forward = choose(backend, lambda: unsupported(stock), lambda: MaceForward(stock))
+        self._radial_tables = radial_tables
+        self.backend, self._forward = choose(
+            backend, lambda: unsupported(stock), lambda: MaceForward(stock, radial_tables)
+        )
         self.layers = _layers(stock)
         self.readouts: tuple[str, ...] = ("readouts.",)
         self.sparse_layers = self._forward.sparse_layers if self._forward is not None else frozenset()
@@ -112,7 +115,7 @@ class MaceBackbone:
     def copy(self) -> MaceBackbone:
         """An independent copy, parameters included."""
         with quiet_torchscript():
-            return type(self)(copy.deepcopy(self.stock), self.backend)
+            return type(self)(copy.deepcopy(self.stock), self.backend, self._radial_tables)
 
     def _stock_input(self, batch: Batch, head: int) -> dict[str, torch.Tensor]:
         one_hot = torch.nn.functional.one_hot(batch.species, len(self.atomic_numbers)).to(self.dtype)
@@ -164,8 +167,9 @@ def _opt_in_layers(stock: Any) -> list[Layer]:
 
 
 def load_mace(
-    source: str | pathlib.Path | torch.nn.Module, dtype: torch.dtype | None = None, backend: str = "auto"
-) -> MaceBackbone:
+    source: str | pathlib.Path | torch.nn.Module, dtype: torch.dtype | None = None, backend: str = "auto",
+    radial_tables: bool = True,
+) -> MaceBackbone:  # fmt: skip
     """A MACE backbone from a `.model` file, a module, "demo", or a name that mace's own downloader knows.
 
     A `.model` file is a pickle: loading it can run code, so it is loaded only because the user named it.
@@ -179,7 +183,7 @@ def load_mace(
         stock = _load_shipped(SHIPPED)
     else:
         stock = _load_file(_find(str(source)))
-    return MaceBackbone(stock.to(dtype) if dtype else stock, backend)
+    return MaceBackbone(stock.to(dtype) if dtype else stock, backend, radial_tables)
 
 
 def stock_mace(**options) -> torch.nn.Module:

@@ -3,6 +3,7 @@
 from pathtune.ops._kernels import cuda_status
 from pathtune.ops.delta_node import DeltaTarget, sparse_weights
 from pathtune.ops.edge_conv import ConvGraph, conv_graph, edge_conv
+from pathtune.ops.radial_table import RadialTable, radial_table
 from pathtune.ops.sampled_gradient import (
     Candidates,
     DeltaCotangent,
@@ -20,6 +21,7 @@ __all__ = [
     "ConvGraph",
     "DeltaCotangent",
     "DeltaTarget",
+    "RadialTable",
     "SparseWeights",
     "SpeciesGroups",
     "ThresholdedLayer",
@@ -29,6 +31,7 @@ __all__ = [
     "edge_conv",
     "group_by_species",
     "group_candidates",
+    "radial_table",
     "sampled_gradient",
     "soft_threshold",
     "sparse_path_linear",
