@@ -7,6 +7,7 @@
 #include "cuda.hpp"
 #include "edge_conv/records.hpp"
 #include "isa.hpp"
+#include "radial_table/radial_table.hpp"
 #include "sampled_gradient/records.hpp"
 #include "soft_threshold/records.hpp"
 #include "species_linear/records.hpp"
@@ -18,6 +19,7 @@ using namespace pathtune;
 namespace {
 
 #include "edge_conv/binding.inl"
+#include "radial_table/binding.inl"
 #include "sampled_gradient/binding.inl"
 #include "soft_threshold/binding.inl"
 #include "species_linear/binding.inl"
@@ -36,6 +38,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_active_isa", [](int isa) { set_active_isa(Isa(isa)); });
 
   bind_edge_conv(m);
+  bind_radial_table(m);
   bind_sampled_gradient(m);
   bind_soft_threshold(m);
   bind_species_linear(m);

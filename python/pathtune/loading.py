@@ -22,6 +22,7 @@ def load(
     head: str | None = None,
     backend: str = "auto",
     device: str = "cpu",
+    radial_tables: bool = True,
 ) -> Potential:
     """A pretrained potential from a file, a module, or a name.
 
@@ -29,9 +30,11 @@ def load(
     MACE: a `.model` file of mace-torch, or a name mace can download. SevenNet: a checkpoint of sevenn, or
     `sevennet:7net-0`, `sevennet:7net-l3i5`, `sevennet:7net-mf-0:PBE`, which lie inside its wheel. `dtype`: float32
     or float64, the file's own by default. `head`: for a multi-head MACE, its first by default; a SevenNet's
-    modality. `device`: where it computes: cpu, cuda, or cuda:1. A module is copied. Both kinds of file are pickles,
-    which can run code when they are loaded: name only files you trust. Raises InputError for what it cannot load and
-    for a device that is not there, ImportError that says what to install when the backbone's package is missing.
+    modality. `device`: where it computes: cpu, cuda, or cuda:1. `radial_tables`: whether our kernels on a CPU may read
+    the radial functions of a float32 model, where they are not trained, from tables. A module is copied. Both kinds of
+    file are pickles, which can run code when they are loaded: name only files you trust. Raises InputError for what it
+    cannot load and for a device that is not there, ImportError that says what to install when the backbone's package
+    is missing.
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}, expected float32 or float64")
@@ -40,10 +43,10 @@ def load(
     if _is_sevennet(source):
         from pathtune.backbones.sevennet import load_sevennet
 
-        return _on_device(Potential(load_sevennet(source, precision, head, backend)), place)
+        return _on_device(Potential(load_sevennet(source, precision, head, backend, radial_tables)), place)
     from pathtune.backbones.mace import load_mace
 
-    backbone = load_mace(source, precision, backend)
+    backbone = load_mace(source, precision, backend, radial_tables)
     if head is not None and head not in backbone.heads:
         raise InputError(f"head is {head!r}, expected one of {', '.join(backbone.heads)}")
     return _on_device(Potential(backbone, backbone.heads.index(head) if head else 0), place)

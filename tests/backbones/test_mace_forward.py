@@ -48,7 +48,7 @@ VARIANTS = {
 
 
 def both(stock, head=None):
-    return [load(stock, backend=backend, head=head) for backend in ("reference", "cpu")]
+    return [load(stock, backend=backend, head=head, radial_tables=False) for backend in ("reference", "cpu")]
 
 
 def batch_of(model, *atoms):

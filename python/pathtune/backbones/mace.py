@@ -25,7 +25,7 @@ from pathtune.layers import Layer, Path, Weights
 class MaceBackbone:
     """A stock MACE or ScaleShiftMACE; `stock` is never changed, replaced weights are passed to each call."""
 
-    def __init__(self, stock: Any, backend: str = "auto"):
+    def __init__(self, stock: Any, backend: str = "auto", radial_tables: bool = True):
         mace = import_mace()
         from pathtune.backbones.mace_forward import MaceForward, unsupported
 
@@ -35,7 +35,10 @@ class MaceBackbone:
         self.stock: Any = stock.requires_grad_(False)
         self.parameters = dict(stock.named_parameters())
         self.name = type(stock).__name__
-        self.backend, self._forward = choose(backend, lambda: unsupported(stock), lambda: MaceForward(stock))
+        self._radial_tables = radial_tables
+        self.backend, self._forward = choose(
+            backend, lambda: unsupported(stock), lambda: MaceForward(stock, radial_tables)
+        )
         self.layers = _layers(stock)
         self.readouts: tuple[str, ...] = ("readouts.",)
         self.sparse_layers = self._forward.sparse_layers if self._forward is not None else frozenset()
@@ -110,7 +113,7 @@ class MaceBackbone:
     def copy(self) -> MaceBackbone:
         """An independent copy, parameters included."""
         with quiet_torchscript():
-            return type(self)(copy.deepcopy(self.stock), self.backend)
+            return type(self)(copy.deepcopy(self.stock), self.backend, self._radial_tables)
 
     def _stock_input(self, batch: Batch) -> dict[str, torch.Tensor]:
         one_hot = torch.nn.functional.one_hot(batch.species, len(self.atomic_numbers)).to(self.dtype)
@@ -163,7 +166,10 @@ def _opt_in_layers(stock: Any) -> list[Layer]:
 
 
 def load_mace(
-    source: str | pathlib.Path | torch.nn.Module, dtype: torch.dtype | None = None, backend: str = "auto"
+    source: str | pathlib.Path | torch.nn.Module,
+    dtype: torch.dtype | None = None,
+    backend: str = "auto",
+    radial_tables: bool = True,
 ) -> MaceBackbone:
     """A MACE backbone from a `.model` file, a module, "demo", or a name that mace's own downloader knows.
 
@@ -178,7 +184,7 @@ def load_mace(
         stock = _load_shipped(SHIPPED)
     else:
         stock = _load_file(_find(str(source)))
-    return MaceBackbone(stock.to(dtype) if dtype else stock, backend)
+    return MaceBackbone(stock.to(dtype) if dtype else stock, backend, radial_tables)
 
 
 def stock_mace(**options) -> torch.nn.Module:

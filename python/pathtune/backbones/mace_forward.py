@@ -7,6 +7,7 @@ not cover are named by `unsupported`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from e3nn import o3
 
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
 from pathtune.backbones._geometry import FEATURES, Edges, harmonics_parity, on_edges, species_groups
+from pathtune.backbones._mace_radial import depends_on_species, radial_functions, radial_parameters
+from pathtune.backbones._radial_tables import RadialTables
 from pathtune.data import Batch
 from pathtune.layers import Weights
 from pathtune.ops import (
@@ -72,9 +75,9 @@ def radial_is_symmetric(stock: torch.nn.Module) -> bool:
 
 
 class MaceForward:
-    """Tables of one stock model; holds no weights."""
+    """Tables of one stock model; of its weights only those of frozen radial functions are kept, as tables of these."""
 
-    def __init__(self, stock: Any):
+    def __init__(self, stock: Any, radial_tables: bool = True):
         self.stock = stock
         self.parameters = dict(stock.named_parameters())  # once: walking the modules costs a millisecond
         self.by_pair = radial_is_symmetric(stock)
@@ -88,40 +91,112 @@ class MaceForward:
         ]
         self.sparse_layers = frozenset(name for layer in self.layers for name in layer.sparse_layers)
         self.readouts = [_Readout(i, readout) for i, readout in enumerate(stock.readouts)]  # type: ignore
+        self.radial_names = radial_parameters(stock)
+        self.tables: RadialTables | None = None
+        if radial_tables and self.by_pair and next(iter(self.parameters.values())).dtype == torch.float32:
+            watched = [self.parameters[name] for name in sorted(self.radial_names)]
+            self.tables = RadialTables(
+                lambda: radial_functions(stock), watched, self.n_species, depends_on_species(stock), torch.float32
+            )
 
     def node_outputs(self, parameters: Weights, batch: Batch, edges: Edges) -> dict[str, torch.Tensor]:
         """Energies [n_nodes] of the edges' vectors, and final features [n_nodes, dim] in layout ir_mul."""
         stock = self.stock
         head = batch.node_head
         heads = torch.full_like(batch.species, head) if isinstance(head, int) else head
-        attrs = torch.nn.functional.one_hot(batch.species, self.n_species).to(edges.vectors.dtype)
         lengths = edges.vectors.norm(dim=1, keepdim=True)
         y = stock.spherical_harmonics(edges.vectors)
         y = on_edges(y, edges, self.parity) if self.by_pair else y
-        row_index = torch.stack([edges.row_sender, edges.row_receiver])
-        radial, cutoff = stock.radial_embedding(lengths, attrs, row_index, stock.atomic_numbers)  # type: ignore
+        radial = self._radial(parameters, batch, edges, lengths)
         groups = species_groups(batch, self.n_species)
         embedding = parameters["node_embedding.linear.weight"].reshape(self.n_species, -1)  # type: ignore
         x = torch.nn.functional.embedding(batch.species, embedding) * self.embedding_weight
         total = x.new_zeros(batch.n_nodes)
         if hasattr(stock, "pair_repulsion"):
-            index = torch.stack([batch.sender, batch.receiver])
-            total = total + stock.pair_repulsion_fn(lengths[edges.row], attrs, index, stock.atomic_numbers)  # type: ignore
+            total = total + radial.pair_repulsion()
         features = []
         for layer in self.layers:
-            x = layer(parameters, x, y, radial, cutoff, edges, groups)
+            x = layer(parameters, x, y, radial, edges, groups)
             features.append(x)
         for i, readout in enumerate(self.readouts):
             total = total + readout(parameters, features[-1 if len(self.readouts) == 1 else i], head)
         energy = stock.scale_shift(total, heads) if hasattr(stock, "scale_shift") else total  # type: ignore
         return {"energy": energy, FEATURES: x}
 
+    def _radial(self, parameters, batch: Batch, edges: Edges, lengths: torch.Tensor) -> _TabledRadial | _Radial:
+        if self.tables is not None and all(
+            parameters[name] is self.parameters[name] and not parameters[name].requires_grad
+            for name in self.radial_names
+        ):
+            tabled = self.tables.at(lengths.squeeze(1), edges, batch.species)
+            if tabled is not None:
+                return _TabledRadial(tabled, edges, batch.n_nodes)
+        return _Radial(self.stock, parameters, batch, edges, lengths)
+
+
+class _TabledRadial:
+    """The radial functions of frozen networks, from tables."""
+
+    def __init__(self, function: Callable[[str], torch.Tensor], edges: Edges, n_nodes: int):
+        self._function, self._edges, self._n_nodes = function, edges, n_nodes
+
+    def weights(self, layer: _Layer) -> torch.Tensor:
+        """Of the convolution [n_rows, n_conv_weights]."""
+        return self._function(f"w{layer.index}")
+
+    def density(self, layer: _Layer) -> torch.Tensor:
+        """Of each node's neighbours [n_nodes, 1]."""
+        return self._sums(self._function(f"density{layer.index}"))
+
+    def pair_repulsion(self) -> torch.Tensor:
+        """Energy of each node [n_nodes]."""
+        return self._sums(self._function("pair_repulsion")).squeeze(1)
+
+    def _sums(self, values: torch.Tensor) -> torch.Tensor:
+        """Over the neighbours of each node; a row stands for an edge and its reverse."""
+        zero = values.new_zeros(self._n_nodes, 1)
+        return zero.index_add(0, self._edges.row_sender, values).index_add(0, self._edges.row_receiver, values)
+
+
+class _Radial:
+    """The same by the stock model's own modules."""
+
+    def __init__(self, stock: Any, parameters: Mapping[str, Any], batch: Batch, edges: Edges, lengths: torch.Tensor):
+        self._stock, self._parameters, self._batch, self._edges = stock, parameters, batch, edges
+        self._lengths = lengths
+        self._one_hot = torch.nn.functional.one_hot(batch.species, len(stock.atomic_numbers)).to(lengths.dtype)
+        row_index = torch.stack([edges.row_sender, edges.row_receiver])
+        self._radial, self._cutoff = stock.radial_embedding(lengths, self._one_hot, row_index, stock.atomic_numbers)
+
+    def weights(self, layer: _Layer) -> torch.Tensor:
+        """Of the convolution [n_rows, n_conv_weights]."""
+        mlp = layer.radial
+        replaced = {name: self._parameters[full] for name, full in layer.radial_weights.items()}
+        if all(replaced[name] is p for name, p in layer.radial_stock):
+            w = mlp(self._radial)
+        else:
+            w = torch.func.functional_call(mlp, replaced, (self._radial,))  # type: ignore
+        return w if self._cutoff is None else w * self._cutoff
+
+    def density(self, layer: _Layer) -> torch.Tensor:
+        """Of each node's neighbours [n_nodes, 1]."""
+        density = torch.tanh(layer.block.density_fn(self._radial) ** 2)  # type: ignore
+        density = density if self._cutoff is None else density * self._cutoff
+        zero = density.new_zeros(self._batch.n_nodes, 1)
+        return zero.index_add(0, self._edges.graph.receiver, density[self._edges.row])
+
+    def pair_repulsion(self) -> torch.Tensor:
+        """Energy of each node [n_nodes]."""
+        index = torch.stack([self._batch.sender, self._batch.receiver])
+        lengths = self._lengths[self._edges.row]
+        return self._stock.pair_repulsion_fn(lengths, self._one_hot, index, self._stock.atomic_numbers)
+
 
 class _Layer:
     """One interaction and the product that follows it."""
 
     def __init__(self, i: int, block: torch.nn.Module, product: torch.nn.Module, sh: o3.Irreps, n_species: int):
-        self.block, self.name, self.product_name = block, f"interactions.{i}", f"products.{i}"
+        self.index, self.block, self.name, self.product_name = i, block, f"interactions.{i}", f"products.{i}"
         self.is_residual = "Residual" in type(block).__name__
         self.has_density = hasattr(block, "density_fn")
         self.linear_up = PathLinear(block.linear_up)  # type: ignore
@@ -142,16 +217,17 @@ class _Layer:
         self._frozen: dict[tuple[int, ...], torch.Tensor] = {}  # coefficients by the species present
         self._frozen_from: list[tuple[torch.Tensor, int]] = []  # the weights they are made of, with versions
 
-    def __call__(self, parameters, x, y, radial, cutoff, edges: Edges, groups: SpeciesGroups) -> torch.Tensor:
+    def __call__(
+        self, parameters, x, y, radial: _Radial | _TabledRadial, edges: Edges, groups: SpeciesGroups
+    ) -> torch.Tensor:
         def weight(name: str):
             return parameters[f"{self.name}.{name}.weight"]
 
         skip = apply_species_linear(x, weight("skip_tp"), groups, self.species_linear) if self.is_residual else None
         x = self.linear_up(x, weight("linear_up"))
-        w = self._radial(parameters, radial)
-        w = w if cutoff is None else w * cutoff
+        w = radial.weights(self)
         message = self.linear(edge_conv(x, y, w, edges.graph, self.conv), weight("linear"))
-        message = message / self._normalisation(radial, cutoff, edges, x)
+        message = message / (radial.density(self) + 1 if self.has_density else self.block.avg_num_neighbors)  # type: ignore
         if not self.is_residual:
             message = apply_species_linear(message, weight("skip_tp"), groups, self.species_linear)
         n_nodes, n_ell = message.shape[0], self.contraction.n_ell
@@ -160,13 +236,6 @@ class _Layer:
         b = symmetric_contraction(a, coefficients, groups, self.contraction).flatten(1)
         out = self.product_linear(b, parameters[f"{self.product_name}.linear.weight"])
         return out + skip if skip is not None and self.uses_skip else out
-
-    def _radial(self, parameters, radial: torch.Tensor) -> torch.Tensor:  # [n_rows, n_conv_weights]
-        mlp = self.block.conv_tp_weights
-        replaced = {name: parameters[full] for name, full in self.radial_weights.items()}
-        if all(replaced[name] is p for name, p in self.radial_stock):
-            return mlp(radial)  # type: ignore
-        return torch.func.functional_call(mlp, replaced, (radial,))  # type: ignore
 
     def _coefficients(self, parameters, groups: SpeciesGroups) -> torch.Tensor:
         """Of the contraction; kept from call to call while the weights are frozen."""
@@ -184,14 +253,6 @@ class _Layer:
                 self._frozen.pop(next(iter(self._frozen)))
             self._frozen[present] = contraction_coefficients(weights, groups.present, self.contraction)
         return self._frozen[present]
-
-    def _normalisation(self, radial, cutoff, edges: Edges, x: torch.Tensor) -> torch.Tensor | float:
-        if not self.has_density:
-            return self.block.avg_num_neighbors  # type: ignore
-        density = torch.tanh(self.block.density_fn(radial) ** 2)  # type: ignore
-        density = density if cutoff is None else density * cutoff
-        total = x.new_zeros(x.shape[0], 1).index_add(0, edges.graph.receiver, density[edges.row])
-        return total + 1
 
 
 class _Readout:

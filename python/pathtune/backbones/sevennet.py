@@ -30,7 +30,7 @@ CONFIG = "pathtune_config"  # attribute of a stock module that remembers its che
 class SevenNetBackbone:
     """A stock SevenNet for one modality; `stock` is never changed, replaced weights are passed to each call."""
 
-    def __init__(self, stock: Any, modality: str | None = None, backend: str = "auto"):
+    def __init__(self, stock: Any, modality: str | None = None, backend: str = "auto", radial_tables: bool = True):
         from pathtune.backbones.sevennet_forward import SevenNetForward, unsupported
 
         self.stock: Any = stock.requires_grad_(False)
@@ -46,8 +46,9 @@ class SevenNetBackbone:
         self.r_max = float(stock.cutoff)
         self.dtype = next(stock.parameters()).dtype
         self.layers = _layers(stock, modality)
+        self._radial_tables = radial_tables
         self.backend, self._forward = choose(
-            backend, lambda: unsupported(stock), lambda: SevenNetForward(stock, self._modal_index)
+            backend, lambda: unsupported(stock), lambda: SevenNetForward(stock, self._modal_index, radial_tables)
         )
         self.sparse_layers = self._forward.sparse_layers if self._forward is not None else frozenset()
 
@@ -118,7 +119,7 @@ class SevenNetBackbone:
     def copy(self) -> SevenNetBackbone:
         """An independent copy, parameters included."""
         with quiet_torchscript():
-            return type(self)(copy.deepcopy(self.stock), self.modality, self.backend)
+            return type(self)(copy.deepcopy(self.stock), self.modality, self.backend, self._radial_tables)
 
     def _stock_input(self, batch: Batch) -> dict[str, torch.Tensor]:
         shift = torch.einsum("ei,eij->ej", batch.unit_shifts, batch.cell[batch.node_graph[batch.sender]])
@@ -189,6 +190,7 @@ def load_sevennet(
     dtype: torch.dtype | None = None,
     modality: str | None = None,
     backend: str = "auto",
+    radial_tables: bool = True,
 ) -> SevenNetBackbone:
     """A SevenNet backbone from `sevennet:NAME`, `sevennet:NAME:MODALITY`, a checkpoint file, or a module.
 
@@ -211,7 +213,7 @@ def load_sevennet(
         raise InputError(f"{where}: has the modalities {', '.join(modalities)}, but {found}")
     if modality and not modalities:
         raise InputError(f"{where}: has no modalities, but {modality!r} is asked for")
-    return SevenNetBackbone(stock.to(dtype) if dtype else stock, modality, backend)
+    return SevenNetBackbone(stock.to(dtype) if dtype else stock, modality, backend, radial_tables)
 
 
 def shipped() -> dict[str, pathlib.Path]:

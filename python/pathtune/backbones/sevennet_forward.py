@@ -8,13 +8,15 @@ the convolutions. What is not covered is named by `unsupported`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
 from pathtune.backbones._geometry import FEATURES, Edges, harmonics_parity, on_edges, species_groups
+from pathtune.backbones._radial_tables import RadialTables
+from pathtune.backbones._sevennet_radial import radial_functions, radial_parameters
 from pathtune.data import Batch
 from pathtune.ops import (
     SpeciesGroups,
@@ -49,11 +51,13 @@ def unsupported(stock: Any) -> str | None:
 
 
 class SevenNetForward:
-    """Tables of one stock model for one of its modalities; holds no weights."""
+    """Tables of one stock model for one of its modalities; of its weights only those of frozen radial functions are
+    kept, as tables of these.
+    """
 
     by_pair = True  # the radial functions know the length of an edge only
 
-    def __init__(self, stock: Any, modality: int):
+    def __init__(self, stock: Any, modality: int, radial_tables: bool = True):
         self.modules = modules = stock._modules
         self.parameters = dict(stock.named_parameters())  # once: walking the modules costs a millisecond
         self.modality, self.n_species = modality, modules["onehot_idx_to_onehot"].num_classes
@@ -65,12 +69,19 @@ class SevenNetForward:
         self.hidden = _Linear("reduce_input_to_hidden", modules, modality)
         self.out = _Linear("reduce_hidden_to_energy", modules, modality)
         self.scale = energy_scale(modules["rescale_atomic_energy"], modality, self.n_species)
+        self.radial_names = radial_parameters(stock)
+        self.tables: RadialTables | None = None
+        if radial_tables and next(iter(self.parameters.values())).dtype == torch.float32:
+            watched = [self.parameters[name] for name in sorted(self.radial_names)]
+            self.tables = RadialTables(
+                lambda: radial_functions(modules, n_layers), watched, self.n_species, False, torch.float32
+            )
 
     def node_outputs(self, parameters: Mapping[str, Any], batch: Batch, edges: Edges) -> dict[str, torch.Tensor]:
         """Energies [n_nodes] of the edges' vectors, and final features [n_nodes, dim] in layout ir_mul."""
         embedding = self.modules["edge_embedding"]
         lengths = edges.vectors.norm(dim=1)
-        radial = embedding.basis_function(lengths) * embedding.cutoff_function(lengths).unsqueeze(1)
+        radial = self._radial(parameters, batch, edges, lengths)
         y = on_edges(embedding.spherical(-edges.vectors), edges, self.parity)
         groups = species_groups(batch, self.n_species)
         x = self._embedding(parameters["onehot_to_feature_x.linear.weight"], batch.species)
@@ -78,6 +89,21 @@ class SevenNetForward:
             x = layer(parameters, x, y, radial, edges, groups)
         energy = self.out(self.hidden(x, parameters), parameters)
         return {"energy": energy[:, 0] * self.scale.to(x)[batch.species], FEATURES: x}
+
+    def _radial(
+        self, parameters: Mapping[str, Any], batch: Batch, edges: Edges, lengths: torch.Tensor
+    ) -> Callable[[_Layer], torch.Tensor]:
+        """The weights [n_rows, n_conv_weights] of a layer's convolution, from tables or by the stock's own network."""
+        if self.tables is not None and all(
+            parameters[name] is self.parameters[name] and not parameters[name].requires_grad
+            for name in self.radial_names
+        ):
+            tabled = self.tables.at(lengths, edges, batch.species)
+            if tabled is not None:
+                return lambda layer: tabled(f"w{layer.index}")
+        embedding = self.modules["edge_embedding"]
+        radial = embedding.basis_function(lengths) * embedding.cutoff_function(lengths).unsqueeze(1)
+        return lambda layer: layer.radial(radial)
 
     def _embedding(self, weight: torch.Tensor, species: torch.Tensor) -> torch.Tensor:  # [n_nodes, mul]
         rows = weight.reshape(-1, self.modules["onehot_to_feature_x"].irreps_out.dim)
@@ -91,6 +117,7 @@ class _Layer:
     """Self connection, convolution between two linears, and gate."""
 
     def __init__(self, t: int, modules: Mapping[str, Any], modality: int, n_species: int):
+        self.index = t
         intro, conv = modules[f"{t}_self_connection_intro"], modules[f"{t}_convolution"]
         kind = INTROS[type(intro).__name__]
         self.skip_name = f"{t}_self_connection_intro.{kind}"
@@ -111,7 +138,7 @@ class _Layer:
             skip = self.skip(x, weight)
         else:
             skip = apply_species_linear(x, weight, groups, self.species_linear)
-        message = edge_conv(self.first(x, parameters), y, self.radial(radial), edges.graph, self.conv)
+        message = edge_conv(self.first(x, parameters), y, radial(self), edges.graph, self.conv)
         return self.gate(self.second(message, parameters) + skip)
 
 

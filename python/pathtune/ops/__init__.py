@@ -4,6 +4,7 @@ from pathtune.ops._kernels import cuda_status
 from pathtune.ops.candidates import Candidates, group_candidates
 from pathtune.ops.delta_node import DeltaTarget, sparse_weights
 from pathtune.ops.edge_conv import ConvGraph, conv_graph, edge_conv
+from pathtune.ops.radial_table import RadialTable, radial_table
 from pathtune.ops.sampled_gradient import DeltaCotangent, delta_gradients, sampled_gradient
 from pathtune.ops.soft_threshold import ThresholdedLayer, soft_threshold
 from pathtune.ops.sparse_linear import SparseWeights, sparse_path_linear, sparse_species_linear
@@ -15,6 +16,7 @@ __all__ = [
     "ConvGraph",
     "DeltaCotangent",
     "DeltaTarget",
+    "RadialTable",
     "SparseWeights",
     "SpeciesGroups",
     "ThresholdedLayer",
@@ -24,6 +26,7 @@ __all__ = [
     "edge_conv",
     "group_by_species",
     "group_candidates",
+    "radial_table",
     "sampled_gradient",
     "soft_threshold",
     "sparse_path_linear",
