@@ -69,8 +69,38 @@ def delta_gradients(layers: Sequence[DeltaCotangent]) -> tuple[list[torch.Tensor
     """
     if not layers:
         return [], []
-    outputs = (_delta_gradients if torch.compiler.is_compiling() else _run)(*flattened(layers))
+    if torch.compiler.is_compiling():
+        outputs = _delta_gradients(*flattened(layers))
+    else:
+        outputs = _gradients_of([_layer_of(layer) for layer in layers])
     return outputs[::2], outputs[1::2]
+
+
+def _layer_of(given: DeltaCotangent) -> Layer:
+    dim_in, dim_out = _check_cotangent(given)
+    tables = None
+    if given.terms and given.candidates is not None and given.table is not None:
+        tables = tables_of(given.candidates, given.table)
+    return Layer(
+        terms=[
+            TermTensors(x.contiguous(), g.contiguous(), groups.order, groups.ptr, groups.present)
+            for x, g, groups in given.terms
+        ],
+        tables=tables,
+        dim_in=dim_in,
+        dim_out=dim_out,
+        other=None if given.other is None else given.other.contiguous(),
+        delta=given.delta.contiguous() if given.n_thresholds else None,
+        segment=None if given.segment is None else given.segment.contiguous(),
+        grad_values=given.delta.new_empty(given.delta.numel()),
+        grad_thresholds=given.delta.new_empty(given.n_thresholds),
+    )
+
+
+def _gradients_of(layers: Sequence[Layer]) -> list[torch.Tensor]:
+    """dL/dD and dL/dd of each layer in turn."""
+    fill_gradients(layers)
+    return [gradient for layer in layers for gradient in (layer.grad_values, layer.grad_thresholds)]
 
 
 def flattened(
@@ -116,7 +146,12 @@ def _or_empty(tensor: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
     return like.new_empty(0) if tensor is None else tensor.contiguous()
 
 
-def _run(
+def _chunks(values: Sequence, n: int) -> Iterator[Sequence]:
+    return (values[i : i + n] for i in range(0, len(values), n))
+
+
+@operator("pathtune::delta_gradients")
+def _delta_gradients(
     terms: Sequence[torch.Tensor], tables: Sequence[torch.Tensor], deltas: Sequence[torch.Tensor], sizes: Sequence[int]
 ) -> list[torch.Tensor]:
     """For each layer dL/dD and dL/dd; the lists hold what DeltaCotangent does, flattened."""
@@ -137,19 +172,7 @@ def _run(
                 grad_thresholds=delta.new_empty(n_thresholds),
             )
         )
-    fill_gradients(layers)
-    return [gradient for layer in layers for gradient in (layer.grad_values, layer.grad_thresholds)]
-
-
-def _chunks(values: Sequence, n: int) -> Iterator[Sequence]:
-    return (values[i : i + n] for i in range(0, len(values), n))
-
-
-@operator("pathtune::delta_gradients")
-def _delta_gradients(
-    terms: Sequence[torch.Tensor], tables: Sequence[torch.Tensor], deltas: Sequence[torch.Tensor], sizes: Sequence[int]
-) -> list[torch.Tensor]:
-    return _run(terms, tables, deltas, sizes)
+    return _gradients_of(layers)
 
 
 @_delta_gradients.register_fake
