@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from pathtune.adaptations.averaging import beta1_for
 from pathtune.data import Batch, EnergyTerm
 from pathtune.errors import InputError
 from pathtune.layers import Layer
@@ -87,6 +88,10 @@ class Adaptation(torch.nn.Module):
     def groups(self) -> list[dict[str, Any]]:
         """Groups of an optimizer, with their weight decay; `lr` is added to them."""
         return [{"params": self.trainable(), "weight_decay": 0.0}]
+
+    def beta1(self, n_steps: int) -> float:
+        """Default beta1 of schedule-free training in a run of `n_steps` steps."""
+        return beta1_for(n_steps)
 
     def penalty(self) -> torch.Tensor | None:
         """A term of the loss that asks no data, such as a pull to the base; None where there is none."""

@@ -48,7 +48,8 @@ class Loop:
         self.e0_fit = e0_fit
         self.parameters = model.trainable()
         self.lr = learning_rate(model, config)
-        groups = parameter_groups(model, config)
+        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
+        groups = parameter_groups(model, config, config.epochs * self.steps_per_epoch)
         self.optimizer = schedulefree.AdamWScheduleFree([g for mine in groups for g in mine], lr=self.lr)
         self.optimizer.train()
         self.epoch = 0
@@ -59,7 +60,6 @@ class Loop:
         self.best_epoch = 0
         self.best = model.adaptation.state()
         self.lines: list[dict[str, Any]] = []
-        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
         self.controllers = self._controllers([len(mine) for mine in groups])
         self.seam = OneProcess()
         self.saved_at = time.monotonic()

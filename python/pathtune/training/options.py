@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
+from pathtune.adaptations.averaging import averaging
 from pathtune.atomic_energies import E0Fit
 from pathtune.data import Batch, weight_options
+from pathtune.errors import InputError
 from pathtune.losses import Term, loss_terms, total
 from pathtune.model import Potential, Prediction
 from pathtune.options import check_choices, check_positive, option, option_group, with_groups
@@ -27,6 +29,9 @@ class FitConfig:
         "learning rate (by default that of what is trained: 0.1 for a sparse delta from an "
         "identity start, 0.01 from a paper start, 0.003 for full and readout)",
     )
+    beta1: float | None = option(
+        None, "schedule-free training: weight of the average where gradients are taken (by default it follows the run)"
+    )
     loss: str = option("huber", "shape of the loss", choices=("huber", "weighted"))
     weights: Mapping[str, float] = option_group("_weight", weight_options)  # energy_weight, and so on
     huber_delta: float = option(0.01, "where the huber loss turns linear, in eV/atom, eV/A and eV/A^3")
@@ -42,6 +47,8 @@ class FitConfig:
         check_positive(self, "epochs", "batch_size", "huber_delta", "clip", "checkpoint_minutes")
         if self.lr is not None:
             check_positive(self, "lr")
+        if self.beta1 is not None and not 0 <= self.beta1 < 1:
+            raise InputError(f"beta1 is {self.beta1}, expected a number in [0, 1)")
 
     def terms_of(self, prediction: Prediction, batch: Batch) -> dict[str, Term]:
         """Sums and counts of the loss, by label."""
@@ -67,8 +74,8 @@ def learning_rate(model: Potential, config: FitConfig) -> float:
     return config.lr if config.lr is not None else model.adaptation.parts()[0].rate
 
 
-def parameter_groups(model: Potential, config: FitConfig) -> list[list[dict[str, Any]]]:
-    """Groups of an optimizer, those of each adaptation together, each with its learning rate.
+def parameter_groups(model: Potential, config: FitConfig, n_steps: int) -> list[list[dict[str, Any]]]:
+    """Groups of an optimizer, those of each adaptation together, each with its learning rate and beta1.
 
     A rate that was asked is the first adaptation's; the others keep the ratio of their default to its default.
     """
@@ -77,5 +84,6 @@ def parameter_groups(model: Potential, config: FitConfig) -> list[list[dict[str,
     result = []
     for component in components:
         rate = lr if component is components[0] else lr * component.rate / components[0].rate
-        result.append([{**group, "lr": rate} for group in component.groups()])
+        beta1 = component.beta1(n_steps) if config.beta1 is None else config.beta1
+        result.append([{**group, "lr": rate, **averaging(beta1)} for group in component.groups()])
     return result

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from pathtune.adaptations.averaging import beta1_for
 from pathtune.adaptations.base import Adaptation, Loss, Weights
 from pathtune.adaptations.sparse.candidates import first_candidates, fixed_candidates
 from pathtune.adaptations.sparse.delta import Delta, DeltaParameter, FixedDelta
@@ -159,6 +160,10 @@ class Sparse(SparseEntries):
             if plainly:
                 result[d.layer.parameter] = d.effective(parameters[d.layer.parameter])
         return result
+
+    def beta1(self, n_steps: int) -> float:
+        """Of the steps after the last narrowing, over which the average begins anew."""
+        return beta1_for(n_steps - self.config.reached_by(n_steps) if self.config.final_share else n_steps)
 
     def groups(self) -> list[dict[str, Any]]:
         """D, and thresholds where there are any, each with its own weight decay (docs/theory.md)."""

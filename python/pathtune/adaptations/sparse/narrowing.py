@@ -30,14 +30,14 @@ import torch
 
 from pathtune.adaptations.base import Controller
 from pathtune.adaptations.sparse.delta import DeltaParameter
-from pathtune.adaptations.sparse.options import BY_STEP, HOLD, SparseDelta
+from pathtune.adaptations.sparse.options import HOLD, SparseDelta
 from pathtune.errors import InputError
 
 if TYPE_CHECKING:
     from pathtune.adaptations.sparse.adaptation import Sparse
 
 REGROW_UNTIL = 0.8  # of by_step: what comes later has no time to grow
-N_NARROWINGS = 40  # until by_step: each drops a twentieth of the candidates on the way from 25 to 3 %
+N_NARROWINGS = 150  # until by_step: each drops 2 % of the candidates on the way from all to 3 %
 
 
 class Narrowing(Controller):
@@ -53,7 +53,7 @@ class Narrowing(Controller):
         self.deltas: list[DeltaParameter] = sparse.deltas
         self.reachable = sparse.reachable
         self.n_reachable = sum(d.n_reachable for d in self.deltas)
-        self.by_step = config.by_step or max(1, round(BY_STEP * n_steps))
+        self.by_step = config.reached_by(n_steps)
         self.interval = max(1, round(self.by_step * (1 - HOLD) / N_NARROWINGS))
         self.rates: list[float] = [group["lr"] for group in self.groups]
         self._set_rate(0)
@@ -71,6 +71,8 @@ class Narrowing(Controller):
         if step <= self.by_step:
             n_keep = self._n_at(step)
             self._narrow(n_keep)
+            if step == self.by_step:
+                self._restart_average()
             if self.config.regrow and dense_gradients and step <= REGROW_UNTIL * self.by_step:
                 self._regrow(n_keep, dense_gradients())
 
@@ -97,6 +99,18 @@ class Narrowing(Controller):
         for d, keep in zip(self.deltas, largest(scores, n_keep, caps)):
             if not bool(keep.all()):
                 keep_candidates(d, keep, self._state(d))
+
+    @torch.no_grad()
+    def _restart_average(self) -> None:
+        """Begin the average anew at the average itself, x = y = z: what it held was of wider sets of candidates."""
+        for d in self.deltas:
+            x, _, _ = self._sequences(d)
+            d.values.copy_(x)
+            if "z" in self._state(d):
+                self._state(d)["z"].copy_(x)
+        for group in self.groups:
+            group["weight_sum"] = 0.0
+            group["lr_max"] = -1.0
 
     @torch.no_grad()
     def _regrow(self, n_keep: int, dense_gradients: Mapping[str, torch.Tensor]) -> None:

@@ -12,6 +12,7 @@ THRESHOLD_DECAY = {"L": 0.01, "H": 0.3}  # the paper's configurations: low and h
 SCOPES = ("linear", "contraction", "radial")
 SCORES = ("random", "gradient", "fisher", "gradient_weight")
 DEFAULT_SHARE = 0.03
+SCORED_SHARE = 0.25  # of the weights, where a score chooses the first candidates
 AUTO = "auto"
 IDENTITY_ONLY = ("initial_share", "score", "layer_limit", "regrow")
 PAPER_ONLY = ("schedule", "threshold_decay", "threshold", "initial_std", "initial_threshold")
@@ -41,7 +42,11 @@ class SparseDelta:
         words=(AUTO,),
     )
     by_step: int | None = option(None, f"training step that reaches active_share ({BY_STEP:.0%} of the run)")
-    initial_share: float = option(0.25, "identity start: share of the weights that begin as candidates")
+    initial_share: float | None = option(
+        None,
+        "identity start: share of the weights that begin as candidates "
+        f"(all, or {SCORED_SHARE} where a score chooses them)",
+    )
     score: str = option("random", "identity start: what chooses the first candidates", choices=SCORES)
     layer_limit: float = option(1.0, "largest share of one layer's reachable weights that stays at the end")
     regrow: float = option(0.0, "share of the candidates that each narrowing swaps for untried ones, by gradient")
@@ -57,7 +62,7 @@ class SparseDelta:
 
     def __post_init__(self):
         check_choices(self)
-        for name in ("active_share", "initial_share", "layer_limit"):
+        for name in ("active_share", "initial_share", "layer_limit"):  # None: see the properties below
             value = getattr(self, name)
             if value not in (None, AUTO) and not 0 < value <= 1:
                 raise InputError(f"{name} is {value}, expected a share in (0, 1]")
@@ -115,7 +120,14 @@ class SparseDelta:
     @property
     def first_share(self) -> float:
         """Share of the weights that are candidates at step 0."""
-        return 1.0 if self.is_paper else max(self.initial_share, self.final_share or 0.0)
+        if self.is_paper:
+            return 1.0
+        asked = self.initial_share or (1.0 if self.score == "random" else SCORED_SHARE)
+        return max(asked, self.final_share or 0.0)
+
+    def reached_by(self, n_steps: int) -> int:
+        """The step of a run of `n_steps` at which the share is reached."""
+        return self.by_step or max(1, round(BY_STEP * n_steps))
 
     def share_at(self, step: int, by_step: int) -> float:
         """Share of the candidates after `step`: held for a sixth of by_step, then falling exponentially.
