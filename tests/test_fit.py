@@ -10,10 +10,12 @@ import torch
 
 from models import ALL, crystal, labelled, molecule, tiny_mace
 from pathtune import FitConfig, InputError, SparseDelta, evaluate, fit, load, refit_e0, sparsify, unfreeze
+from pathtune.adaptations.averaging import beta1_for
 from pathtune.data import collate, from_atoms
 from pathtune.losses import loss
 from pathtune.model import Prediction
 from pathtune.training.folder import RunFolder
+from pathtune.training.options import parameter_groups
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 
@@ -158,6 +160,30 @@ def test_an_absurd_energy_is_named(base):
     frames[3].where = "x.xyz, frame 3"
     with pytest.raises(InputError, match="x.xyz, frame 3: the energy is"):
         refit_e0(base, frames)
+
+
+@pytest.mark.parametrize(("n_steps", "beta1"), [(1, 0.9), (120, 0.9), (240, 0.95), (2280, 1 - 12 / 2280), (10**6, 0.998)])
+def test_beta1_is_one_minus_twelve_steps_over_those_of_the_run_within_limits(n_steps, beta1):
+    assert beta1_for(n_steps) == pytest.approx(beta1)
+
+
+def test_rate_and_beta1_follow_the_length_of_the_run_unless_they_are_asked(base):
+    full = unfreeze(base, "full")
+    for epochs in (3, 30):
+        (groups,) = parameter_groups(full, FitConfig(), 10 * epochs)
+        assert groups[0]["betas"] == (beta1_for(10 * epochs), 0.999)
+        assert groups[0]["lr"] == pytest.approx(8e-4 * (10 * epochs) ** 0.5)
+    (groups,) = parameter_groups(sparsify(base, SparseDelta(active_share=0.03)), FitConfig(), 2280)
+    assert groups[0]["betas"][0] == 0.98
+    assert groups[0]["lr"] == pytest.approx(1.4e-3 * (2280 / 0.03) ** 0.5)
+    (groups,) = parameter_groups(full, FitConfig(lr=0.5, beta1=0.3), 2280)
+    assert (groups[0]["lr"], groups[0]["betas"][0]) == (0.5, 0.3)
+
+
+@pytest.mark.parametrize("beta1", [-0.1, 1.0])
+def test_a_beta1_outside_of_0_and_1_is_refused(beta1):
+    with pytest.raises(InputError, match=rf"beta1 is {beta1}, expected a number in \[0, 1\)"):
+        FitConfig(beta1=beta1)
 
 
 def test_a_learning_rate_that_explodes_is_named(base):

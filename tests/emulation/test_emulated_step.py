@@ -9,7 +9,7 @@ import pathtune
 from models import deltas_of
 from pathtune.data import from_atoms
 from pathtune.ops import _kernels
-from pathtune.training.options import FitConfig, learning_rate, parameter_groups
+from pathtune.training.options import FitConfig, parameter_groups
 
 N_STEPS = 3
 
@@ -49,7 +49,8 @@ def train(base, start):
     assert all(d.is_sparse == d.is_covered for d in deltas_of(model))
     batch = model.collate(structures())
     losses = []
-    optimizer = schedulefree.AdamWScheduleFree(parameter_groups(model, config), lr=learning_rate(model, config))
+    (groups,) = parameter_groups(model, config, N_STEPS)
+    optimizer = schedulefree.AdamWScheduleFree(groups)
     optimizer.train()
     for _ in range(N_STEPS):
         loss = config.loss_of(model(batch, training=True), batch)

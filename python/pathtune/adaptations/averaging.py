@@ -1,4 +1,4 @@
-"""How schedule-free training averages its iterates, from the length of the run.
+"""How schedule-free training steps and averages, from the length of the run.
 
     y = (1 - beta1) z + beta1 x        where gradients are taken; z moves by the step, x is the average of the z
     x <- x + (w_k / sum w) (z - x)     w_k = k^r lr_k^2
@@ -10,18 +10,25 @@ docs/decisions/0010-optimiser.md.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 BETA2 = 0.999  # of the squared gradients
 STEPS = 12.0  # 1 - beta1 is this over the number of steps
 LEAST = 0.9  # of beta1
-MOST = 0.999
+MOST = 0.998
+LONGEST = 2500  # steps, beyond which rates were not tried and do not grow
 POWER = 1.0  # r: later iterates count more
 
 
 def beta1_for(n_steps: int, steps: float = STEPS) -> float:
-    """beta1 for an average over `n_steps` steps: 1 - steps / n_steps, between 0.9 and 0.999."""
+    """beta1 for an average over `n_steps` steps: 1 - steps / n_steps, between 0.9 and 0.998."""
     return min(MOST, max(LEAST, 1.0 - steps / max(1, n_steps)))
+
+
+def rate_for(n_steps: int, rate: float) -> float:
+    """Learning rate of a run: `rate` times the root of its steps, of which no more count than were tried."""
+    return rate * math.sqrt(min(n_steps, LONGEST))
 
 
 def averaging(beta1: float, power: float = POWER) -> dict[str, Any]:

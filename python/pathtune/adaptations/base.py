@@ -51,7 +51,7 @@ class Adaptation(torch.nn.Module):
     section: ClassVar[str] = ""  # the section of these options in a config file
     is_stored: ClassVar[bool] = True  # whether an adapter file can hold it
     replaces: ClassVar[bool] = False  # whether what it writes does not build on the weights that it is given
-    rate: float = 0.01  # default learning rate
+    rate: float = 0.01  # default learning rate, where `learning_rate` is not overridden
     backbone: Any = None  # the adaptation's own copy of the backbone, where it trains the weights themselves
     base: Any = None  # the backbone that it was made for, once it is in a composition
     elements: tuple[int, ...] = ()  # atomic numbers of the data that it was made for, once it is in a composition
@@ -88,6 +88,10 @@ class Adaptation(torch.nn.Module):
     def groups(self) -> list[dict[str, Any]]:
         """Groups of an optimizer, with their weight decay; `lr` is added to them."""
         return [{"params": self.trainable(), "weight_decay": 0.0}]
+
+    def learning_rate(self, n_steps: int) -> float:
+        """Default learning rate in a run of `n_steps` steps."""
+        return self.rate
 
     def beta1(self, n_steps: int) -> float:
         """Default beta1 of schedule-free training in a run of `n_steps` steps."""

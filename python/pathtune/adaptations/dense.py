@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from pathtune.adaptations.averaging import rate_for
 from pathtune.adaptations.base import Adaptation
+
+RATE = 8e-4  # per root of a step (docs/decisions/0010-optimiser.md)
 
 if TYPE_CHECKING:
     from pathtune.model import Potential
@@ -19,7 +22,6 @@ class Full(Adaptation):
     kind: ClassVar[str] = "full"
     is_stored: ClassVar[bool] = False
     replaces: ClassVar[bool] = True
-    rate = 0.003
 
     def __init__(self, backbone: Any):
         """`backbone`: the copy, whose weights are trained in place."""
@@ -32,6 +34,10 @@ class Full(Adaptation):
     def build(cls, base: Potential, elements: Sequence[int], options: Any, seed: int) -> Adaptation:
         """A copy of the weights that `base` has; there is nothing to ask."""
         return cls(base.backbone.copy())
+
+    def learning_rate(self, n_steps: int) -> float:
+        """It grows with the root of the run's length: 0.012 for 240 steps, 0.038 for 2,280."""
+        return rate_for(n_steps, RATE)
 
     def trains(self, name: str) -> bool:
         """Whether the parameter `name` of the backbone is trained."""

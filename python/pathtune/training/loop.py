@@ -47,9 +47,10 @@ class Loop:
         self.valid = valid
         self.e0_fit = e0_fit
         self.parameters = model.trainable()
-        self.lr = learning_rate(model, config)
         self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
-        groups = parameter_groups(model, config, config.epochs * self.steps_per_epoch)
+        n_steps = config.epochs * self.steps_per_epoch
+        self.lr = learning_rate(model, config, n_steps)
+        groups = parameter_groups(model, config, n_steps)
         self.optimizer = schedulefree.AdamWScheduleFree([g for mine in groups for g in mine], lr=self.lr)
         self.optimizer.train()
         self.epoch = 0

@@ -26,8 +26,8 @@ class FitConfig:
     batch_size: int = option(8, "structures in a step")
     lr: float | None = option(
         None,
-        "learning rate (by default that of what is trained: 0.1 for a sparse delta from an "
-        "identity start, 0.01 from a paper start, 0.003 for full and readout)",
+        "learning rate (by default it follows the run: 8e-4 sqrt(steps) for full and readout, "
+        "1.4e-3 sqrt(steps / active_share) for a sparse delta; 0.01 from a paper start)",
     )
     beta1: float | None = option(
         None, "schedule-free training: weight of the average where gradients are taken (by default it follows the run)"
@@ -69,9 +69,9 @@ class History:
     last_e0_fit: E0Fit | None = None
 
 
-def learning_rate(model: Potential, config: FitConfig) -> float:
-    """That of `config`, or the default of the model's first adaptation."""
-    return config.lr if config.lr is not None else model.adaptation.parts()[0].rate
+def learning_rate(model: Potential, config: FitConfig, n_steps: int) -> float:
+    """That of `config`, or the default of the model's first adaptation in a run of `n_steps` steps."""
+    return config.lr if config.lr is not None else model.adaptation.parts()[0].learning_rate(n_steps)
 
 
 def parameter_groups(model: Potential, config: FitConfig, n_steps: int) -> list[list[dict[str, Any]]]:
@@ -80,10 +80,11 @@ def parameter_groups(model: Potential, config: FitConfig, n_steps: int) -> list[
     A rate that was asked is the first adaptation's; the others keep the ratio of their default to its default.
     """
     components = model.adaptation.parts()
-    lr = learning_rate(model, config)
+    lr = learning_rate(model, config, n_steps)
+    first = components[0].learning_rate(n_steps)
     result = []
     for component in components:
-        rate = lr if component is components[0] else lr * component.rate / components[0].rate
+        rate = lr if component is components[0] else lr * component.learning_rate(n_steps) / first
         beta1 = component.beta1(n_steps) if config.beta1 is None else config.beta1
         result.append([{**group, "lr": rate, **averaging(beta1)} for group in component.groups()])
     return result

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from pathtune.adaptations.averaging import beta1_for
+from pathtune.adaptations.averaging import beta1_for, rate_for
 from pathtune.adaptations.base import Adaptation, Loss, Weights
 from pathtune.adaptations.sparse.candidates import first_candidates, fixed_candidates
 from pathtune.adaptations.sparse.delta import Delta, DeltaParameter, FixedDelta
@@ -23,7 +24,11 @@ from pathtune.ops import sparse_weights
 if TYPE_CHECKING:
     from pathtune.model import Potential
 
-RATES = {"identity": 0.1, "paper": 0.01}  # within the ranges that docs/results.md tried
+PAPER_RATE = 0.01
+RATE = 1.4e-3  # per root of a step, while all weights are candidates (docs/decisions/0010-optimiser.md)
+MOST_RATE = 0.5
+NARROWED_STEPS = 4.0  # 1 - beta1 of a narrowed delta is this over the number of steps, and at least
+MOST_BETA1 = 0.98  # this much below 1: its average has to follow what is dropped
 
 
 class SparseEntries(Adaptation):
@@ -140,10 +145,12 @@ class Sparse(SparseEntries):
         """As check_by_step."""
         check_by_step(options, n_steps)
 
-    @property
-    def rate(self) -> float:  # type: ignore[override]
-        """Default learning rate: a zero delta on few weights takes, and wants, the larger one."""
-        return RATES["paper" if self.config.is_paper else "identity"]
+    def learning_rate(self, n_steps: int) -> float:
+        """Of the final share, which the rate has grown to (docs/theory.md); of the paper's start a constant."""
+        share = self.config.final_share
+        if self.config.is_paper or share is None:
+            return PAPER_RATE
+        return min(MOST_RATE, rate_for(n_steps, RATE) / math.sqrt(share))
 
     def weights(self, parameters: Mapping[str, Any], plain: frozenset[str] = frozenset()) -> Weights:
         """W' of every layer as its operator takes it: SparseWeights where the gradient is taken at candidates only."""
@@ -162,8 +169,8 @@ class Sparse(SparseEntries):
         return result
 
     def beta1(self, n_steps: int) -> float:
-        """Of the steps after the last narrowing, over which the average begins anew."""
-        return beta1_for(n_steps - self.config.reached_by(n_steps) if self.config.final_share else n_steps)
+        """Nearly the same for any length: only the steps after the last narrowing are of the final set."""
+        return min(beta1_for(n_steps, NARROWED_STEPS), MOST_BETA1) if self.config.final_share else beta1_for(n_steps)
 
     def groups(self) -> list[dict[str, Any]]:
         """D, and thresholds where there are any, each with its own weight decay (docs/theory.md)."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathtune.adaptations.sparse.adaptation import Sparse
 
 REGROW_UNTIL = 0.8  # of by_step: what comes later has no time to grow
+RESTART_STEPS = 500  # so many must be left after the last narrowing, for an average that begins anew there
 N_NARROWINGS = 150  # until by_step: each drops 2 % of the candidates on the way from all to 3 %
 
 
@@ -53,6 +54,7 @@ class Narrowing(Controller):
         self.deltas: list[DeltaParameter] = sparse.deltas
         self.reachable = sparse.reachable
         self.n_reachable = sum(d.n_reachable for d in self.deltas)
+        self.n_steps = n_steps
         self.by_step = config.reached_by(n_steps)
         self.interval = max(1, round(self.by_step * (1 - HOLD) / N_NARROWINGS))
         self.rates: list[float] = [group["lr"] for group in self.groups]
@@ -71,7 +73,7 @@ class Narrowing(Controller):
         if step <= self.by_step:
             n_keep = self._n_at(step)
             self._narrow(n_keep)
-            if step == self.by_step:
+            if step == self.by_step and self.n_steps - step >= RESTART_STEPS:
                 self._restart_average()
             if self.config.regrow and dense_gradients and step <= REGROW_UNTIL * self.by_step:
                 self._regrow(n_keep, dense_gradients())
