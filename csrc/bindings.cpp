@@ -9,6 +9,7 @@
 #include "allocator.hpp"
 #include "cuda.hpp"
 #include "edge_conv/edge_conv.hpp"
+#include "edge_geometry/edge_geometry.hpp"
 #include "isa.hpp"
 #include "radial_table/radial_table.hpp"
 #include "sampled_gradient/sampled_gradient.hpp"
@@ -51,6 +52,7 @@ void bind_species_linear(py::tuple sizes, uintptr_t order, uintptr_t ptr, uintpt
 }
 
 #include "edge_conv/binding.inl"
+#include "edge_geometry/binding.inl"
 #include "radial_table/binding.inl"
 #include "sampled_gradient/binding.inl"
 #include "soft_threshold/binding.inl"
@@ -76,6 +78,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("species_linear_grad_weights_f64", &bind_species_linear<double, 2>);
 
   define_edge_conv(m);
+  define_edge_geometry(m);
   define_radial_table(m);
   define_sampled_gradient(m);
   define_soft_threshold(m);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ class Batch:
     stress: torch.Tensor  # [n_graphs, 3, 3] eV/A^3
     has_stress: torch.Tensor  # [n_graphs] bool
     host: Batch | None = None  # the same on the CPU, where this one is elsewhere: indices are made there
+    # what a model made of the indices above when it first saw them, and will not make again
+    kept: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
     def n_graphs(self) -> int:
@@ -51,8 +54,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device, from the CPU."""
-        fields = {f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self) if f.name != "host"}
-        return Batch(**fields, host=self)
+        names = [f.name for f in dataclasses.fields(self) if f.name not in ("host", "kept")]
+        return Batch(**{name: getattr(self, name).to(device) for name in names}, host=self)
 
 
 def collate(

@@ -3,6 +3,7 @@
 from pathtune.ops._kernels import cuda_status
 from pathtune.ops.delta_node import DeltaTarget, sparse_weights
 from pathtune.ops.edge_conv import ConvGraph, conv_graph, edge_conv
+from pathtune.ops.edge_geometry import edge_geometry
 from pathtune.ops.radial_table import RadialTable, radial_table
 from pathtune.ops.sampled_gradient import (
     Candidates,
@@ -29,6 +30,7 @@ __all__ = [
     "cuda_status",
     "delta_gradients",
     "edge_conv",
+    "edge_geometry",
     "group_by_species",
     "group_candidates",
     "radial_table",
