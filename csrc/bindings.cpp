@@ -6,6 +6,7 @@
 #include "allocator.hpp"
 #include "cuda.hpp"
 #include "edge_conv/records.hpp"
+#include "edge_geometry/edge_geometry.hpp"
 #include "isa.hpp"
 #include "radial_table/radial_table.hpp"
 #include "sampled_gradient/records.hpp"
@@ -19,6 +20,7 @@ using namespace pathtune;
 namespace {
 
 #include "edge_conv/binding.inl"
+#include "edge_geometry/binding.inl"
 #include "radial_table/binding.inl"
 #include "sampled_gradient/binding.inl"
 #include "soft_threshold/binding.inl"
@@ -38,6 +40,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_active_isa", [](int isa) { set_active_isa(Isa(isa)); });
 
   bind_edge_conv(m);
+  bind_edge_geometry(m);
   bind_radial_table(m);
   bind_sampled_gradient(m);
   bind_soft_threshold(m);

@@ -74,7 +74,7 @@ def test_sparse_weights_leave_nothing_on_the_cpu(demo, meta):
 def test_indices_are_made_on_the_host_and_moved(demo):
     batch = demo.collate([labelled("CH4")])
     edges, moved = (_geometry.edges_of(b, True) for b in (batch, batch.to("meta")))
-    assert moved.graph.sender.device.type == moved.vectors.device.type == moved.sign.device.type == "meta"
+    assert moved.graph.sender.device.type == moved.vectors.device.type == moved.index.sign.device.type == "meta"
     assert moved.graph.sender.shape == edges.graph.sender.shape
     groups = _geometry.species_groups(batch.to("meta"), len(demo.atomic_numbers))
     assert groups.order.device.type == "meta"

@@ -3,29 +3,57 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 
 from pathtune.data import NO_VOLUME_A3, Batch, Request
 from pathtune.layers import Weights
-from pathtune.ops import ConvGraph, SpeciesGroups, conv_graph, group_by_species
+from pathtune.ops import ConvGraph, SpeciesGroups, conv_graph, edge_geometry, group_by_species
 
 
-@dataclasses.dataclass
-class Edges:
-    """Geometry and indices of a batch."""
+@dataclasses.dataclass(frozen=True)
+class EdgeIndex:
+    """Which rows and nodes the edges of a batch belong to; made once for a batch."""
 
-    vectors: torch.Tensor  # [n_rows, 3] A, from sender to receiver, of the representative edge of each row
     row_sender: torch.Tensor  # [n_rows]
     row_receiver: torch.Tensor  # [n_rows]
+    first: torch.Tensor  # [n_rows] the representative edge of each row
     row: torch.Tensor  # [n_edges]
     sign: torch.Tensor  # [n_edges] +1 on representatives, -1 on their reverses
     graph: ConvGraph
 
 
+@dataclasses.dataclass(frozen=True)
+class Edges:
+    """Geometry and indices of a batch."""
+
+    vectors: torch.Tensor  # [n_rows, 3] A, from sender to receiver, of the representative edge of each row
+    index: EdgeIndex
+
+    @property
+    def graph(self) -> ConvGraph:
+        """Of the convolutions."""
+        return self.index.graph
+
+
 def edges_of(batch: Batch, by_pair: bool) -> Edges:
     """Edges with a row of their own or, `by_pair`, one for an edge and its reverse."""
+    index = _once(batch, ("edges", by_pair), lambda: _edge_index(batch, by_pair))
+    shift = torch.einsum("ei,eij->ej", batch.unit_shifts[index.first], batch.cell[batch.node_graph[index.row_sender]])
+    vectors = batch.positions[index.row_receiver] - batch.positions[index.row_sender] + shift
+    return Edges(vectors.detach().requires_grad_(), index)
+
+
+def _once(batch: Batch, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    if key not in batch.kept:
+        batch.kept[key] = make()
+    return batch.kept[key]
+
+
+def _edge_index(batch: Batch, by_pair: bool) -> EdgeIndex:
     # On the host, wherever the batch is: indices are sorted and checked there without waiting for a device.
     host, device = batch.host or batch, batch.positions.device
     n_edges = host.sender.numel()
@@ -41,29 +69,63 @@ def edges_of(batch: Batch, by_pair: bool) -> Edges:
     graph = conv_graph(host.sender, host.receiver, host.n_nodes, row)
     if device.type != "cpu":
         graph, row, first, sign = graph.to(device), row.to(device), first.to(device), sign.to(device)
-    sender, receiver = batch.sender[first], batch.receiver[first]
-    shift = torch.einsum("ei,eij->ej", batch.unit_shifts[first], batch.cell[batch.node_graph[sender]])
-    vectors = (batch.positions[receiver] - batch.positions[sender] + shift).detach().requires_grad_()
-    return Edges(vectors, sender, receiver, row, sign, graph)
+    return EdgeIndex(batch.sender[first], batch.receiver[first], first, row, sign, graph)
+
+
+def pairs_of_species(batch: Batch, index: EdgeIndex, n_species: int) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+    """For each row the lower species of its atoms times n_species plus the higher one, and the pairs that occur."""
+
+    def make():
+        both = batch.species[index.row_sender], batch.species[index.row_receiver]
+        key = torch.minimum(*both) * n_species + torch.maximum(*both)
+        return key, [divmod(k, n_species) for k in torch.unique(key).tolist()]
+
+    return _once(batch, ("pairs of species", n_species), make)
 
 
 def species_groups(batch: Batch, n_species: int) -> SpeciesGroups:
     """Nodes of the batch by species, grouped on the host like the edges."""
-    groups = group_by_species((batch.host or batch).species, n_species)
-    device = batch.species.device
-    return groups if device.type == "cpu" else groups.to(device)
+
+    def make():
+        groups = group_by_species((batch.host or batch).species, n_species)
+        device = batch.species.device
+        return groups if device.type == "cpu" else groups.to(device)
+
+    return _once(batch, ("species", n_species), make)
 
 
-def harmonics_parity(irreps) -> torch.Tensor:  # [dim_y]
-    """Reversing an edge turns the sign of the odd spherical harmonics."""
-    return torch.cat([torch.full((2 * ir.l + 1,), float((-1) ** ir.l)) for _, ir in irreps])
+def harmonics_factors(module: Any) -> list[float] | None:
+    """What turns e3nn's normalisation "norm" into that of an o3.SphericalHarmonics, for each l; None: not covered."""
+    ls = [ir.l for _, ir in module.irreps_out]
+    if not module.normalize or any(mul != 1 for mul, _ in module.irreps_out) or ls != list(range(min(len(ls), 4))):
+        return None
+    component = [(2 * l + 1) ** 0.5 for l in ls]
+    return {"norm": [1.0] * len(ls), "component": component, "integral": [c / (4 * math.pi) ** 0.5 for c in component]}[
+        module.normalization
+    ]
 
 
-def on_edges(y: torch.Tensor, edges: Edges, parity: torch.Tensor) -> torch.Tensor:  # [n_edges, dim_y]
-    """Spherical harmonics of every edge from those of the rows."""
-    parity = parity.to(y)
-    signs = torch.where(edges.sign.unsqueeze(1) > 0, torch.ones_like(parity), parity)
-    return y.index_select(0, edges.row) * signs
+class Harmonics:
+    """Lengths of the rows and spherical harmonics of the edges, as a model's o3.SphericalHarmonics has them.
+
+    `orientation`: -1 where the model's vectors point from receiver to sender. What edge_geometry does not cover is
+    left to the module.
+    """
+
+    def __init__(self, module: Any, orientation: int = 1):
+        self._module, self._orientation = module, orientation
+        factors = harmonics_factors(module)
+        self._factors = factors and [c * orientation**l for l, c in enumerate(factors)]
+        self._parity = torch.cat([torch.full((2 * ir.l + 1,), float((-1) ** ir.l)) for _, ir in module.irreps_out])
+
+    def __call__(self, edges: Edges) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lengths [n_rows] and harmonics [n_edges, dim_y]."""
+        if self._factors is not None:
+            return edge_geometry(edges.vectors, self._factors, edges.graph, edges.index.sign)
+        y = self._module(self._orientation * edges.vectors).index_select(0, edges.index.row)
+        # reversing an edge turns the sign of the odd harmonics
+        against = edges.index.sign.unsqueeze(1) < 0
+        return edges.vectors.norm(dim=1), torch.where(against, self._parity.to(y), 1.0) * y
 
 
 FEATURES = "features"  # among a forward's node outputs: what terms of the energy are functions of
@@ -107,7 +169,8 @@ def differentiate(forward: Forward, weights: Weights, batch: Batch, request: Req
         slope = torch.zeros_like(edges.vectors)
     if "forces" in derived:
         forces = torch.zeros_like(batch.positions)
-        result["forces"] = forces.index_add(0, edges.row_sender, slope).index_add(0, edges.row_receiver, -slope)
+        index = edges.index
+        result["forces"] = forces.index_add(0, index.row_sender, slope).index_add(0, index.row_receiver, -slope)
     if "stress" in derived:
         result["stress"] = _stress(batch, edges, slope)
     return {name: value for name, value in result.items() if name in request.outputs}
@@ -116,6 +179,6 @@ def differentiate(forward: Forward, weights: Weights, batch: Batch, request: Req
 def _stress(batch: Batch, edges: Edges, slope: torch.Tensor) -> torch.Tensor:
     """(1/V) dE/d(strain) [n_graphs, 3, 3]; zero where there is no volume."""
     outer = edges.vectors.unsqueeze(2) * slope.unsqueeze(1)
-    virial = outer.new_zeros(batch.n_graphs, 3, 3).index_add(0, batch.node_graph[edges.row_sender], outer)
+    virial = outer.new_zeros(batch.n_graphs, 3, 3).index_add(0, batch.node_graph[edges.index.row_sender], outer)
     stress = 0.5 * (virial + virial.mT) / batch.volume.clamp(min=NO_VOLUME_A3)
     return torch.where(batch.volume > NO_VOLUME_A3, stress, torch.zeros_like(stress))

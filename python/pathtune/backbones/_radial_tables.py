@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from pathtune.backbones._geometry import Edges
+from pathtune.backbones._geometry import Edges, pairs_of_species
+from pathtune.data import Batch
 from pathtune.ops import RadialTable, radial_table
 from pathtune.ops.radial_table import N_TERMS
 
@@ -72,20 +73,17 @@ class RadialTables:
             self._add(missing)
         return None if self.is_off else self._tables
 
-    def at(self, lengths: torch.Tensor, edges: Edges, species: torch.Tensor) -> Callable[[str], torch.Tensor] | None:
+    def at(self, lengths: torch.Tensor, edges: Edges, batch: Batch) -> Callable[[str], torch.Tensor] | None:
         """The functions by name, [n_rows, n_columns], at `lengths` [n_rows]; None where the network is to be asked."""
         if lengths.dtype != self.dtype or lengths.device.type != "cpu" or not lengths.numel():
             return None
-        slot, pairs = None, [ANY_PAIR]
+        key, pairs = None, [ANY_PAIR]
         if self.by_species:
-            both = species[edges.row_sender], species[edges.row_receiver]
-            key = torch.minimum(*both) * self.n_species + torch.maximum(*both)
-            pairs = [divmod(k, self.n_species) for k in torch.unique(key).tolist()]
+            key, pairs = pairs_of_species(batch, edges.index, self.n_species)
         tables = self._tables_of(pairs)
         if tables is None or float(lengths.detach().min()) < self.shortest_a:
             return None
-        if self.by_species:
-            slot = self._slot_of[key]
+        slot = None if key is None else self._slot_of[key]
         return lambda name: radial_table(lengths, tables[name], slot)
 
     @torch.no_grad()

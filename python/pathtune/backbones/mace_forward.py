@@ -14,7 +14,7 @@ import torch
 from e3nn import o3
 
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
-from pathtune.backbones._geometry import FEATURES, Edges, harmonics_parity, on_edges, species_groups
+from pathtune.backbones._geometry import FEATURES, Edges, Harmonics, species_groups
 from pathtune.backbones._mace_radial import depends_on_species, radial_functions, radial_parameters
 from pathtune.backbones._radial_tables import RadialTables
 from pathtune.data import Batch
@@ -83,7 +83,7 @@ class MaceForward:
         self.by_pair = radial_is_symmetric(stock)
         self.n_species = len(stock.atomic_numbers)  # type: ignore
         sh = stock.spherical_harmonics.irreps_out  # type: ignore
-        self.parity = harmonics_parity(sh)
+        self.harmonics = Harmonics(stock.spherical_harmonics)
         self.embedding_weight = stock.node_embedding.linear.instructions[0].path_weight  # type: ignore
         self.layers = [
             _Layer(i, block, product, sh, self.n_species)
@@ -104,9 +104,7 @@ class MaceForward:
         stock = self.stock
         head = batch.node_head
         heads = torch.full_like(batch.species, head) if isinstance(head, int) else head
-        lengths = edges.vectors.norm(dim=1, keepdim=True)
-        y = stock.spherical_harmonics(edges.vectors)
-        y = on_edges(y, edges, self.parity) if self.by_pair else y
+        lengths, y = self.harmonics(edges)
         radial = self._radial(parameters, batch, edges, lengths)
         groups = species_groups(batch, self.n_species)
         embedding = parameters["node_embedding.linear.weight"].reshape(self.n_species, -1)  # type: ignore
@@ -128,10 +126,10 @@ class MaceForward:
             parameters[name] is self.parameters[name] and not parameters[name].requires_grad
             for name in self.radial_names
         ):
-            tabled = self.tables.at(lengths.squeeze(1), edges, batch.species)
+            tabled = self.tables.at(lengths, edges, batch)
             if tabled is not None:
                 return _TabledRadial(tabled, edges, batch.n_nodes)
-        return _Radial(self.stock, parameters, batch, edges, lengths)
+        return _Radial(self.stock, parameters, batch, edges, lengths.unsqueeze(1))
 
 
 class _TabledRadial:
@@ -154,8 +152,8 @@ class _TabledRadial:
 
     def _sums(self, values: torch.Tensor) -> torch.Tensor:
         """Over the neighbours of each node; a row stands for an edge and its reverse."""
-        zero = values.new_zeros(self._n_nodes, 1)
-        return zero.index_add(0, self._edges.row_sender, values).index_add(0, self._edges.row_receiver, values)
+        index, zero = self._edges.index, values.new_zeros(self._n_nodes, 1)
+        return zero.index_add(0, index.row_sender, values).index_add(0, index.row_receiver, values)
 
 
 class _Radial:
@@ -165,7 +163,7 @@ class _Radial:
         self._stock, self._parameters, self._batch, self._edges = stock, parameters, batch, edges
         self._lengths = lengths
         self._one_hot = torch.nn.functional.one_hot(batch.species, len(stock.atomic_numbers)).to(lengths.dtype)
-        row_index = torch.stack([edges.row_sender, edges.row_receiver])
+        row_index = torch.stack([edges.index.row_sender, edges.index.row_receiver])
         self._radial, self._cutoff = stock.radial_embedding(lengths, self._one_hot, row_index, stock.atomic_numbers)
 
     def weights(self, layer: _Layer) -> torch.Tensor:
@@ -183,12 +181,12 @@ class _Radial:
         density = torch.tanh(layer.block.density_fn(self._radial) ** 2)  # type: ignore
         density = density if self._cutoff is None else density * self._cutoff
         zero = density.new_zeros(self._batch.n_nodes, 1)
-        return zero.index_add(0, self._edges.graph.receiver, density[self._edges.row])
+        return zero.index_add(0, self._edges.graph.receiver, density[self._edges.index.row])
 
     def pair_repulsion(self) -> torch.Tensor:
         """Energy of each node [n_nodes]."""
         index = torch.stack([self._batch.sender, self._batch.receiver])
-        lengths = self._lengths[self._edges.row]
+        lengths = self._lengths[self._edges.index.row]
         return self._stock.pair_repulsion_fn(lengths, self._one_hot, index, self._stock.atomic_numbers)
 
 

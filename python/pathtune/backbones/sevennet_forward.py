@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
-from pathtune.backbones._geometry import FEATURES, Edges, harmonics_parity, on_edges, species_groups
+from pathtune.backbones._geometry import FEATURES, Edges, Harmonics, species_groups
 from pathtune.backbones._radial_tables import RadialTables
 from pathtune.backbones._sevennet_radial import radial_functions, radial_parameters
 from pathtune.data import Batch
@@ -61,7 +61,7 @@ class SevenNetForward:
         self.modules = modules = stock._modules
         self.parameters = dict(stock.named_parameters())  # once: walking the modules costs a millisecond
         self.modality, self.n_species = modality, modules["onehot_idx_to_onehot"].num_classes
-        self.parity = harmonics_parity(modules["edge_embedding"].spherical.irreps_out)
+        self.harmonics = Harmonics(modules["edge_embedding"].spherical.sph, orientation=-1)
         self.embedding_weight = modules["onehot_to_feature_x"].linear.instructions[0].path_weight
         n_layers = sum(name.endswith("_convolution") for name in modules)
         self.layers = [_Layer(t, modules, modality, self.n_species) for t in range(n_layers)]
@@ -79,10 +79,8 @@ class SevenNetForward:
 
     def node_outputs(self, parameters: Mapping[str, Any], batch: Batch, edges: Edges) -> dict[str, torch.Tensor]:
         """Energies [n_nodes] of the edges' vectors, and final features [n_nodes, dim] in layout ir_mul."""
-        embedding = self.modules["edge_embedding"]
-        lengths = edges.vectors.norm(dim=1)
+        lengths, y = self.harmonics(edges)
         radial = self._radial(parameters, batch, edges, lengths)
-        y = on_edges(embedding.spherical(-edges.vectors), edges, self.parity)
         groups = species_groups(batch, self.n_species)
         x = self._embedding(parameters["onehot_to_feature_x.linear.weight"], batch.species)
         for layer in self.layers:
@@ -98,7 +96,7 @@ class SevenNetForward:
             parameters[name] is self.parameters[name] and not parameters[name].requires_grad
             for name in self.radial_names
         ):
-            tabled = self.tables.at(lengths, edges, batch.species)
+            tabled = self.tables.at(lengths, edges, batch)
             if tabled is not None:
                 return lambda layer: tabled(f"w{layer.index}")
         embedding = self.modules["edge_embedding"]

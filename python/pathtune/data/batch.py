@@ -54,6 +54,8 @@ class Batch:
     weight: torch.Tensor | None  # [n_graphs], of the errors in the loss; None: all are 1
     config_type: tuple[str, ...]  # n_graphs of them
     labels: dict[str, Labelled]
+    # what a model made of the indices above when it first saw them, and will not make again
+    kept: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     host: Batch | None = None  # the same on the CPU, where this one is elsewhere: indices are made there
 
     @property
@@ -99,6 +101,7 @@ class Batch:
         moved: dict[str, Any] = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in fields.items()}
         moved["labels"] = {name: Labelled(*(t.to(device) for t in pair)) for name, pair in self.labels.items()}
         moved["host"] = self
+        moved["kept"] = {}
         return Batch(**moved)
 
 

@@ -4,6 +4,7 @@ from pathtune.ops._kernels import cuda_status
 from pathtune.ops.candidates import Candidates, group_candidates
 from pathtune.ops.delta_node import DeltaTarget, sparse_weights
 from pathtune.ops.edge_conv import ConvGraph, conv_graph, edge_conv
+from pathtune.ops.edge_geometry import edge_geometry
 from pathtune.ops.radial_table import RadialTable, radial_table
 from pathtune.ops.sampled_gradient import DeltaCotangent, delta_gradients, sampled_gradient
 from pathtune.ops.soft_threshold import ThresholdedLayer, soft_threshold
@@ -24,6 +25,7 @@ __all__ = [
     "cuda_status",
     "delta_gradients",
     "edge_conv",
+    "edge_geometry",
     "group_by_species",
     "group_candidates",
     "radial_table",

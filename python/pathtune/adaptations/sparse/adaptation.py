@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathtune.model import Potential
 
 PAPER_RATE = 0.01
-RATE = 1.4e-3  # per root of a step, while all weights are candidates (docs/decisions/0010-optimiser.md)
+RATE = 1.2e-3  # per root of a step, while all weights are candidates (docs/decisions/0010-optimiser.md)
 MOST_RATE = 0.5
 NARROWED_STEPS = 4.0  # 1 - beta1 of a narrowed delta is this over the number of steps, and at least
 MOST_BETA1 = 0.98  # this much below 1: its average has to follow what is dropped
