@@ -55,7 +55,7 @@ def test_a_training_step_leaves_nothing_on_the_cpu(arm, demo, meta):
 
 def test_sparse_weights_leave_nothing_on_the_cpu(demo, meta):
     """The operators with sparse weights; their delta node ends in a kernel and is not part of this."""
-    model = sparsify(demo, SparseDelta(active_share=0.03), seed=0)
+    model = sparsify(demo, SparseDelta(active_share=0.03, initial_share=0.1), seed=0)
     batch = demo.collate([labelled("CH4"), labelled("NH3")])
     weights = {}
     for delta in deltas_of(model):

@@ -145,7 +145,7 @@ def test_what_stays_keeps_its_optimizer_state_bit_for_bit(base):
 
 
 def test_newcomers_start_at_zero_and_the_others_stay(base):
-    model = sparsify(base, SparseDelta(active_share=0.1), ELEMENTS)
+    model = sparsify(base, SparseDelta(active_share=0.1, initial_share=0.25), ELEMENTS)
     d = deltas_of(model)[1]
     with torch.no_grad():
         d.values.normal_()
@@ -175,7 +175,7 @@ def test_only_entries_that_cannot_come_back_are_dropped(base):
 
 
 def test_regrowing_brings_in_untried_weights_and_keeps_the_share(base):
-    first = sparsify(base, SparseDelta(active_share=0.1, regrow=0.3), ELEMENTS)
+    first = sparsify(base, SparseDelta(active_share=0.1, initial_share=0.25, regrow=0.3), ELEMENTS)
     started = [set(d.indices.tolist()) for d in deltas_of(first)]
     fit(first, structures(), structures(2), FitConfig(epochs=6, batch_size=2, lr=1e-2))
     new = sum(len(set(d.indices.tolist()) - s) for d, s in zip(deltas_of(first), started))
