@@ -209,6 +209,34 @@ def demo_model_table() -> str:
     return rows(["", ""], body)
 
 
+DOCUMENTS = ("results", "results-before-0010", "gpu")
+SYSTEMS = {
+    "ethanol450": "ethanol, 450 structures, 2,280 steps", "3bpa": "3BPA, 450 structures, 2,280 steps",
+    "ethanol50": "ethanol, 50 structures, 700 steps", "agau": "Ag-Au, 52 structures, 364 steps",
+    "copper": "copper, 60 structures, 240 steps",
+}  # fmt: skip
+
+
+def optimiser_table() -> str:
+    runs = [json.loads(line) for line in (RESULTS / "optimiser.jsonl").read_text().splitlines()]
+    body = []
+    for name, title in SYSTEMS.items():
+        of_full = None
+        for arm in ("full", "10 %", "3 %"):
+            mine = [r for r in runs if (r["set"], r["arm"]) == (name, arm)]
+            if not mine:
+                continue
+            forces = [r["forces_mae_mev_a"] for r in mine]
+            of_full = statistics.mean(forces) if arm == "full" else of_full
+            ratio = f"{statistics.mean(forces) / of_full:.2f}" if of_full else ""
+            energies = statistics.mean(r["energy_mae_mev_atom"] for r in mine)
+            spread = [round(statistics.mean(forces), 4), round(max(forces) - min(forces), 4)]
+            values = f"{mine[0]['values']:,d}"
+            body.append([title, arm, values, mean_and_spread(spread, 1), ratio, f"{energies:.2f}", str(len(mine))])
+    header = ["system", "weights changed", "how many", "F meV/A", "/ full", "E meV/atom", "seeds"]
+    return rows(header, body)
+
+
 def scaling_table() -> str:
     r = load("scaling")
     per_atom = [f"{v:.2f}" for v in r["ms_per_atom"].values()]
@@ -223,6 +251,7 @@ def operator_table() -> str:
 
 TABLES = {
     "demo": demo_table,
+    "optimiser": optimiser_table,
     "demo_model": demo_model_table,
     "demo_shares": share_table,
     "scaling": scaling_table,
@@ -248,7 +277,7 @@ def render(text: str) -> str:
 
 def main() -> int:
     stale = []
-    for file in (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "gpu.md"):
+    for file in (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in DOCUMENTS)):
         text = file.read_text()
         if render(text) != text:
             stale.append(file.name)
