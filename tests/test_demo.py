@@ -97,7 +97,7 @@ def test_the_table_says_what_the_adapter_does(finished):
 
 
 def test_a_run_of_the_demo_is_a_run_of_fit(finished, tmp_path, capsys):
-    run = finished / "runs" / "sparse_share0.05_lr0.1"
+    run = finished / "runs" / "sparse_share0.05_lr0.13"
     assert main(["fit", "--config", str(run / "config.toml"), "--out", str(tmp_path / "again"), "--json"]) == 0
     again, first = json.loads(capsys.readouterr().out), json.loads((run / "metrics.json").read_text())
     # The demo reads the first frames of the validation set, too, where fit reads them all.
