@@ -19,14 +19,18 @@ from pathtune import (
     evaluate,
     fit,
     load,
+    load_adapter,
     read_structures,
     register_label,
+    save_adapter,
     sparsify,
     unfreeze,
 )
 from pathtune.cli import _common, main
 from pathtune.data import as_source, batches, labels
 from pathtune.losses import loss_terms, total
+from pathtune.training.folder import RunFolder
+from pathtune.training.loop import Loop
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 ALL_WEIGHTS = SparseDelta(active_share=1.0)
@@ -138,6 +142,37 @@ def test_the_command_line_has_its_flags_and_prints_it(toys, tmp_path, monkeypatc
     assert "charge MAE" in capsys.readouterr().out
     assert main(["fit", "--config", str(out / "config.toml"), "--out", str(tmp_path / "again"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["valid"]["charge_mae_me"] > 0
+
+
+def test_a_run_on_it_resumes_bitwise_and_its_adapter_loads(toys, tmp_path, monkeypatch):
+    config = FitConfig(epochs=3, batch_size=2, charge_weight=3.0)
+    frames = toys.toy_frames(4)
+
+    def trained(name):
+        model = sparsify(toys.toy_model(), SparseDelta(active_share=0.2))
+        folder = RunFolder(tmp_path / name)
+        folder.folder.mkdir(exist_ok=True)
+        fit(model, frames, frames, config, folder=folder)
+        return model
+
+    expected = trained("whole")
+    original = Loop._finish_epoch
+
+    def interrupt(self):
+        original(self)
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_finish_epoch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            trained("broken")
+    resumed = trained("broken")
+    assert all(torch.equal(a, b) for a, b in zip(expected.trainable(), resumed.trainable(), strict=True))
+    save_adapter(resumed, tmp_path / "a.safetensors")
+    loaded = load_adapter(toys.toy_model(), tmp_path / "a.safetensors")
+    found, charges = (evaluate(m, frames)["charge_mae_me"] for m in (resumed, loaded))
+    assert found == pytest.approx(charges, rel=1e-12)
 
 
 def test_the_calculator_gives_it(toys):
