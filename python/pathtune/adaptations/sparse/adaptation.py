@@ -184,12 +184,12 @@ class Sparse(SparseEntries):
         """The scoring pass of an identity start, where one is asked for (random candidates are drawn by `build`)."""
         if self.config.is_paper or self.config.score == "random" or self.config.first_share == 1:
             return False
-        choose_candidates(self, model, itertools.islice(frames, MOST_FRAMES), loss)
+        choose_candidates(self, model, itertools.islice(frames, MOST_FRAMES), loss)  # type: ignore
         return True
 
     def controller(self, optimizer: Any, groups: slice, n_steps: int) -> Narrowing:
         """Narrows the candidates."""
-        return Narrowing(self, optimizer, groups, n_steps)
+        return Narrowing(self, optimizer, groups, n_steps)  # type: ignore
 
     def state(self) -> dict[str, Any]:
         """The parameters, and the candidates that they belong to."""
