@@ -57,6 +57,16 @@ class Scale(Adaptation):
         return cls(layers, [stored.tensors[layer.name] for layer in layers])
 
 
+class Counting(Scale):
+    """Reads all training data before step 0."""
+
+    kind = "counting"
+
+    def begin(self, model, frames, loss):
+        self.n_read = sum(1 for _ in frames)
+        return True
+
+
 class Offset(Adaptation):
     """A constant added to the energy of each atom: no weight can hold it."""
 
@@ -76,10 +86,10 @@ class Offset(Adaptation):
 
 @pytest.fixture
 def toys():
-    for cls in (Scale, Offset):
+    for cls in (Scale, Counting, Offset):
         register_adaptation(cls)
     yield
-    for cls in (Scale, Offset):
+    for cls in (Scale, Counting, Offset):
         unregister_adaptation(cls.kind)
 
 
@@ -157,6 +167,11 @@ def test_a_term_of_the_energy_is_trained_beside_weights_and_refuses_to_merge(toy
     assert not torch.equal(model(batch).energy, load(merge(model.use(sparse_of(model))))(batch).energy)
     with pytest.raises(InputError, match="an adaptation of kind 'offset' adds a term to the energy"):
         merge(adapt(base, ["offset"]))
+
+
+def test_every_adaptation_of_a_composition_reads_all_frames_before_step_0(toys, base):
+    model, _ = trained(base, ("counting", "counting"))
+    assert [component.n_read for component in model.adaptation.parts()] == [4, 4]
 
 
 def test_use_swaps_adaptations_of_one_model_only_and_none_is_the_base_bitwise(base):

@@ -87,8 +87,8 @@ class Loop:
         return found
 
     def _begin(self) -> None:
-        frames = batches(self.model, self.train, 1)
         for component in self.model.adaptation.parts():
+            frames = batches(self.model, self.train, 1)  # an iterator: each adaptation reads from the first on
             if component.begin(self.model, frames, self.config.loss_of):
                 self.best = self.model.adaptation.state()
 
