@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from pathtune.adaptations.sparse.delta import DeltaParameter, soft_threshold
+from pathtune.adaptations.sparse.delta import DeltaParameter
 from pathtune.adaptations.sparse.options import SparseDelta
 from pathtune.errors import InputError
 from pathtune.layers import Layer, Path
+from pathtune.reference import soft_threshold
 
 LAYER = Layer("layer", "path linear", (Path("0e -> 0e", 0, (4, 5)), Path("1o -> 1o", 20, (3, 2))), 26)
 

@@ -61,7 +61,7 @@ def in_float64(model):
     single = load(model.backbone.stock, dtype="float32", backend="cpu")
     tables = tables_of(single)
     make, n_species, by_species = tables._make, tables.n_species, tables.by_species
-    model.backbone._forward.tables = RadialTables(make, [], n_species, by_species, torch.float64)
+    model.backbone._forward.tables = RadialTables(make, {}, n_species, by_species, torch.float64)
     return model
 
 
@@ -136,7 +136,7 @@ def test_tables_follow_a_change_of_the_weights(build):
     batch = batch_of(model, molecule(1))
     before = model(batch).interaction_energy
     forward = model.backbone._forward
-    name = next(n for n in sorted(forward.radial_names) if forward.parameters[n].dim() == 2)
+    name = next(n for n in sorted(forward.tables.watched) if forward.parameters[n].dim() == 2)
     with torch.no_grad():
         forward.parameters[name].mul_(1.5)
     changed = load(model.backbone.stock, backend="cpu")(batch).interaction_energy

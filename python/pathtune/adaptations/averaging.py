@@ -31,6 +31,6 @@ def rate_for(n_steps: int, rate: float) -> float:
     return rate * math.sqrt(min(n_steps, LONGEST))
 
 
-def averaging(beta1: float, power: float = POWER) -> dict[str, Any]:
+def averaging(beta1: float) -> dict[str, Any]:
     """What a group of schedulefree's optimizer is given."""
-    return {"betas": (beta1, BETA2), "r": power}
+    return {"betas": (beta1, BETA2), "r": POWER}

@@ -14,14 +14,12 @@ import torch
 from pathtune.adaptations.averaging import beta1_for
 from pathtune.data import Batch, EnergyTerm
 from pathtune.errors import InputError
-from pathtune.layers import Layer
-from pathtune.ops import SparseWeights
+from pathtune.layers import Layer, Weights
 
 if TYPE_CHECKING:
     from pathtune.adaptations.stored import Stored
     from pathtune.model import Potential, Prediction
 
-Weights = dict[str, "torch.Tensor | SparseWeights"]
 Loss = Callable[["Prediction", Batch], torch.Tensor]
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from pathtune.adaptations.base import Adaptation, Weights
+from pathtune.adaptations.base import Adaptation
 from pathtune.data import EnergyTerm
 from pathtune.errors import InputError
-from pathtune.layers import Layer
+from pathtune.layers import Layer, Weights
 
 
 class Composition(torch.nn.Module):
@@ -40,9 +40,6 @@ class Composition(torch.nn.Module):
         self.elements = tuple(sorted({z for c in components for z in c.elements}))
         self.register_buffer("e0", None if e0 is None else e0.clone())
         _check_writers(components)
-
-    def __iter__(self):
-        return iter(self.components)
 
     def __len__(self) -> int:
         return len(self.components)
@@ -78,7 +75,7 @@ class Composition(torch.nn.Module):
 
     def weights(self, parameters: Mapping[str, Any], are_plain: bool = False) -> Weights:
         """W' by parameter name after all components, differentiable; `are_plain`: none as SparseWeights."""
-        written: Weights = {}
+        written: dict[str, Any] = {}
         parts = self.parts()
         for i, component in enumerate(parts):
             later = frozenset().union(*(other.writes() for other in parts[i + 1 :]))

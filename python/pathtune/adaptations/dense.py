@@ -10,10 +10,10 @@ import torch
 from pathtune.adaptations.averaging import rate_for
 from pathtune.adaptations.base import Adaptation
 
-RATE = 8e-4  # per root of a step (docs/decisions/0010-optimiser.md)
-
 if TYPE_CHECKING:
     from pathtune.model import Potential
+
+RATE = 8e-4  # per root of a step (docs/decisions/0010-optimiser.md)
 
 
 class Full(Adaptation):

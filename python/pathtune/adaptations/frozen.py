@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from pathtune.adaptations.base import Adaptation, Weights
+from pathtune.adaptations.base import Adaptation
 from pathtune.data import EnergyTerm
-from pathtune.layers import Layer
+from pathtune.layers import Layer, Weights
+from pathtune.watching import Watch
 
 
 class Frozen(Adaptation):
@@ -21,7 +22,7 @@ class Frozen(Adaptation):
     def __init__(self, inner: Adaptation):
         super().__init__()
         self.inner = inner.requires_grad_(False)
-        self._made_from: list[tuple[torch.Tensor, int]] = []  # the W, with their versions
+        self._watch = Watch()  # of the W
         self._kept: Weights = {}
 
     @property
@@ -42,11 +43,9 @@ class Frozen(Adaptation):
         bases = [parameters[name] for name in sorted(self.writes())]
         if any(base.requires_grad for base in bases):
             return self.inner.weights(parameters, self.writes())
-        is_same = [w is kept and w._version == version for w, (kept, version) in zip(bases, self._made_from)]
-        if len(bases) != len(self._made_from) or not all(is_same):
+        if self._watch.has_changed(bases):
             with torch.no_grad():
                 self._kept = self.inner.weights(parameters, self.writes())
-            self._made_from = [(w, w._version) for w in bases]
         return dict(self._kept)
 
     def energy_term(self) -> EnergyTerm | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from pathtune.backbones._geometry import Edges, pairs_of_species
 from pathtune.data import Batch
 from pathtune.ops import RadialTable, radial_table
 from pathtune.ops.radial_table import N_TERMS
+from pathtune.watching import Watch
 
 SHORTEST_A = 0.3  # an edge below it is left to the network
 N_SEGMENTS = (32, 64, 128, 256, 512)  # tried in turn
@@ -40,24 +42,25 @@ class RadialTables:
     """The tables of a model's radial functions, made for a pair of species when it is first met.
 
     `make` gives the functions by name, from a copy of the radial modules in float64; `watched` are the parameters
-    that they depend on: when one of them has been written to, the tables are made again.
+    that they depend on, by name: when one of them has been written to, the tables are made again, and where one is
+    trained or replaced the network is to be asked.
     """
 
     def __init__(
         self,
         make: Callable[[], Mapping[str, RadialFunction]],
-        watched: Sequence[torch.Tensor],
+        watched: Mapping[str, torch.Tensor],
         n_species: int,
         by_species: bool,
         dtype: torch.dtype,
     ):
         self.is_off = False  # for good: a function that no polynomial follows, or tables beyond MOST_BYTES
         self.by_species, self.n_species, self.dtype = by_species, n_species, dtype
-        self._make, self._watched = make, watched
+        self._make, self.watched = make, watched
+        self._watch = Watch()
         self._forget()
 
     def _forget(self) -> None:
-        self._versions = [p._version for p in self._watched]
         self._functions: Mapping[str, RadialFunction] | None = None
         self._known: set[tuple[int, int]] = set()
         self._tables: dict[str, RadialTable] = {}
@@ -66,15 +69,22 @@ class RadialTables:
 
     def _tables_of(self, pairs: Sequence[tuple[int, int]]) -> dict[str, RadialTable] | None:
         """The tables by name, with these pairs of species among them; None where they are off."""
-        if any(p._version != version for p, version in zip(self._watched, self._versions)):
+        if self._watch.has_changed(list(self.watched.values())):
             self._forget()
         missing = [pair for pair in pairs if pair not in self._known]
         if missing and not self.is_off:
             self._add(missing)
         return None if self.is_off else self._tables
 
-    def at(self, lengths: torch.Tensor, edges: Edges, batch: Batch) -> Callable[[str], torch.Tensor] | None:
-        """The functions by name, [n_rows, n_columns], at `lengths` [n_rows]; None where the network is to be asked."""
+    def at(
+        self, lengths: torch.Tensor, edges: Edges, batch: Batch, parameters: Mapping[str, Any]
+    ) -> Callable[[str], torch.Tensor] | None:
+        """The functions by name, [n_rows, n_columns], at `lengths` [n_rows]; None where the network is to be asked.
+
+        `parameters`: by name, those that the call computes with.
+        """
+        if any(parameters[name] is not p or p.requires_grad for name, p in self.watched.items()):
+            return None
         if lengths.dtype != self.dtype or lengths.device.type != "cpu" or not lengths.numel():
             return None
         key, pairs = None, [ANY_PAIR]

@@ -27,6 +27,7 @@ from pathtune.ops import (
 from pathtune.tables.contraction import ContractionTable, contraction_coefficients, contraction_table
 from pathtune.tables.edge_conv import EdgeConvTable
 from pathtune.tables.species_linear import SpeciesLinearTable
+from pathtune.watching import Watch
 
 INTERACTIONS = (
     "RealAgnosticInteractionBlock",
@@ -91,10 +92,9 @@ class MaceForward:
         ]
         self.sparse_layers = frozenset(name for layer in self.layers for name in layer.sparse_layers)
         self.readouts = [_Readout(i, readout) for i, readout in enumerate(stock.readouts)]  # type: ignore
-        self.radial_names = radial_parameters(stock)
         self.tables: RadialTables | None = None
         if radial_tables and self.by_pair and next(iter(self.parameters.values())).dtype == torch.float32:
-            watched = [self.parameters[name] for name in sorted(self.radial_names)]
+            watched = {name: self.parameters[name] for name in radial_parameters(stock)}
             self.tables = RadialTables(
                 lambda: radial_functions(stock), watched, self.n_species, depends_on_species(stock), torch.float32
             )
@@ -122,11 +122,8 @@ class MaceForward:
         return {"energy": energy, FEATURES: x}
 
     def _radial(self, parameters, batch: Batch, edges: Edges, lengths: torch.Tensor) -> _TabledRadial | _Radial:
-        if self.tables is not None and all(
-            parameters[name] is self.parameters[name] and not parameters[name].requires_grad
-            for name in self.radial_names
-        ):
-            tabled = self.tables.at(lengths, edges, batch)
+        if self.tables is not None:
+            tabled = self.tables.at(lengths, edges, batch, parameters)
             if tabled is not None:
                 return _TabledRadial(tabled, edges, batch.n_nodes)
         return _Radial(self.stock, parameters, batch, edges, lengths.unsqueeze(1))
@@ -213,7 +210,7 @@ class _Layer:
             f"{self.product_name}.linear",
         )
         self._frozen: dict[tuple[int, ...], torch.Tensor] = {}  # coefficients by the species present
-        self._frozen_from: list[tuple[torch.Tensor, int]] = []  # the weights they are made of, with versions
+        self._watch = Watch()  # of the weights that they are made of
 
     def __call__(
         self, parameters, x, y, radial: _Radial | _TabledRadial, edges: Edges, groups: SpeciesGroups
@@ -240,10 +237,7 @@ class _Layer:
         weights = [parameters[name] for name in self.contraction_weights]
         if any(w.requires_grad for w in weights):
             return contraction_coefficients(weights, groups.present, self.contraction)
-        kept = self._frozen_from
-        is_same = [w is k and w._version == version for w, (k, version) in zip(weights, kept)]
-        if len(kept) != len(weights) or not all(is_same):
-            self._frozen_from = [(w, w._version) for w in weights]
+        if self._watch.has_changed(weights):
             self._frozen.clear()
         present = groups.species
         if present not in self._frozen:

@@ -69,10 +69,9 @@ class SevenNetForward:
         self.hidden = _Linear("reduce_input_to_hidden", modules, modality)
         self.out = _Linear("reduce_hidden_to_energy", modules, modality)
         self.scale = energy_scale(modules["rescale_atomic_energy"], modality, self.n_species)
-        self.radial_names = radial_parameters(stock)
         self.tables: RadialTables | None = None
         if radial_tables and next(iter(self.parameters.values())).dtype == torch.float32:
-            watched = [self.parameters[name] for name in sorted(self.radial_names)]
+            watched = {name: self.parameters[name] for name in radial_parameters(stock)}
             self.tables = RadialTables(
                 lambda: radial_functions(modules, n_layers), watched, self.n_species, False, torch.float32
             )
@@ -92,11 +91,8 @@ class SevenNetForward:
         self, parameters: Mapping[str, Any], batch: Batch, edges: Edges, lengths: torch.Tensor
     ) -> Callable[[_Layer], torch.Tensor]:
         """The weights [n_rows, n_conv_weights] of a layer's convolution, from tables or by the stock's own network."""
-        if self.tables is not None and all(
-            parameters[name] is self.parameters[name] and not parameters[name].requires_grad
-            for name in self.radial_names
-        ):
-            tabled = self.tables.at(lengths, edges, batch)
+        if self.tables is not None:
+            tabled = self.tables.at(lengths, edges, batch, parameters)
             if tabled is not None:
                 return lambda layer: tabled(f"w{layer.index}")
         embedding = self.modules["edge_embedding"]

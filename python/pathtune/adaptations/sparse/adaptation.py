@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from pathtune.adaptations.averaging import beta1_for, rate_for
-from pathtune.adaptations.base import Adaptation, Loss, Weights
+from pathtune.adaptations.base import Adaptation, Loss
 from pathtune.adaptations.sparse.candidates import first_candidates, fixed_candidates
 from pathtune.adaptations.sparse.delta import Delta, DeltaParameter, FixedDelta
 from pathtune.adaptations.sparse.narrowing import Narrowing, check_by_step
@@ -18,7 +18,7 @@ from pathtune.adaptations.sparse.options import SparseDelta
 from pathtune.adaptations.sparse.scoring import MOST_FRAMES, choose_candidates
 from pathtune.adaptations.stored import Stored, from_canonical, to_canonical
 from pathtune.data import Batch
-from pathtune.layers import Layer, select_layers
+from pathtune.layers import Layer, Weights, select_layers
 from pathtune.ops import sparse_weights
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 PAPER_RATE = 0.01
 RATE = 1.2e-3  # per root of a step, while all weights are candidates (docs/decisions/0010-optimiser.md)
 MOST_RATE = 0.5
-NARROWED_STEPS = 4.0  # 1 - beta1 of a narrowed delta is this over the number of steps, and at least
-MOST_BETA1 = 0.98  # this much below 1: its average has to follow what is dropped
+NARROWED_STEPS = 4.0  # 1 - beta1 of a narrowed delta is this over the number of steps
+MOST_BETA1 = 0.98  # of a narrowed delta, whose average has to follow what is dropped
 
 
 class SparseEntries(Adaptation):
@@ -162,7 +162,7 @@ class Sparse(SparseEntries):
             [d.threshold_score for d in by_operator],
             [parameters[d.layer.parameter] for d in by_operator],
         )
-        result: Weights = {d.layer.parameter: w for d, w in zip(by_operator, weights)}
+        result: dict[str, Any] = {d.layer.parameter: w for d, w in zip(by_operator, weights)}
         for d, plainly in zip(self.deltas, is_plain):
             if plainly:
                 result[d.layer.parameter] = d.effective(parameters[d.layer.parameter])

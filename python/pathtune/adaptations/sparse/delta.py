@@ -12,6 +12,7 @@ import math
 
 import torch
 
+from pathtune import reference
 from pathtune.adaptations.sparse.options import SparseDelta
 from pathtune.layers import Layer
 from pathtune.ops import DeltaTarget, group_candidates
@@ -26,11 +27,6 @@ CROSSOVER = 0.4
 def pays_sparse(n_candidates: int, n_touchable: int) -> bool:
     """Whether the gradient at the candidates is cheaper sampled than read off the dense one."""
     return n_candidates < CROSSOVER * n_touchable
-
-
-def soft_threshold(values: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    """S(D, d) = sign(D) relu(|D| - d); its derivatives are dS/dD = 1 and dS/dd = -sign(D) where |D| > d."""
-    return values.sign() * (values.abs() - threshold).relu()
 
 
 class Delta(torch.nn.Module):
@@ -113,7 +109,7 @@ class DeltaParameter(Delta):
         if self.threshold_score is None:
             return self.values
         threshold = torch.sigmoid(self.threshold_score)
-        return soft_threshold(self.values, threshold[self.segment] if threshold.numel() > 1 else threshold)
+        return reference.soft_threshold(self.values, threshold, self.target.segment)
 
     @property
     def is_sparse(self) -> bool:
