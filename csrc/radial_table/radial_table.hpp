@@ -1,7 +1,10 @@
 // radial_table: radial functions of the lengths of edges, as piecewise polynomials.
 //
-//   f(n, c; m)  = d^m/dr^m sum_k C[s, k, c] t^k       s: the segment that holds r[n], t in [-1, 1] r's place
-//   in it expand      : out[n, c] = a[n] f(n, c; m) contract    : out[n]    = sum_c g[n, c] f(n, c; m)
+//   f(n, c; m) = d^m/dr^m sum_k C[s, k, c] t^k    s: the segment of r[n]; t in [-1, 1]: r's place in it
+//
+//   expand:   out[n, c] = a[n] f(n, c; m)
+//
+//   contract: out[n] = sum_c g[n, c] f(n, c; m)
 //
 // The radial functions are expand with m = 0 and a = 1. expand and contract, each a slot of the form
 // sum a g f(m), are closed under differentiation: that to r raises m by one. Row n reads the table slot[n],
