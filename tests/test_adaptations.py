@@ -1,5 +1,6 @@
 """A new kind of adaptation, registered here alone, goes through everything; kinds compose; `use` is a hot swap."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -15,6 +16,7 @@ from pathtune.adapter_file import read_adapter
 from pathtune.cli import main
 from pathtune.data import from_atoms
 from pathtune.layers import select_layers
+from pathtune.options import option
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 ELEMENTS = (1, 6, 8)
@@ -231,3 +233,22 @@ def test_what_cannot_be_composed_is_said_in_one_sentence(toys, base, tmp_path):
     unregister_adaptation("scale")
     with pytest.raises(InputError, match=r"toy.safetensors: the kind of adaptation is 'scale', expected one of sparse"):
         pathtune.load_adapter(base, tmp_path / "toy.safetensors")
+
+
+def test_two_kinds_that_ask_for_one_flag_or_one_section_are_refused_in_one_sentence(toys, capsys):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Mine:
+        active_share: float = option(0.5, "a flag that the sparse delta has")
+
+    for section, said in (("mine", "'active_share' of section [mine] is one of [delta]"), ("fit", "section [fit]")):
+        kind = type("Clash", (Scale,), {"kind": "clash", "section": section, "options": Mine})
+        register_adaptation(kind)
+        try:
+            assert main(["fit", "--help"]) == 2
+        finally:
+            unregister_adaptation("clash")
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1 and "expected" in error
+    with pytest.raises(InputError, match=r"section \[delta\] of adaptation 'clash' is that of 'sparse'"):
+        register_adaptation(type("Clash", (Scale,), {"kind": "clash", "section": "delta", "options": Mine}))

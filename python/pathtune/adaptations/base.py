@@ -135,9 +135,17 @@ _KINDS: dict[str, type[Adaptation]] = {}
 
 
 def register_adaptation(cls: type[Adaptation]) -> type[Adaptation]:
-    """Make a kind known to `adapt`, adapters and the command line. Raises InputError for a name given twice."""
+    """Make a kind known to `adapt`, adapters and the command line.
+
+    Raises InputError for a name given twice, and for a section of the config file that is another kind's.
+    """
     if not cls.kind or cls.kind in _KINDS:
         raise InputError(f"adaptation kind is {cls.kind!r}, expected a new name beside {', '.join(_KINDS)}")
+    for other in _KINDS.values():
+        if cls.options is not None and other.section == cls.section and other.options not in (None, cls.options):
+            raise InputError(
+                f"section [{cls.section}] of adaptation {cls.kind!r} is that of {other.kind!r}, expected a new name"
+            )
     _KINDS[cls.kind] = cls
     return cls
 

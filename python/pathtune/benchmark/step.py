@@ -25,6 +25,18 @@ from pathtune.losses import loss
 from pathtune.model import Potential
 
 Step = Callable[[], None]
+# Families of operators in a profile, by the beginning of their names.
+OPERATORS = (
+    "edge_conv",
+    "symmetric_contraction",
+    "species_linear",
+    "sparse_linear",
+    "sampled_gradient",
+    "delta_gradients",
+    "soft_threshold",
+    "radial",
+    "edge_geometry",
+)
 
 
 def make_model(
@@ -115,8 +127,7 @@ def shares(step: Step) -> dict[str, float]:
     """Share of the step's time in each family of operators (torch.profiler, self time)."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
-    operators = ("edge_conv", "symmetric_contraction", "species_linear", "sampled_gradient")
-    families: dict[str, float] = dict.fromkeys((*operators, "matrix products", "other"), 0.0)
+    families: dict[str, float] = dict.fromkeys((*OPERATORS, "matrix products", "other"), 0.0)
     total = 0.0
     for event in profile.key_averages():
         time_us = event.self_cpu_time_total

@@ -7,7 +7,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
+from pathtune._version import __version__
 from pathtune.errors import InputError
 
 VERBS = {
@@ -20,17 +22,26 @@ VERBS = {
 }
 
 
+def _parser(modules: dict[str, ModuleType]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pathtune", description="Sparse fine-tuning of equivariant potentials.")
+    parser.add_argument("--version", action="version", version=f"pathtune {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, module in modules.items():
+        module.add_arguments(verbs.add_parser(name, help=VERBS[name], description=module.__doc__))
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. A user's mistake prints one sentence and returns 2; Ctrl-C returns 130.
 
     A reader that stops early, as in `pathtune paths | head`, ends the program quietly with 141, as SIGPIPE would.
     """
-    parser = argparse.ArgumentParser(prog="pathtune", description="Sparse fine-tuning of equivariant potentials.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     modules = {name: importlib.import_module(f"pathtune.cli.{name}") for name in VERBS}
-    for name, module in modules.items():
-        module.add_arguments(verbs.add_parser(name, help=VERBS[name], description=module.__doc__))
-    args = parser.parse_args(argv)
+    try:
+        args = _parser(modules).parse_args(argv)
+    except InputError as error:  # two registered adaptations that ask for one flag
+        print(f"pathtune: {error}", file=sys.stderr)
+        return 2
     try:
         status = modules[args.verb].run(args)
         sys.stdout.flush()

@@ -14,11 +14,12 @@ from pathtune.adapter_file import save_adapter
 from pathtune.adapting import adapt, merge
 from pathtune.atomic_energies import E0Fit
 from pathtune.data import LabelKeys, Source, elements_of
+from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
 from pathtune.files import write_text
 from pathtune.loading import save
 from pathtune.model import Potential
-from pathtune.options import check_choices, option
+from pathtune.options import check_choices, fields_of, option
 from pathtune.training.fitting import fit
 from pathtune.training.folder import RunFolder
 from pathtune.training.options import FitConfig, History
@@ -54,8 +55,26 @@ class RunOptions:
 
 
 def sections() -> dict[str, type]:
-    """Sections of a config file, with their dataclasses: those of a run, and those of the kinds of adaptation."""
-    return {"run": RunOptions, "model": ModelOptions, "data": LabelKeys, **option_sections(), "fit": FitConfig}
+    """Sections of a config file, with their dataclasses: those of a run, and those of the kinds of adaptation.
+
+    Raises InputError for a section, or an option in any of them, that is there twice: each is one flag.
+    """
+    core = {"run": RunOptions, "model": ModelOptions, "data": LabelKeys}
+    kinds = option_sections()
+    for name in kinds:
+        if name in core or name == "fit":
+            raise InputError(f"section [{name}] of an adaptation is a section of every run, expected a new name")
+    result = {**core, **kinds, "fit": FitConfig}
+    owners: dict[str, str] = {}
+    for name, cls in result.items():
+        for field in fields_of(cls):
+            if field.name in owners:
+                raise InputError(
+                    f"option {field.name!r} of section [{name}] is one of [{owners[field.name]}] too, "
+                    "expected a name of its own"
+                )
+            owners[field.name] = name
+    return result
 
 
 def adapt_as(base: Potential, train: Source, options: Mapping[str, Any]) -> Potential:
