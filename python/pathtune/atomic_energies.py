@@ -14,6 +14,7 @@ from pathtune.errors import InputError
 from pathtune.model import Potential
 
 ABSURD_EV_PER_ATOM = 25.0  # a bond is worth a few eV; more than this after the fit is a wrong label
+N_REWEIGHTINGS, TOLERANCE_EV = 100, 1e-8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +38,19 @@ class E0Fit:
 
 
 def refit_e0(
-    model: Potential, data: Any, batch_size: int = 16, keys: LabelKeys | None = None
+    model: Potential,
+    data: Any,
+    batch_size: int = 16,
+    keys: LabelKeys | None = None,
+    huber_delta: float | None = None,
 ) -> tuple[Potential, E0Fit]:
     """A model whose E0 minimise sum (E_ref - E_model)^2 over the labelled structures, and what was done.
 
     `data`: a file, several files, ASE Atoms, Structures, or a Source. Frames of config_type IsolatedAtom fix their
-    element's E0. Least squares of minimum norm in the shift otherwise (docs/theory.md). Raises InputError for an
-    element that the model lacks and for a label more than 25 eV/atom off the fit.
+    element's E0. Least squares of minimum norm in the shift otherwise (docs/theory.md). With `huber_delta` (eV/atom)
+    the sum is that of Huber's function of the error per atom, which a minority of frames on another energy scale
+    does not pull away from the rest. Raises InputError for an element that the model lacks and for a label more than
+    25 eV/atom off the fit.
     """
     source = as_source(data, keys)
     labelled = np.flatnonzero(source.present["energy"])
@@ -65,9 +72,8 @@ def refit_e0(
     if free:
         rows = counts[:, free].sum(axis=1) > 0
         rest = residual[rows] - counts[rows] @ shift
-        solution, _, free_rank, _ = np.linalg.lstsq(counts[rows][:, free], rest, rcond=None)
-        shift[free] = solution
-        rank += int(free_rank)
+        shift[free], free_rank = _solve(counts[rows][:, free], rest, n_atoms[rows], huber_delta)
+        rank += free_rank
     after = (residual - counts @ shift) / n_atoms
     _check_absurd(source, labelled, after)
     e0 = model.e0.clone()
@@ -82,6 +88,31 @@ def refit_e0(
         rms_after_mev_atom=float(1000 * np.sqrt(np.mean(after**2))),
     )
     return model.with_e0(e0), fit
+
+
+def energy_error(model: Potential, source: Source, batch_size: int = 16) -> float:
+    """Mean absolute error of the energies, eV/atom; 0 where no frame has one."""
+    labelled = np.flatnonzero(source.present["energy"])
+    if not len(labelled):
+        return 0.0
+    residual, _ = _residuals(model, source, labelled.tolist(), batch_size)
+    return float(np.mean(np.abs(residual) / source.composition[labelled].sum(axis=1)))
+
+
+def _solve(
+    counts: np.ndarray, residual: np.ndarray, n_atoms: np.ndarray, huber_delta: float | None
+) -> tuple[np.ndarray, int]:
+    """Shifts [n_elements], eV, of minimum norm, and the rank: least squares, or Huber's by reweighting (convex)."""
+    shift, _, rank, _ = np.linalg.lstsq(counts, residual, rcond=None)
+    if huber_delta is None:
+        return shift, int(rank)
+    rows, target = counts / n_atoms[:, None], residual / n_atoms
+    for _ in range(N_REWEIGHTINGS):
+        weight = np.sqrt(huber_delta / np.maximum(np.abs(target - rows @ shift), huber_delta))
+        previous, shift = shift, np.linalg.lstsq(rows * weight[:, None], target * weight, rcond=None)[0]
+        if np.abs(shift - previous).max() < TOLERANCE_EV:
+            break
+    return shift, int(rank)
 
 
 def _residuals(model: Potential, source: Source, indices: list[int], size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pathtune.atomic_energies import refit_e0
-from pathtune.data import LabelKeys, as_source, check_elements
+from pathtune.atomic_energies import energy_error, refit_e0
+from pathtune.data import LabelKeys, Source, as_source, check_elements
 from pathtune.errors import InputError
 from pathtune.losses import check_outputs
 from pathtune.model import Potential
@@ -44,6 +44,14 @@ def fit(
         model.set_e0(refitted.e0)
     history = Loop(model, train, valid, config, folder, progress, e0_fit).run()
     if config.refit_e0_last:
-        refitted, history.last_e0_fit = refit_e0(model, train)
-        model.set_e0(refitted.e0)
+        _refit_last(model, train, valid, config, history)
     return history
+
+
+def _refit_last(model: Potential, train: Source, valid: Source, config: FitConfig, history: History) -> None:
+    """Refit E0 once more, to the loss that was trained, unless that makes the energies of the validation set worse."""
+    huber_delta = config.huber_delta if config.loss == "huber" else None
+    refitted, last_fit = refit_e0(model, train, huber_delta=huber_delta)
+    if energy_error(refitted, valid) <= energy_error(model, valid):
+        model.set_e0(refitted.e0)
+        history.last_e0_fit = last_fit
