@@ -7,8 +7,9 @@ E0 and the writing of the result are in the seconds. mace_run_train: AdamW, EMA 
 own defaults otherwise; the best by validation. pathtune: whole runs with default options of different numbers of
 epochs, for its rates and its averaging follow the length of a run; each point is a run that a user can ask for.
 
-A run is kept in bench/results/time_to_error.jsonl and not repeated; the seconds of the training alone are kept beside
-the command's. `python bench/plot.py` draws the picture.
+The seconds are the processor's, which on one thread are those of a quiet machine's clock, whatever else runs; the
+clock's and those of the training alone are kept beside them. A run is kept in bench/results/time_to_error.jsonl and not
+repeated. `python bench/plot.py` draws the picture.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -56,12 +58,17 @@ def write_set(name: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     return result
 
 
-def timed(command: list[str], folder: pathlib.Path) -> float:
-    """Seconds of a command on one thread; its output goes to a file there."""
-    began = time.perf_counter()
+def timed(command: list[str], folder: pathlib.Path) -> dict[str, float]:
+    """Seconds of a command on one thread, of the wall's clock and of the processor; its output goes to a file there."""
+    began, used = time.perf_counter(), _processor_seconds()
     with open(folder / "out.txt", "w") as stream:
         subprocess.run(command, cwd=folder, check=True, stdout=stream, stderr=subprocess.STDOUT, env=ENVIRONMENT)
-    return time.perf_counter() - began
+    return {"wall_seconds": time.perf_counter() - began, "cpu_seconds": _processor_seconds() - used}
+
+
+def _processor_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def run_mace(rate: str, files: dict[str, pathlib.Path], base: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def run_mace(rate: str, files: dict[str, pathlib.Path], base: pathlib.Path, fold
     first, last = (np.datetime64(stamp.replace(" ", "T")) for stamp in (stamps[0], stamps[-1]))
     model = pathtune.load(folder / "tuned.model")
     training_seconds = float((last - first) / np.timedelta64(1, "s"))
-    return {"seconds": seconds, "training_seconds": training_seconds, **errors(model, files)}
+    return {**seconds, "training_seconds": training_seconds, **errors(model, files)}
 
 
 def run_pathtune(
@@ -96,7 +103,7 @@ def run_pathtune(
     seconds = timed(command, folder)
     metrics = json.loads((folder / "run" / "metrics.json").read_text())
     model = pathtune.load(folder / "run" / "merged.model")
-    return {"seconds": seconds, "training_seconds": metrics["seconds"], **errors(model, files)}
+    return {**seconds, "training_seconds": metrics["seconds"], **errors(model, files)}
 
 
 def errors(model: pathtune.Potential, files: dict[str, pathlib.Path]) -> dict[str, float]:

@@ -38,7 +38,7 @@ class PathtuneCalculator(Calculator):
     def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
         """Called by ASE. Raises InputError for an element that the model lacks."""
         super().calculate(atoms, list(properties), list(system_changes))
-        structure = from_atoms(self.atoms, where="atoms")  # type: ignore
+        structure = from_atoms(self.atoms, where="atoms", with_outputs=False)  # type: ignore
         check_elements([structure], self._model.atomic_numbers)
         names = [name for name in self._model.backbone.outputs if _is_defined(name, structure)]
         prediction = self._model(self._model.collate([structure]), outputs=names)

@@ -11,6 +11,14 @@ from typing import Any, BinaryIO
 from pathtune.errors import InputError
 
 
+def is_file(path: str | pathlib.Path) -> bool:
+    """Whether there is such a file; False for a name that no file can have (too long, with NUL)."""
+    try:
+        return pathlib.Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def write_atomically(file: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
 

@@ -43,7 +43,7 @@ class Batch:
 
     species: torch.Tensor  # [n_nodes] int64, index into the model's atomic numbers
     node_graph: torch.Tensor  # [n_nodes] int64
-    positions: torch.Tensor  # [n_nodes, 3] A
+    positions: torch.Tensor  # [n_nodes, 3] A, from the middle of each structure: float32 is coarse far from 0
     cell: torch.Tensor  # [n_graphs, 3, 3] A
     sender: torch.Tensor  # [n_edges] int64
     receiver: torch.Tensor  # [n_edges] int64, ascending
@@ -130,7 +130,7 @@ def collate(
     return Batch(
         species=_joined([index[s.atomic_numbers] for s in structures], (0,), torch.int64),
         node_graph=torch.repeat_interleave(torch.arange(len(structures)), torch.as_tensor(n_atoms)),
-        positions=_joined([s.positions for s in structures], (0, 3), dtype),
+        positions=_joined([s.positions - s.positions.mean(axis=0) for s in structures], (0, 3), dtype),
         cell=_joined([s.cell[None] for s in structures], (0, 3, 3), dtype),
         sender=_joined([g.sender + o for g, o in zip(graphs, node_offset)], (0,), torch.int64),
         receiver=_joined([g.receiver + o for g, o in zip(graphs, node_offset)], (0,), torch.int64),

@@ -6,12 +6,14 @@ import dataclasses
 
 import ase.geometry
 import numpy as np
+import scipy.spatial
 import vesin
 
+from pathtune.data.geometry import SMALLEST_A
 from pathtune.data.structure import Structure
 from pathtune.errors import InputError
 
-MIN_DISTANCE_A = 0.1
+MANY = 1000  # atoms; below, all pairs fit into memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +33,18 @@ class Graph:
 
 def find_graph(structure: Structure, r_max: float) -> Graph:
     """All edges within r_max (A); raises InputError for two atoms on top of each other."""
+    if len(structure) > MANY:
+        _check_apart(structure)
     cell = np.asarray(ase.geometry.complete_cell(structure.cell)) if structure.pbc.any() else np.zeros((3, 3))
     neighbours = vesin.NeighborList(cutoff=r_max, full_list=False)
     i, j, shift, distance = neighbours.compute(
         points=structure.positions, box=cell, periodic=structure.pbc.tolist(), quantities="ijSd"
     )
-    if len(distance) and distance.min() < MIN_DISTANCE_A:
+    if len(distance) and distance.min() < SMALLEST_A:
         k = int(distance.argmin())
         raise InputError(
             f"{structure.where}: atoms {i[k]} and {j[k]} are {distance[k]:.3g} A apart, "
-            f"expected at least {MIN_DISTANCE_A} A"
+            f"expected at least {SMALLEST_A} A"
         )
     i, j, shift = i.astype(np.int64), j.astype(np.int64), shift.astype(np.float64)
     pair = np.arange(len(i), dtype=np.int64)
@@ -51,6 +55,17 @@ def find_graph(structure: Structure, r_max: float) -> Graph:
     order = np.lexsort((unit_shifts[:, 2], unit_shifts[:, 1], unit_shifts[:, 0], sender, receiver))
     _, pair_in_order = np.unique(_first_seen(np.concatenate([pair, pair])[order]), return_inverse=True)
     return Graph(sender[order], receiver[order], unit_shifts[order], pair_in_order.astype(np.int64))
+
+
+def _check_apart(structure: Structure) -> None:
+    """Raise InputError for two atoms on top of each other: many of them would have a quadratic number of edges."""
+    distance, nearest = scipy.spatial.cKDTree(structure.positions).query(structure.positions, k=2)
+    k = int(distance[:, 1].argmin())
+    if distance[k, 1] < SMALLEST_A:
+        raise InputError(
+            f"{structure.where}: atoms {k} and {nearest[k, 1]} are {distance[k, 1]:.3g} A apart, "
+            f"expected at least {SMALLEST_A} A"
+        )
 
 
 def _first_seen(labels: np.ndarray) -> np.ndarray:

@@ -12,11 +12,16 @@ import ase
 import ase.io
 import numpy as np
 
+from pathtune.data.geometry import check_geometry
 from pathtune.data.labels import LabelKeys, labels, outputs
 from pathtune.data.structure import ISOLATED_ATOM, Structure
 from pathtune.errors import InputError
+from pathtune.files import is_file
 
 SHIPPED = pathlib.Path(__file__).parent.parent / "demo"  # model and structures that come with this package
+
+EXTXYZ = frozenset({".xyz", ".extxyz"})
+LARGEST_UNPACKED = 500_000_000  # bytes of a packed file in memory
 
 # (file, keys, max_frames, needs_labels) -> structures, or a Source
 Reader = Callable[[pathlib.Path, LabelKeys, "int | None", bool], Any]
@@ -55,19 +60,53 @@ def read_with_ase(file: pathlib.Path, keys: LabelKeys, max_frames: int | None, n
 def read_frames(file: str | pathlib.Path) -> list[ase.Atoms]:
     """All frames of a file as ASE reads them. Raises InputError when there is no such or no readable file."""
     path = pathlib.Path(file)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{file}: no such file")
+    is_packed = path.suffix == ".xz"
+    suffix = pathlib.Path(path.stem).suffix if is_packed else path.suffix
+    is_extxyz = suffix in EXTXYZ or (is_packed and not suffix)
     try:
-        if path.suffix == ".xz":
-            # ASE seeks in the file and xz rewinds each time: unpacking first is 200 times faster.
-            stem = pathlib.Path(path.stem)
-            file_format = "extxyz" if stem.suffix in {".xyz", ".extxyz"} else (stem.suffix[1:] or "extxyz")
-            with lzma.open(path, "rt") as stream:
-                return ase.io.read(io.StringIO(stream.read()), ":", format=file_format)  # type: ignore
-        file_format = "extxyz" if path.suffix in {".xyz", ".extxyz"} else None
-        return ase.io.read(path, ":", format=file_format)  # type: ignore
+        if not (is_packed or is_extxyz):
+            return ase.io.read(path, ":")  # type: ignore
+        # ASE seeks in the file and xz rewinds each time: unpacking first is 200 times faster.
+        text = _unpacked(path) if is_packed else path.read_text()
+        if is_extxyz:
+            _check_counts(text, str(file))
+        return ase.io.read(io.StringIO(text), ":", format="extxyz" if is_extxyz else suffix[1:])  # type: ignore
+    except InputError:
+        raise
     except Exception as error:  # ASE raises anything from KeyError to struct.error on a foreign file
         raise InputError(f"{file}: not readable as structures ({type(error).__name__}: {error})") from error
+
+
+def _unpacked(path: pathlib.Path) -> str:
+    with lzma.open(path, "rb") as stream:
+        data = stream.read(LARGEST_UNPACKED + 1)
+    if len(data) > LARGEST_UNPACKED:
+        raise InputError(
+            f"{path}: unpacks to more than {LARGEST_UNPACKED:,d} bytes, expected less, or an unpacked file (xz -d)"
+        )
+    return data.decode()
+
+
+def _check_counts(text: str, where: str) -> None:
+    """Raise InputError for a frame that announces more atoms than there are lines: ASE would make room for them."""
+    lines = text.splitlines()
+    start, frame = 0, 0
+    while start < len(lines) and lines[start].strip():
+        try:
+            n_atoms = int(lines[start])
+        except ValueError:
+            return  # ASE says what it is
+        if n_atoms < 0 or start + 2 + n_atoms > len(lines):
+            n_lines = max(0, len(lines) - start - 2)
+            raise InputError(
+                f"{where}, frame {frame}: line {start + 1} announces {n_atoms} atoms, but {n_lines} lines follow"
+            )
+        start += 2 + n_atoms
+        while start < len(lines) and lines[start].startswith("VEC"):  # ASE's lattice lines
+            start += 1
+        frame += 1
 
 
 def from_frames(frames: Sequence[ase.Atoms], keys: LabelKeys, where: str, needs_labels: bool) -> list[Structure]:
@@ -78,14 +117,21 @@ def from_frames(frames: Sequence[ase.Atoms], keys: LabelKeys, where: str, needs_
     return structures
 
 
-def from_atoms(atoms: ase.Atoms, keys: LabelKeys | None = None, where: str = "structure") -> Structure:
-    """A checked Structure from an ASE Atoms; labels are looked up in info, arrays and calculator results."""
+def from_atoms(
+    atoms: ase.Atoms, keys: LabelKeys | None = None, where: str = "structure", with_outputs: bool = True
+) -> Structure:
+    """A checked Structure from an ASE Atoms; labels are looked up in info, arrays and calculator results.
+
+    `with_outputs`: whether labels that a model predicts are taken. Raises InputError as read_structures.
+    """
     keys = keys or LabelKeys()
     if len(atoms) == 0:
         raise InputError(f"{where}: has no atoms, expected at least one")
     results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
     found = {}
     for label in labels():
+        if not (with_outputs or label.is_input):
+            continue
         place = atoms.info if label.per == "graph" else atoms.arrays
         key = keys.of(label)
         value = place.get(key, results.get(key))
@@ -100,8 +146,7 @@ def from_atoms(atoms: ase.Atoms, keys: LabelKeys | None = None, where: str = "st
         labels=found,
         config_type=str(atoms.info.get("config_type", "Default")),
     )
-    if not np.isfinite(structure.positions).all():
-        raise InputError(f"{where}: a position is not finite, expected coordinates in A")
+    check_geometry(structure)
     for label in labels():
         if label.needs_volume and label.name in found and not structure.has_volume:
             raise InputError(

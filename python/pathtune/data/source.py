@@ -11,6 +11,7 @@ import ase
 import numpy as np
 
 from pathtune.data.batch import Batch
+from pathtune.data.geometry import check_geometry
 from pathtune.data.labels import LabelKeys, labels
 from pathtune.data.neighbours import Graph, find_graph
 from pathtune.data.order import in_order
@@ -146,13 +147,14 @@ def read_structures(
 
 
 def checked(structure: Structure) -> Structure:
-    """The structure. Raises InputError for a label that is not registered, not finite, or of the wrong shape."""
+    """The structure. Raises InputError as check_geometry, and for a label that is not registered, not finite, or of the
+    wrong shape."""
     known = {label.name: label for label in labels()}
     for name, value in structure.labels.items():
         if name not in known:
             raise InputError(f"{structure.where}: has the label {name!r}, expected some of {', '.join(known)}")
         known[name].checked(value, len(structure), name, structure.where)
-    return structure
+    return check_geometry(structure)
 
 
 class Collates(Protocol):
