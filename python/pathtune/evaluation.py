@@ -11,6 +11,7 @@ import torch
 from ase.data import chemical_symbols
 
 from pathtune.data import Batch, LabelKeys, Structure, as_source, batches, check_elements, in_order, outputs
+from pathtune.errors import InputError
 from pathtune.model import Potential
 
 Errors = dict[str, np.ndarray]  # of one structure, by label
@@ -27,9 +28,11 @@ def evaluate(
 
     `data`: a file, several files, ASE Atoms, Structures, or a Source. Energies in meV/atom, forces in meV/A
     (over components), stress in GPa (over the nine components), others as their Label says; an error without a
-    label, or of what the model does not predict, is absent. Raises InputError as read_structures does, and for an
-    element that the model lacks.
+    label, or of what the model does not predict, is absent. Raises InputError as read_structures does, for an
+    element that the model lacks and for a batch_size below 1.
     """
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}, expected at least 1")
     source = as_source(data, keys, max_frames)
     check_elements(source, model.atomic_numbers)
     errors, types = [], []

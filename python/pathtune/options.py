@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -12,6 +14,7 @@ from typing import Any
 from pathtune.errors import InputError
 
 T = typing.TypeVar("T")
+LARGEST_INT = 2**32 - 1  # what seeds and counts may reach
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +98,33 @@ def fields_of(cls: type) -> list[Option]:
     return result
 
 
-def check_choices(config: Any) -> None:
-    """Raise InputError for a field whose value, or one of whose values, is not among its choices."""
+def check_fields(config: Any) -> None:
+    """Raise InputError for a field whose value is of another type than its own, not finite, absurdly large, or, like
+    each of several values, not among its choices. None is a value only where it is the default."""
     for field in fields_of(type(config)):
         given = getattr(config, field.name)
+        is_unset = given is None and field.default is None
+        if is_unset or (isinstance(given, str) and given in field.words):
+            continue
+        if not _is_a(given, field.kind):
+            raise InputError(f"{field.name} is {given!r}, expected {field.kind.__name__}")
+        if field.kind is float and not math.isfinite(given):
+            raise InputError(f"{field.name} is {given}, expected a finite number")
+        if field.kind is int and abs(given) > LARGEST_INT:
+            raise InputError(f"{field.name} is {given}, expected at most {LARGEST_INT}")
         for value in given if isinstance(given, tuple) else (given,):
-            if field.choices and value is not None and value not in field.choices:
+            if field.choices and value not in field.choices:
                 raise InputError(f"{field.name} is {value!r}, expected one of {', '.join(field.choices)}")
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether a value is of the kind of an option; a bool is no number, and a tuple holds words."""
+    if kind is tuple:
+        return isinstance(value, (tuple, list)) and all(isinstance(v, str) for v in value)
+    if kind in (int, float):
+        number = numbers.Integral if kind is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, kind)
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -130,9 +153,9 @@ def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
         expected = known[key].kind
         if expected is tuple and isinstance(value, (list, str)):
             value = (value,) if isinstance(value, str) else tuple(value)
-        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        if expected is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_INT:
             value = float(value)
-        if not isinstance(value, expected) and value not in known[key].words:
+        if not _is_a(value, expected) and not (isinstance(value, str) and value in known[key].words):
             raise InputError(f"{where}: {key} is {value!r}, expected {expected.__name__}")
         arguments[key] = value
     return cls(**arguments)

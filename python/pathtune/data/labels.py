@@ -15,7 +15,7 @@ import numpy as np
 from ase.units import GPa
 
 from pathtune.errors import InputError
-from pathtune.options import Option, option_group, with_groups
+from pathtune.options import Option, check_fields, option_group, with_groups
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,7 +183,8 @@ class LabelKeys:
     keys: Mapping[str, str] = option_group("_key", key_options)
 
     def __post_init__(self):
-        """Raises InputError for a key that names two labels."""
+        """Raises InputError for a key that names two labels, or is no text."""
+        check_fields(self)
         seen: dict[str, str] = {}
         for name, key in self.keys.items():
             if key in seen:

@@ -111,6 +111,8 @@ def as_source(
     `max_frames`: only the first so many. `needs_labels`: refuse a label key that no frame of a file, or none
     of the Atoms, has. Raises InputError as read_structures does, and for anything else.
     """
+    if max_frames is not None and max_frames < 1:
+        raise InputError(f"max_frames is {max_frames}, expected at least 1")
     if hasattr(data, "read") and hasattr(data, "graph"):
         is_short = max_frames is None or len(data) <= max_frames
         return data if is_short else Frames([data.read(i) for i in range(max_frames or 0)])
@@ -120,6 +122,8 @@ def as_source(
         return Frames(found) if isinstance(found, (list, tuple)) else found
     is_several = isinstance(data, Iterable) and not isinstance(data, (ase.Atoms, Structure))
     parts: list[Any] = list(data) if is_several else [data]
+    if not parts:
+        raise InputError("data hold no structures, expected at least one")
     kinds = {_kind(part) for part in parts}
     if not kinds <= {"file"} and not kinds <= {"atoms"} and not kinds <= {"structure"}:
         names = ", ".join(sorted({type(part).__name__ for part in parts}))

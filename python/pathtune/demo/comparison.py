@@ -24,7 +24,7 @@ from pathtune.evaluation import evaluate
 from pathtune.files import write_text
 from pathtune.loading import load
 from pathtune.model import Potential
-from pathtune.options import check_positive, option, to_mapping, to_toml
+from pathtune.options import check_fields, check_positive, option, to_mapping, to_toml
 from pathtune.training import FitConfig
 from pathtune.training.folder import RunFolder
 from pathtune.training.progress import SeriesProgress
@@ -47,6 +47,7 @@ class DemoOptions:
     max_frames: int | None = option(None, "only the first so many structures of each set")
 
     def __post_init__(self):
+        check_fields(self)
         check_positive(self, "epochs")
 
 

@@ -14,7 +14,7 @@ from pathtune.data import Batch, weight_options
 from pathtune.errors import InputError
 from pathtune.losses import Term, loss_terms, total
 from pathtune.model import Potential, Prediction
-from pathtune.options import check_choices, check_positive, option, option_group, with_groups
+from pathtune.options import check_fields, check_positive, option, option_group, with_groups
 
 
 @with_groups
@@ -43,8 +43,11 @@ class FitConfig:
     seed: int = option(0, "of the order of structures and the initial delta")
 
     def __post_init__(self):
-        check_choices(self)
+        check_fields(self)
         check_positive(self, "epochs", "batch_size", "huber_delta", "clip", "checkpoint_minutes")
+        for name in ("seed", "patience", *(f"{label}_weight" for label in self.weights)):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least 0")
         if self.lr is not None:
             check_positive(self, "lr")
         if self.beta1 is not None and not 0 <= self.beta1 < 1:

@@ -19,7 +19,7 @@ from pathtune.evaluation import evaluate
 from pathtune.files import write_text
 from pathtune.loading import save
 from pathtune.model import Potential
-from pathtune.options import check_choices, fields_of, option
+from pathtune.options import check_fields, fields_of, option
 from pathtune.training.fitting import fit
 from pathtune.training.folder import RunFolder
 from pathtune.training.options import FitConfig, History
@@ -39,6 +39,9 @@ class ModelOptions:
     device: str = option("cpu", "where to compute", choices=("cpu", "cuda"))
     backend: str = option("auto", "kernels to compute with", choices=("auto", "cpu", "reference"))
 
+    def __post_init__(self):
+        check_fields(self)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -51,7 +54,7 @@ class RunOptions:
     max_frames: int | None = option(None, "only the first so many training structures")
 
     def __post_init__(self):
-        check_choices(self)
+        check_fields(self)
 
 
 def sections() -> dict[str, type]:

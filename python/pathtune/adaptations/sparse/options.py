@@ -6,7 +6,7 @@ import dataclasses
 from typing import ClassVar
 
 from pathtune.errors import InputError
-from pathtune.options import check_choices, option
+from pathtune.options import check_fields, option
 
 THRESHOLD_DECAY = {"L": 0.01, "H": 0.3}  # the paper's configurations: low and high sparsity
 SCOPES = ("linear", "contraction", "radial")
@@ -61,7 +61,7 @@ class SparseDelta:
     delta_decay: float = option(1e-8, "weight decay of D")
 
     def __post_init__(self):
-        check_choices(self)
+        check_fields(self)
         for name in ("active_share", "initial_share", "layer_limit"):  # None: see the properties below
             value = getattr(self, name)
             if value not in (None, AUTO) and not 0 < value <= 1:

@@ -1,0 +1,56 @@
+"""One check of numbers, types and words serves Python, the command line and config files."""
+
+import numpy as np
+import pytest
+
+from pathtune import FitConfig, InputError, LabelKeys, SparseDelta, demo_file, evaluate
+from pathtune.cli import main
+from pathtune.data import as_source
+from pathtune.options import fields_of, from_mapping
+from pathtune.training.run import ModelOptions, RunOptions
+
+SECTIONS = {"fit": FitConfig, "delta": SparseDelta, "run": RunOptions, "model": ModelOptions, "data": LabelKeys}
+FIELDS = [(cls, field) for cls in SECTIONS.values() for field in fields_of(cls)]
+WRONG = {
+    int: (True, 2.5, "4", 2**63 - 1, -(2**63), [1]),
+    float: (True, "0.1", float("nan"), float("inf"), -float("inf"), [0.1]),
+    str: (3, True, ["a"]),
+    bool: (1, "yes"),
+    tuple: (3, True, [1, 2], {"a": 1}),
+}
+
+
+@pytest.mark.parametrize(("cls", "field"), FIELDS, ids=[f"{cls.__name__}.{field.name}" for cls, field in FIELDS])
+def test_a_value_that_a_field_cannot_have_is_refused_alike_in_python_and_in_a_config_file(cls, field):
+    for value in WRONG[field.kind]:
+        for make in (lambda v: cls(**{field.name: v}), lambda v: from_mapping(cls, {field.name: v}, "a.toml, [x]")):
+            with pytest.raises(InputError, match=f"{field.name} is .*expected"):
+                make(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", 0), ("batch_size", -1), ("seed", -1), ("seed", 2**32), ("patience", -1), ("energy_weight", -1.0),
+     ("lr", 0.0), ("beta1", 1.0), ("epochs", None)],
+)  # fmt: skip
+def test_a_number_out_of_range_is_refused(name, value):
+    with pytest.raises(InputError, match=f"{name} is {value}, expected"):
+        FitConfig(**{name: value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert FitConfig(epochs=np.int64(3), lr=np.float32(0.5)).epochs == 3
+
+
+def test_counts_of_frames_and_structures_start_at_one(tmp_path, capsys):
+    file = demo_file("valid")
+    for bad in (0, -4):
+        with pytest.raises(InputError, match=f"max_frames is {bad}, expected at least 1"):
+            as_source(file, max_frames=bad)
+        with pytest.raises(InputError, match=f"batch_size is {bad}, expected at least 1"):
+            evaluate(None, file, batch_size=bad)
+        for flag in ("--batch-size", "--max-frames"):
+            assert main(["evaluate", "--model", "demo", "--data", str(file), flag, str(bad)]) == 2
+            assert "expected at least 1" in capsys.readouterr().err
+    with pytest.raises(InputError, match="data hold no structures"):
+        as_source([])
