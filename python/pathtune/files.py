@@ -1,21 +1,49 @@
-"""Writing files so that nothing is ever half written."""
+"""Files: reading text, and writing so that nothing is ever half written."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
+import reprlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from pathtune.errors import InputError
 
 
+def checked_path(file: str | pathlib.Path) -> pathlib.Path:
+    """The path. Raises InputError for one that no file can have: too long, or with a NUL."""
+    try:
+        os.lstat(file)
+    except ValueError as error:
+        raise InputError(
+            f"{_shown(file)}: holds a character that no path can hold, expected the path of a file"
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{_shown(file)}: is too long for a path, expected a shorter one") from error
+    return pathlib.Path(file)
+
+
+def read_text(file: str | pathlib.Path) -> str:
+    """The text of a UTF-8 file. Raises InputError when it is missing, a folder, unreadable, or not UTF-8."""
+    try:
+        return checked_path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: is not text in UTF-8 ({error.reason} at byte {error.start})") from error
+
+
 def write_atomically(file: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
 
-    Raises InputError when the folder cannot be written to.
+    `write` raises nothing but OSError: whatever packs a file, as torch.save does, packs in memory first. Raises
+    InputError when the file cannot be written: no such folder can be made, it may not be written to, the disk is full.
     """
+    checked_path(file)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -32,5 +60,11 @@ def write_atomically(file: pathlib.Path, write: Callable[[BinaryIO], Any]) -> No
 
 
 def write_text(file: pathlib.Path, text: str) -> None:
-    """write_atomically for text."""
+    """write_atomically for text, in UTF-8."""
     write_atomically(file, lambda stream: stream.write(text.encode()))
+
+
+def _shown(file: str | pathlib.Path) -> str:
+    shortened = reprlib.Repr()
+    shortened.maxstring = 80
+    return shortened.repr(str(file))
