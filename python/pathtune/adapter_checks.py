@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import reprlib
 from collections.abc import Mapping, Sequence
 
 import torch
 
 from pathtune.errors import InputError
+from pathtune.files import shown
 from pathtune.forms import from_json
 
 FORMAT = "2"
@@ -55,10 +55,12 @@ def check_types(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
     """Raise InputError for a format that is not read and a tensor of a type that has no checksum."""
     if metadata.get("format") not in FORMATS:
         known = " or ".join(repr(f) for f in FORMATS)
-        raise InputError(f"{where}: has adapter format {reprlib.repr(metadata.get('format'))}, expected {known}")
+        raise InputError(f"{where}: has adapter format {shown(metadata.get('format'))}, expected {known}")
     for name, tensor in tensors.items():
         if tensor.dtype not in TYPES:
-            raise InputError(f"{where}: {name} is of type {tensor.dtype}, expected integers, or float16 to float64")
+            raise InputError(
+                f"{where}: {shown(name)} is of type {tensor.dtype}, expected integers, or float16 to float64"
+            )
 
 
 def check_adapter(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], where: str) -> About:
@@ -69,17 +71,19 @@ def check_adapter(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, st
     about = _about(metadata, where)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"{where}: {name} holds a number that is not finite, expected finite ones")
+            raise InputError(f"{where}: {shown(name)} holds a number that is not finite, expected finite ones")
         if not name.startswith(COMMON) and not any(name.startswith(prefix) for prefix, _ in about.components):
-            raise InputError(f"{where}: holds a tensor {name!r}, expected only those of its components")
+            raise InputError(f"{where}: holds a tensor {shown(name)}, expected only those of its components")
     _check_e0(tensors, about, where)
     named = {name.removeprefix(FINGERPRINT) for name in tensors if name.startswith(FINGERPRINT)}
     for name in sorted(named ^ set(about.shapes)):
-        raise InputError(f"{where}: {name!r} is in only one of fingerprint and shapes, expected it in both")
+        raise InputError(f"{where}: {shown(name)} is in only one of fingerprint and shapes, expected it in both")
     for name in named:
         tensor = tensors[FINGERPRINT + name]
         if not tensor.is_floating_point() or tensor.dim() != 2 or tensor.shape[1] != 2:
-            raise InputError(f"{where}: the fingerprint of {name} is {list(tensor.shape)}, expected numbers [n, 2]")
+            raise InputError(
+                f"{where}: the fingerprint of {shown(name)} is {list(tensor.shape)}, expected numbers [n, 2]"
+            )
     return about
 
 
@@ -110,7 +114,7 @@ def _about(metadata: Mapping[str, str], where: str) -> About:
     n_species = len(found["atomic_numbers"])
     if metadata["n_species"] != str(n_species):
         raise InputError(
-            f"{where}: n_species is {metadata['n_species'][:40]!r}, expected {n_species} as atomic_numbers"
+            f"{where}: n_species is {shown(metadata['n_species'])}, expected {n_species} as atomic_numbers"
         )
     return About(
         backbone=metadata["backbone"],
@@ -135,7 +139,7 @@ def _cutoff(text: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise InputError(f"{where}: r_max is {text[:40]!r}, expected a cutoff in A")
+        raise InputError(f"{where}: r_max is {shown(text)}, expected a cutoff in A")
     return value
 
 
@@ -144,12 +148,12 @@ def _components(found: Sequence[Mapping[str, str]], where: str) -> tuple[tuple[s
         raise InputError(f"{where}: has {len(found)} components, expected 1 to {LAST_ELEMENT}")
     for text in (text for component in found for text in component.values()):
         if isinstance(text, str) and len(text) > LONGEST_NAME:
-            raise InputError(f"{where}: components has {text[:40]!r}..., expected at most {LONGEST_NAME} characters")
+            raise InputError(f"{where}: components has {shown(text)}, expected at most {LONGEST_NAME} characters")
     prefixes = [component["name"] + "." for component in found]
     for i, prefix in enumerate(prefixes):
         others = (*COMMON, *prefixes[:i], *prefixes[i + 1 :])
         if any(prefix.startswith(other) or other.startswith(prefix) for other in others):
-            raise InputError(f"{where}: a component is named {prefix[:-1][:40]!r}, expected a name of its own")
+            raise InputError(f"{where}: a component is named {shown(prefix[:-1])}, expected a name of its own")
     return tuple((prefix, component["kind"]) for prefix, component in zip(prefixes, found))
 
 
@@ -159,7 +163,7 @@ def _check_e0(tensors: Mapping[str, torch.Tensor], about: About, where: str) -> 
             raise InputError(f"{where}: lacks the tensor {name!r}")
     for name in tensors:
         if name.startswith("e0.") and name not in E0:
-            raise InputError(f"{where}: holds a tensor {name!r}, expected only {' and '.join(E0)}")
+            raise InputError(f"{where}: holds a tensor {shown(name)}, expected only {' and '.join(E0)}")
     numbers, shift = (tensors[name] for name in E0)
     if numbers.dtype not in (torch.int32, torch.int64) or numbers.dim() != 1:
         raise InputError(f"{where}: {E0[0]} is {numbers.dtype} {list(numbers.shape)}, expected integers [n]")

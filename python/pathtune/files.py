@@ -13,26 +13,39 @@ from typing import Any, BinaryIO
 from pathtune.errors import InputError
 
 
+def shown(value: Any) -> str:
+    """Its repr for a message, on one line, a long one shortened."""
+    shortened = reprlib.Repr()
+    shortened.maxstring = shortened.maxother = 100
+    return shortened.repr(value)
+
+
 def checked_path(file: str | pathlib.Path) -> pathlib.Path:
     """The path. Raises InputError for one that no file can have: too long, or with a NUL."""
     try:
         os.lstat(file)
     except ValueError as error:
         raise InputError(
-            f"{_shown(file)}: holds a character that no path can hold, expected the path of a file"
+            f"{shown(str(file))}: holds a character that no path can hold, expected the path of a file"
         ) from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise InputError(f"{_shown(file)}: is too long for a path, expected a shorter one") from error
+            raise InputError(f"{shown(str(file))}: is too long for a path, expected a shorter one") from error
     return pathlib.Path(file)
 
 
-def read_text(file: str | pathlib.Path) -> str:
-    """The text of a UTF-8 file. Raises InputError when it is missing, a folder, unreadable, or not UTF-8."""
+def read_bytes(file: str | pathlib.Path) -> bytes:
+    """The content of a file. Raises InputError when it is missing, a folder, or unreadable."""
     try:
-        return checked_path(file).read_text(encoding="utf-8")
+        return checked_path(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def read_text(file: str | pathlib.Path) -> str:
+    """The text of a file in UTF-8. Raises InputError as read_bytes, and when it is not UTF-8."""
+    try:
+        return read_bytes(file).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: is not text in UTF-8 ({error.reason} at byte {error.start})") from error
 
@@ -62,9 +75,3 @@ def write_atomically(file: pathlib.Path, write: Callable[[BinaryIO], Any]) -> No
 def write_text(file: pathlib.Path, text: str) -> None:
     """write_atomically for text, in UTF-8."""
     write_atomically(file, lambda stream: stream.write(text.encode()))
-
-
-def _shown(file: str | pathlib.Path) -> str:
-    shortened = reprlib.Repr()
-    shortened.maxstring = 80
-    return shortened.repr(str(file))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import pathlib
-import reprlib
 from typing import Any
 
 from pathtune.errors import InputError
-from pathtune.files import read_text
+from pathtune.files import read_text, shown
 
 NAMES = {
+    numbers.Real: "a number",
     float: "a finite number",
     int: "an integer",
     str: "a text",
@@ -35,9 +36,9 @@ def check_form(value: Any, form: Any, where: str, at: str = "the content") -> No
         for key in form if ... not in form else value:
             if key not in value:
                 raise InputError(f"{where}: {at} lacks {key!r}, expected {', '.join(map(repr, form))}")
-            check_form(value[key], form.get(key, form.get(...)), where, f"{at}[{reprlib.repr(key)}]")
+            check_form(value[key], form.get(key, form.get(...)), where, f"{at}[{shown(key)}]")
     elif not _is(value, form):
-        raise InputError(f"{where}: {at} is {reprlib.repr(value)}, expected {_name(form)}")
+        raise InputError(f"{where}: {at} is {shown(value)}, expected {_name(form)}")
 
 
 def from_json(text: str, form: Any, where: str, at: str = "the content") -> Any:
@@ -45,7 +46,7 @@ def from_json(text: str, form: Any, where: str, at: str = "the content") -> Any:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: {at} is {reprlib.repr(text)}, expected JSON ({error})") from error
+        raise InputError(f"{where}: {at} is {shown(text)}, expected JSON ({error})") from error
     check_form(value, form, where, at)
     return value
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 
 from pathtune.errors import InputError
+from pathtune.files import shown
 from pathtune.layers import Layer
 
 N_ELEMENTS = 119  # canonical species axis: the atomic number itself
@@ -25,7 +26,9 @@ class Stored:
         """Raise InputError unless exactly these tensors are there."""
         for name in sorted(set(expected) ^ set(self.tensors)):
             if name in self.tensors:
-                raise InputError(f"{self.where}: holds a tensor {name!r}, expected only those of the model's layers")
+                raise InputError(
+                    f"{self.where}: holds a tensor {shown(name)}, expected only those of the model's layers"
+                )
             raise InputError(f"{self.where}: lacks the tensor {name!r}")
 
     def indices(self, name: str, n_most: int) -> torch.Tensor:

@@ -16,9 +16,11 @@ from pathtune.adaptations.sparse.delta import Delta, DeltaParameter, FixedDelta
 from pathtune.adaptations.sparse.narrowing import Narrowing, check_by_step
 from pathtune.adaptations.sparse.options import SparseDelta
 from pathtune.adaptations.sparse.scoring import MOST_FRAMES, choose_candidates
+from pathtune.adaptations.state import check_like
 from pathtune.adaptations.stored import Stored, from_canonical, to_canonical
 from pathtune.data import Batch
 from pathtune.errors import InputError
+from pathtune.forms import check_form
 from pathtune.layers import Layer, Weights, select_layers
 from pathtune.ops import sparse_weights
 
@@ -200,6 +202,21 @@ class Sparse(SparseEntries):
     def state(self) -> dict[str, Any]:
         """The parameters, and the candidates that they belong to."""
         return {**super().state(), "indices": [d.indices for d in self.deltas]}
+
+    def check_state(self, state: Mapping[str, Any], where: str) -> None:
+        """As of every adaptation; candidates may be others, ascending ones of the reachable weights."""
+        check_form(state, {"parameters": [torch.Tensor], "indices": [torch.Tensor]}, where, self.kind)
+        like = {"parameters": self.trainable(), "indices": [d.indices for d in self.deltas]}
+        found = state["indices"] if len(state["indices"]) == len(self.deltas) else []
+        for i, (d, indices) in enumerate(zip(self.deltas, found)):
+            if indices.dtype == torch.int64 and indices.dim() == 1:
+                reachable = self.reachable[d.layer.name].to(indices.device)
+                if not bool((indices.diff() > 0).all()) or not bool(torch.isin(indices, reachable).all()):
+                    raise InputError(f"{where}: candidates of {d.layer.name} are not ascending and reachable")
+                values = torch.empty(indices.shape, dtype=d.values.dtype, device="meta")
+                like["parameters"] = [values if p is d.values else p for p in like["parameters"]]
+                like["indices"][i] = indices
+        check_like(dict(state), like, where, self.kind)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The reverse of `state`."""
