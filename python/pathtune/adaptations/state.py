@@ -26,7 +26,7 @@ def check_like(value: Any, like: Any, where: str, at: str) -> None:
         for i, (element, other) in enumerate(zip(value, like)):
             check_like(element, other, where, f"{at}[{i}]")
     elif isinstance(like, (int, float)) and not isinstance(like, bool):
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise InputError(f"{where}: {at} is {shown(value)}, expected a finite number")
     elif type(value) is not type(like) or isinstance(like, (torch.Tensor, dict, list, tuple)):
         found, expected = _described(value), _described(like)

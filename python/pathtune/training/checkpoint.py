@@ -85,10 +85,10 @@ def check_states(state: Mapping[str, Any], model: Potential, optimizer: torch.op
     found, own = state["optimizer"], optimizer.state_dict()
     check_like(found["param_groups"], own["param_groups"], where, "optimizer")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    like = {
-        k: {name: torch.empty(shapes.get(id(p), p.shape), dtype=p.dtype, device="meta") for name in ("exp_avg_sq", "z")}
-        for k, p in enumerate(parameters)
-    }
+    like = {}
+    for k, p in enumerate(parameters):
+        shape = shapes[id(p)] if id(p) in shapes else p.shape
+        like[k] = dict.fromkeys(("exp_avg_sq", "z"), torch.empty(shape, dtype=p.dtype, device="meta"))
     for k, tensors in found["state"].items():
         check_form(k, tuple(like), where, "a number of a parameter in the optimizer")
         check_like(tensors, like[k], where, f"optimizer, parameter {k}")
