@@ -80,9 +80,10 @@ def build(arguments: dict[str, Any]) -> torch.nn.Module:
 
 def train(work: RunFolder, model: pathtune.Potential, frames, held_out) -> None:
     """Train to the end, from the last checkpoint on if there is one."""
-    work.start(json.dumps({"model": MODEL, "training": TRAINING}, indent=1), resume=True)
+    about = json.dumps({"model": MODEL, "training": TRAINING})
     config = pathtune.FitConfig(**TRAINING)
-    pathtune.fit(model, frames, held_out, config, folder=work, progress=Progress(config.epochs))
+    with work.start(f"pretraining = {json.dumps(about)}\n", resume=True):
+        pathtune.fit(model, frames, held_out, config, folder=work, progress=Progress(config.epochs))
 
 
 def export(work: RunFolder, model: pathtune.Potential, arguments: dict[str, Any], sets, out: Path) -> None:

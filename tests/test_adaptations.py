@@ -56,7 +56,8 @@ class Scale(Adaptation):
     @classmethod
     def from_tensors(cls, base, stored):
         layers = [layer for layer in base.backbone.layers if layer.name in stored.tensors]
-        return cls(layers, [stored.tensors[layer.name] for layer in layers])
+        stored.check_names(layer.name for layer in layers)
+        return cls(layers, [stored.values(layer.name, len(layer.paths)) for layer in layers])
 
 
 class Counting(Scale):

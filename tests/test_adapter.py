@@ -129,6 +129,24 @@ def test_a_truncated_altered_or_foreign_file_is_named(base, saved, tmp_path):
         load_adapter(base, tmp_path / "none.safetensors")
 
 
+def test_a_loaded_adapter_does_not_change_when_its_file_is_written_over(base, saved):
+    _, file = saved
+    loaded = load_adapter(base, file)
+    before = [d.values.clone() for d in deltas_of(loaded)]
+    with open(file, "r+b") as stream:
+        stream.write(b"x" * file.stat().st_size)
+    assert all(torch.equal(d.values, b) for d, b in zip(deltas_of(loaded), before))
+
+
+def test_numbers_that_are_not_finite_are_not_saved(base, saved, tmp_path):
+    model, _ = saved
+    with torch.no_grad():
+        deltas_of(model)[0].values[0] = torch.nan
+    with pytest.raises(InputError, match=r"nan.safetensors: .sparse.* holds a number that is not finite"):
+        save_adapter(model, tmp_path / "nan.safetensors")
+    assert not (tmp_path / "nan.safetensors").exists()
+
+
 def test_another_model_or_element_set_is_refused(saved):
     _, file = saved
     with pytest.raises(InputError, match="was made for another model"):

@@ -164,6 +164,23 @@ def test_mistakes_are_one_sentence_and_exit_status_2(finished, tmp_path, capsys)
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"[]", b'{"rows": []}', b""])
+@pytest.mark.parametrize("name", ["demo.json", "demo.toml", "runs/full_lr0.01/metrics.json",
+                                  "runs/full_lr0.01/log.jsonl", "runs/full_lr0.01/config.toml"])  # fmt: skip
+def test_a_damaged_file_of_a_demo_is_one_sentence(finished, tmp_path, monkeypatch, capsys, name, content):
+    import shutil
+
+    monkeypatch.setattr(loop.Loop, "_train_step", None)
+    out = shutil.copytree(finished, tmp_path / "out")
+    if name.startswith("runs"):
+        (out / "demo.json").unlink()
+    (out / name).write_bytes(content)
+    assert main(["demo", "--out", str(out), *TINY]) == 2
+    captured = capsys.readouterr()
+    assert ("full_lr0.01" if name.startswith("runs") else name) in captured.err
+    assert (captured.out, captured.err.strip().count("\n")) == ("", 0)
+
+
 def test_a_run_that_another_version_left_is_not_mixed_in(finished, tmp_path, capsys):
     import shutil
 

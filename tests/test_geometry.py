@@ -70,8 +70,8 @@ def test_a_packed_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
-def test_a_name_that_no_file_can_have_is_no_such_file(name):
-    with pytest.raises(InputError, match="no such file"):
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(InputError, match="expected"):
         read_structures(name)
 
 

@@ -17,14 +17,14 @@ SOURCES = sorted(
 )
 # Layers, each importing only from itself and those before it; see docs/design.md.
 LAYERS = [
-    {"errors", "options", "_version", "files", "watching"},
+    {"errors", "options", "_version", "files", "forms", "watching"},
     {"tables", "reference", "data", "plots"},
     {"ops", "layers"},
     {"adaptations"},
     {"backbone"},
     {"model", "losses"},
     {"adapting"},
-    {"backbones", "adapter_file", "atomic_energies", "evaluation", "calculator", "loading"},
+    {"backbones", "adapter_checks", "adapter_file", "atomic_energies", "evaluation", "calculator", "loading"},
     {"training", "benchmark"},
     {"guidance", "demo"},
     {"__init__"},

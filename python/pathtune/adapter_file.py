@@ -13,20 +13,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pathtune.adaptations import Composition, Frozen, Stored, adaptation_class
+from pathtune.adapter_checks import FINGERPRINT, FORMAT, About, check_adapter, check_types, under
 from pathtune.backbone import compare_fingerprints
 from pathtune.errors import InputError
-from pathtune.files import write_atomically
+from pathtune.files import checked_path, shown, write_atomically
 from pathtune.model import Potential
-
-FORMAT = "2"
-FORMATS = ("1", FORMAT)  # those that are read
 
 
 def save_adapter(model: Potential, file: str | pathlib.Path, training: Mapping[str, Any] | None = None) -> None:
     """Write what the model's adaptations hold, E0 shifts and the base's fingerprint.
 
-    `training`: a JSON-able summary to keep. Raises InputError for a model without adaptations, and for one with an
-    adaptation that no adapter file can hold.
+    `training`: a JSON-able summary to keep. Raises InputError for a model without adaptations, for one with an
+    adaptation that no adapter file can hold, and for numbers that are not finite.
     """
     if not model.is_adapted:
         raise InputError(f"{file}: the model has no adapter to save, expected one from sparsify or load_adapter")
@@ -61,6 +59,7 @@ def save_adapter(model: Potential, file: str | pathlib.Path, training: Mapping[s
         "training": json.dumps(dict(training or {})),
     }
     metadata["checksum"] = checksum(tensors, metadata)
+    check_adapter(tensors, metadata, str(file))
     payload = safetensors.torch.save(tensors, metadata)
     write_atomically(pathlib.Path(file), lambda stream: stream.write(payload))
 
@@ -72,48 +71,50 @@ def load_adapter(base: Potential, file: str | pathlib.Path) -> Potential:
     that is not registered, or was made for another model than `base` (fingerprints are compared with a tolerance,
     after undoing mace's rescaling of reduced element tables).
     """
-    tensors, metadata = read_adapter(file)
+    tensors, _, about = _read(file)
     if base.is_adapted:
         raise InputError(f"{file}: the model already carries an adapter, expected a plain one")
-    if metadata["backbone"] != base.base.name:
-        raise InputError(f"{file}: was made for a {metadata['backbone']}, but the model is a {base.base.name}")
-    if abs(float(metadata["r_max"]) - base.base.r_max) > 1e-5:  # A; some packages keep it in float32
-        raise InputError(
-            f"{file}: was made for a cutoff of {float(metadata['r_max']):g} A, but the model has {base.base.r_max:g} A"
-        )
-    elements = tuple(json.loads(metadata["elements"]))
-    missing = [z for z in elements if z not in base.atomic_numbers]
+    if about.backbone != base.base.name:
+        raise InputError(f"{file}: was made for a {shown(about.backbone)}, but the model is a {base.base.name}")
+    if abs(about.r_max - base.base.r_max) > 1e-5:  # A; some packages keep it in float32
+        raise InputError(f"{file}: was made for a cutoff of {about.r_max:g} A, but the model has {base.base.r_max:g} A")
+    missing = [z for z in about.elements if z not in base.atomic_numbers]
     if missing:
         raise InputError(f"{file}: was trained on elements {missing}, which the model does not know")
-    if base.base.shapes() != json.loads(metadata["shapes"]):
+    if base.base.shapes() != about.shapes:
         raise InputError(f"{file}: was made for a model with other weight shapes than this {base.base.name}")
-    compare_fingerprints(_under("fingerprint.", tensors), base.base.fingerprint(elements), str(file))
+    compare_fingerprints(under(FINGERPRINT, tensors), base.base.fingerprint(about.elements), str(file))
     e0 = base.base.atomic_energies()[base.head].to(base.device).clone()
     for z, shift in zip(tensors["e0.atomic_numbers"].tolist(), tensors["e0.shift_ev"]):
+        if z not in base.atomic_numbers:
+            raise InputError(f"{file}: shifts the energy of element {z}, which the model does not know")
         e0[base.atomic_numbers.index(z)] += shift
-    components = _components(base, tensors, metadata, str(file))
     model = Potential(base.base, base.head).to(base.device)
     model.base_e0 = base.base_e0.clone()
-    return model.use(Composition(components, base.base, elements, e0))
+    return model.use(Composition(_components(base, tensors, about, str(file)), base.base, about.elements, e0))
 
 
 def read_adapter(file: str | pathlib.Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata of an adapter file, checked against its checksum; InputError as load_adapter."""
-    if not pathlib.Path(file).is_file():
+    """Tensors and metadata of an adapter file, checked as docs/adapter-format.md says; InputError as load_adapter."""
+    tensors, metadata, _ = _read(file)
+    return tensors, metadata
+
+
+def _read(file: str | pathlib.Path) -> tuple[dict[str, torch.Tensor], dict[str, str], About]:
+    if not checked_path(file).is_file():
         raise InputError(f"{file}: no such file, expected an adapter")
     try:
         with safe_open(str(file), "pt") as stream:
             metadata = stream.metadata() or {}
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            # Copies: the tensors of safe_open are the file's own pages, which change when it is written over.
+            tensors = {name: stream.get_tensor(name).clone() for name in stream.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a readable adapter, truncated or another kind of file ({error})") from error
-    if metadata.get("format") not in FORMATS:
-        known = " or ".join(repr(f) for f in FORMATS)
-        raise InputError(f"{file}: has adapter format {metadata.get('format')!r}, expected {known}")
+    check_types(tensors, metadata, str(file))
     covered = {} if metadata["format"] == "1" else metadata
     if metadata.get("checksum") != checksum(tensors, covered):
         raise InputError(f"{file}: the content does not match its checksum, expected an unaltered adapter")
-    return tensors, metadata
+    return tensors, metadata, check_adapter(tensors, metadata, str(file))
 
 
 def checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
@@ -129,24 +130,14 @@ def checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -
     return digest.hexdigest()
 
 
-def _components(
-    base: Potential, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], where: str
-) -> list[Frozen]:
-    """The adaptations of a file; format 1 holds one sparse delta, whose tensors have no prefix."""
-    n_species = int(metadata["n_species"])
-    if metadata["format"] == "1":
-        return [Frozen(adaptation_class("sparse").from_tensors(base, Stored(tensors, where, n_species)))]
+def _components(base: Potential, tensors: Mapping[str, torch.Tensor], about: About, where: str) -> list[Frozen]:
+    """The adaptations of a file."""
     components = []
-    for part in json.loads(metadata["components"]):
-        mine = _under(part["name"] + ".", tensors)
-        cls = adaptation_class(part["kind"], f"{where}: the kind of adaptation")
-        components.append(Frozen(cls.from_tensors(base, Stored(mine, where, n_species))))
+    for prefix, kind in about.components:
+        cls = adaptation_class(kind, f"{where}: the kind of adaptation")
+        stored = Stored(under(prefix, tensors), where, about.n_species)
+        components.append(Frozen(cls.from_tensors(base, stored)))
     return components
-
-
-def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _e0_shift(model: Potential) -> dict[str, torch.Tensor]:

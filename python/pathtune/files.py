@@ -1,29 +1,62 @@
-"""Writing files so that nothing is ever half written."""
+"""Files: reading text, and writing so that nothing is ever half written."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
+import reprlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from pathtune.errors import InputError
 
 
-def is_file(path: str | pathlib.Path) -> bool:
-    """Whether there is such a file; False for a name that no file can have (too long, with NUL)."""
+def shown(value: Any) -> str:
+    """Its repr for a message, on one line, a long one shortened."""
+    shortened = reprlib.Repr()
+    shortened.maxstring = shortened.maxother = 100
+    return shortened.repr(value)
+
+
+def checked_path(file: str | pathlib.Path) -> pathlib.Path:
+    """The path. Raises InputError for one that no file can have: too long, or with a NUL."""
     try:
-        return pathlib.Path(path).is_file()
-    except (OSError, ValueError):
-        return False
+        os.lstat(file)
+    except ValueError as error:
+        raise InputError(
+            f"{shown(str(file))}: holds a character that no path can hold, expected the path of a file"
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{shown(str(file))}: is too long for a path, expected a shorter one") from error
+    return pathlib.Path(file)
+
+
+def read_bytes(file: str | pathlib.Path) -> bytes:
+    """The content of a file. Raises InputError when it is missing, a folder, or unreadable."""
+    try:
+        return checked_path(file).read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def read_text(file: str | pathlib.Path) -> str:
+    """The text of a file in UTF-8. Raises InputError as read_bytes, and when it is not UTF-8."""
+    try:
+        return read_bytes(file).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: is not text in UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def write_atomically(file: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
 
-    Raises InputError when the folder cannot be written to.
+    `write` raises nothing but OSError: whatever packs a file, as torch.save does, packs in memory first. Raises
+    InputError when the file cannot be written: no such folder can be made, it may not be written to, the disk is full.
     """
+    checked_path(file)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -40,5 +73,5 @@ def write_atomically(file: pathlib.Path, write: Callable[[BinaryIO], Any]) -> No
 
 
 def write_text(file: pathlib.Path, text: str) -> None:
-    """write_atomically for text."""
+    """write_atomically for text, in UTF-8."""
     write_atomically(file, lambda stream: stream.write(text.encode()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import numbers
 import pathlib
 import statistics
 from collections.abc import Callable, Sequence
@@ -17,12 +18,14 @@ from pathtune.data import as_source, batches, elements_of
 from pathtune.errors import InputError
 from pathtune.evaluation import mean_loss
 from pathtune.files import write_text
+from pathtune.forms import read_json
 from pathtune.model import Potential
 from pathtune.plots import BLUE, ORANGE, draw_share_axis, new_figure, save_png
 from pathtune.training import FitConfig, fit
 
 SHARES = (0.003, 0.01, 0.03, 0.1, 0.3)
 EPOCHS_SHARE = 0.25  # of the run's epochs, for each run of the sweep
+SWEEP = {"epochs": int, "points": [{"share": float, "active": int, "losses": [numbers.Real]}]}  # of a sweep's file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +67,8 @@ def choose_share(
     `train` and `valid`: as of `fit`. One run for each share, a quarter of the epochs of `config` long, all on `base`
     with the E0 that `fit` would find, unless `config.refit_e0` is off.
     With a `file` (JSON), finished runs are kept there and not repeated. Raises InputError for fewer than two
-    validation structures, shares outside (0, 1], or when no share means as much as one weight.
+    validation structures, shares outside (0, 1], a `file` that is no sweep's, or when no share means as much as one
+    weight.
     """
     delta, config = delta or SparseDelta(), config or FitConfig()
     train, valid = as_source(train), as_source(valid)
@@ -148,6 +152,6 @@ def _plain(points: Sequence[SweepPoint]) -> list[dict[str, Any]]:
 def _read(file: str | pathlib.Path | None, epochs: int, n_valid: int) -> list[SweepPoint]:
     if file is None or not pathlib.Path(file).exists():
         return []
-    state = json.loads(pathlib.Path(file).read_text())
-    points = [SweepPoint(**p) for p in state["points"]]
+    state = read_json(file, SWEEP)
+    points = [SweepPoint(p["share"], p["active"], p["losses"]) for p in state["points"]]
     return points if state["epochs"] == epochs and all(len(p.losses) == n_valid for p in points) else []

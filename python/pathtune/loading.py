@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
 import zipfile
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from pathtune.errors import InputError
-from pathtune.files import write_atomically
+from pathtune.files import checked_path, write_atomically
 from pathtune.model import Potential
 from pathtune.ops import cuda_status
 
@@ -38,6 +39,8 @@ def load(
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}, expected float32 or float64")
+    if not isinstance(source, torch.nn.Module):
+        checked_path(source)
     place = _checked_device(device, backend)
     precision = DTYPES[dtype] if dtype else None
     if _is_sevennet(source):
@@ -82,7 +85,9 @@ def save(module: torch.nn.Module, file: str | pathlib.Path) -> None:
         from pathtune.backbones.sevennet import checkpoint_of
 
         content = checkpoint_of(module)
-    write_atomically(pathlib.Path(file), lambda stream: torch.save(content, stream))
+    buffer = io.BytesIO()  # torch.save has errors of its own where a disk is full
+    torch.save(content, buffer)
+    write_atomically(pathlib.Path(file), lambda stream: stream.write(buffer.getbuffer()))
 
 
 def _is_sevennet(source: str | pathlib.Path | torch.nn.Module) -> bool:

@@ -172,11 +172,33 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def to_toml(**sections: Any) -> str:
-    """The dataclasses as a config file, one section each."""
+    """The dataclasses as a config file, one section each; what is read back is what was given.
+
+    Raises InputError for a text that is not Unicode, such as a path whose bytes are not UTF-8.
+    """
     lines = []
     for name, config in sections.items():
         lines.append(f"[{name}]")
-        # JSON's strings, numbers, booleans and lists of strings are TOML's too.
-        lines += [f"{key} = {json.dumps(value)}" for key, value in to_mapping(config).items()]
+        for key, value in to_mapping(config).items():
+            lines.append(f"{key} = {_toml(value)}")
+            if not _is_unicode(lines[-1]):
+                raise InputError(f"{key} is {value!r}, expected a text in UTF-8")
         lines.append("")
     return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML has it: as JSON, but for DEL; and Python spells inf and nan as TOML does."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from pathtune.adaptations.averaging import beta1_for
+from pathtune.adaptations.state import check_like
 from pathtune.data import Batch, EnergyTerm
 from pathtune.errors import InputError
 from pathtune.layers import Layer, Weights
@@ -110,6 +111,11 @@ class Adaptation(torch.nn.Module):
     def state(self) -> dict[str, Any]:
         """Copies of everything that training changes, as a checkpoint holds it."""
         return {"parameters": [p.detach().clone() for p in self.trainable()]}
+
+    def check_state(self, state: Mapping[str, Any], where: str) -> None:
+        """Raise InputError, naming the file `where`, for what `restore` cannot take: by default what is not as `state`
+        of now in keys, types and shapes, and numbers that are not finite."""
+        check_like(dict(state), self.state(), where, self.kind)
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:

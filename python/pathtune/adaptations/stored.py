@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
 from pathtune.errors import InputError
+from pathtune.files import shown
 from pathtune.layers import Layer
 
 N_ELEMENTS = 119  # canonical species axis: the atomic number itself
@@ -20,6 +21,44 @@ class Stored:
     tensors: Mapping[str, torch.Tensor]  # its own, by the names that it gave them
     where: str  # the file, for messages
     n_species: int  # of the base that it was made for
+
+    def check_names(self, expected: Iterable[str]) -> None:
+        """Raise InputError unless exactly these tensors are there."""
+        for name in sorted(set(expected) ^ set(self.tensors)):
+            if name in self.tensors:
+                raise InputError(
+                    f"{self.where}: holds a tensor {shown(name)}, expected only those of the model's layers"
+                )
+            raise InputError(f"{self.where}: lacks the tensor {name!r}")
+
+    def indices(self, name: str, n_most: int) -> torch.Tensor:
+        """The tensor `name` as int64 [n], n <= n_most. InputError unless it holds ascending integers, 0 or more."""
+        tensor = self._named(name)
+        if tensor.dtype not in (torch.int32, torch.int64) or tensor.dim() != 1:
+            raise InputError(f"{self.where}: {name} is {_described(tensor)}, expected int32 or int64 [n]")
+        if tensor.numel() > n_most:
+            raise InputError(f"{self.where}: {name} has {tensor.numel()} entries, expected at most {n_most}")
+        tensor = tensor.long()
+        if tensor.numel() and (int(tensor[0]) < 0 or not bool((tensor[1:] > tensor[:-1]).all())):
+            raise InputError(f"{self.where}: {name} does not ascend from 0 or more, expected each index once")
+        return tensor
+
+    def values(self, name: str, *lengths: int) -> torch.Tensor:
+        """The tensor `name`, of real numbers, [n] with n one of `lengths`; InputError for another."""
+        tensor = self._named(name)
+        if not tensor.is_floating_point() or tensor.dim() != 1 or tensor.numel() not in lengths:
+            expected = " or ".join(f"[{n}]" for n in lengths)
+            raise InputError(f"{self.where}: {name} is {_described(tensor)}, expected real numbers {expected}")
+        return tensor
+
+    def _named(self, name: str) -> torch.Tensor:
+        if name not in self.tensors:
+            raise InputError(f"{self.where}: lacks the tensor {name!r}")
+        return self.tensors[name]
+
+
+def _described(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def to_canonical(layer: Layer, indices: torch.Tensor, atomic_numbers: Sequence[int]) -> torch.Tensor:

@@ -47,12 +47,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        _give_up_output()
         return 141
     except (InputError, ImportError) as error:
         print(f"pathtune {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a file that went away, a standard output on a full disk
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(f"pathtune {args.verb}: {place}{error.strerror or error}", file=sys.stderr)
+        _give_up_output()
         return 2
     except KeyboardInterrupt:
         hint = " ; the same command with --resume continues it" if args.verb == "fit" else ""
         print(f"pathtune {args.verb}: interrupted{hint}", file=sys.stderr)
         return 130
+
+
+def _give_up_output() -> None:
+    """Where standard output cannot be written to, let the flush at exit go nowhere."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

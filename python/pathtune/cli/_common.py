@@ -12,6 +12,7 @@ from typing import Any
 from pathtune.adapter_file import load_adapter
 from pathtune.data import labels
 from pathtune.errors import InputError
+from pathtune.files import read_text
 from pathtune.loading import load
 from pathtune.model import Potential
 from pathtune.options import fields_of, from_mapping
@@ -71,12 +72,10 @@ def options_from(args: argparse.Namespace, **sections: type) -> dict[str, Any]:
 
 
 def read_toml(file: str | pathlib.Path) -> dict[str, Any]:
-    """A TOML file; InputError when it is missing or not TOML."""
+    """A TOML file; InputError as read_text, and when it is not TOML."""
     try:
-        return tomllib.loads(pathlib.Path(file).read_text())
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(file))
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{file}: is not TOML ({error})") from error
 
 

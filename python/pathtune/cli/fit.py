@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -39,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, check, train, save."""
+    with contextlib.ExitStack() as held:  # the run's folder, until the end
+        return _run(args, held)
+
+
+def _run(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     keep_large_blocks()
     options = options_from(args, **sections())
     run_options: RunOptions = options["run"]
@@ -56,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     folder = RunFolder(out)
     is_automatic = "sparse" in run_options.arm and options["delta"].active_share == AUTO
     model = None if is_automatic else adapt_as(base, train, options)
-    folder.start(to_toml(**options), args.resume)
+    held.enter_context(folder.start(to_toml(**options), args.resume))
     if not args.json and e0_fit:
         print(e0_fit, flush=True)
     if model is None:
@@ -77,7 +83,8 @@ def _decide(
     """The delta with the share that a sweep finds; sweep.json and sweep.png stay in the folder."""
     report = None if is_quiet else lambda line: print(line, flush=True)
     delta, file = options["delta"], folder.folder / "sweep.json"
-    config = dataclasses.replace(options["fit"], refit_e0=False)  # base has been refitted
+    epochs = folder.planned_epochs(options["fit"].epochs)
+    config = dataclasses.replace(options["fit"], refit_e0=False, epochs=epochs)  # base has been refitted
     choice = choose_share(base, train, valid, delta, config, file=file, report=report)
     draw_sweep(choice, file.with_suffix(".png"))
     if report:

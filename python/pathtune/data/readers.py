@@ -16,7 +16,7 @@ from pathtune.data.geometry import check_geometry
 from pathtune.data.labels import LabelKeys, labels, outputs
 from pathtune.data.structure import ISOLATED_ATOM, Structure
 from pathtune.errors import InputError
-from pathtune.files import is_file
+from pathtune.files import checked_path
 
 SHIPPED = pathlib.Path(__file__).parent.parent / "demo"  # model and structures that come with this package
 
@@ -59,8 +59,8 @@ def read_with_ase(file: pathlib.Path, keys: LabelKeys, max_frames: int | None, n
 
 def read_frames(file: str | pathlib.Path) -> list[ase.Atoms]:
     """All frames of a file as ASE reads them. Raises InputError when there is no such or no readable file."""
-    path = pathlib.Path(file)
-    if not is_file(path):
+    path = checked_path(file)
+    if not path.is_file():
         raise InputError(f"{file}: no such file")
     is_packed = path.suffix == ".xz"
     suffix = pathlib.Path(path.stem).suffix if is_packed else path.suffix

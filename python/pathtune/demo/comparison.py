@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import numbers
 import pathlib
 import shutil
 import sys
@@ -21,7 +22,8 @@ from pathtune.data import LabelKeys, Source, as_source, batches, demo_file
 from pathtune.demo.figure import draw
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
-from pathtune.files import write_text
+from pathtune.files import checked_path, read_text, write_text
+from pathtune.forms import from_json, read_json
 from pathtune.loading import load
 from pathtune.model import Potential
 from pathtune.options import check_fields, check_positive, option, to_mapping, to_toml
@@ -36,6 +38,28 @@ ACTIVE_SHARE = 0.05
 OTHER_SHARES = (0.003, 0.01, 0.15)  # at the sparse arm's learning rate, for the plot
 BATCH_SIZE = 5
 ERRORS = ("energy_mae_mev_atom", "forces_mae_mev_a")
+ARMS = ("zero-shot", "zero-shot, E0 refit", "full fine-tuning", "sparse")  # rows of the table
+
+# What is read of the files of a demo.
+SCORES = dict.fromkeys(ERRORS, numbers.Real)
+LINE = {"valid_loss": numbers.Real}
+METRICS = {
+    **LINE,
+    "epochs": int,
+    "best_epoch": int,
+    "valid": SCORES,
+    "test": SCORES,
+    "counts": {"active": int, "reachable_weights": int},
+    "seconds": float,
+}
+RESULT = {
+    "rows": [{"arm": str, "changed": int, "share": float, "bytes": int, "seconds": float, **SCORES}],
+    "shares": [{"counts": {"reachable_weights": int}}],
+    "learning_rates": [float],
+    "n_structures": {"test": int},
+    "seconds": float,
+    "peak_bytes": int,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,10 +109,10 @@ def sparse_config(share: float) -> SparseDelta:
 def claim(folder: pathlib.Path, options: DemoOptions) -> None:
     """Write the options into the folder. Raises InputError where it holds something else or cannot be written."""
     file, text = folder / "demo.toml", to_toml(demo=options)
-    if folder.exists() and not folder.is_dir():
+    if checked_path(folder).exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file, expected a folder for the demo")
     if file.exists():
-        if file.read_text() != text:
+        if read_text(file) != text:
             raise InputError(f"{folder}: holds a demo with other options ({file}), expected the same or a new folder")
     elif folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and holds no demo, expected a new folder")
@@ -99,11 +123,11 @@ def run_demo(folder: pathlib.Path, options: DemoOptions, progress: SeriesProgres
     """Train what is not trained yet, compare, and write demo.json and demo.png; returns what demo.json holds.
 
     A finished folder is only read. Raises InputError for a folder that is no demo's or holds one with other
-    options, ImportError that says what to install without mace-torch.
+    options, for files in it that are damaged, ImportError that says what to install without mace-torch.
     """
     claim(folder, options)
     if (folder / "demo.json").exists():
-        return json.loads((folder / "demo.json").read_text())
+        return _read(folder / "demo.json")
     began = time.monotonic()
     progress = progress or SeriesProgress(options.epochs, quiet=True)
     world = _world(options, progress)
@@ -137,6 +161,13 @@ def run_demo(folder: pathlib.Path, options: DemoOptions, progress: SeriesProgres
     return result
 
 
+def _read(file: pathlib.Path) -> dict[str, Any]:
+    result = read_json(file, RESULT)
+    if [row["arm"] for row in result["rows"]] != list(ARMS) or not result["shares"]:
+        raise InputError(f"{file}: has other rows than {', '.join(ARMS)}, expected the file of a finished demo")
+    return result
+
+
 def _world(options: DemoOptions, progress: SeriesProgress) -> World:
     base = load("demo")
     sets = {name: as_source(demo_file(name), max_frames=options.max_frames) for name in SPLITS}
@@ -150,11 +181,11 @@ def _run(trial: Trial, world: World, folder: pathlib.Path) -> dict[str, Any]:
     world.progress.begin(trial.name)
     if not run.metrics.exists():
         model = adapt_as(world.refitted, world.sets["train"], options)
-        run.start(to_toml(**options), resume=True)
-        run_arm(model, world.refitted, world.sets, options["fit"], run, world.e0_fit, world.progress)
-    elif run.config.read_text() != to_toml(**options):
+        with run.start(to_toml(**options), resume=True):
+            run_arm(model, world.refitted, world.sets, options["fit"], run, world.e0_fit, world.progress)
+    elif run.difference(to_toml(**options)):
         raise InputError(f"{run.folder}: holds a run of another version's options, expected a new folder for the demo")
-    result = _summary(trial, json.loads(run.metrics.read_text()), run)
+    result = _summary(trial, read_json(run.metrics, METRICS), run)
     world.progress.end(f"{trial.name:25s} validation loss {result['valid_loss']:.5f}  {result['seconds']:5.1f} s")
     return result
 
@@ -176,7 +207,10 @@ def _sections(trial: Trial, options: DemoOptions) -> dict[str, Any]:
 
 
 def _summary(trial: Trial, metrics: Mapping[str, Any], run: RunFolder) -> dict[str, Any]:
-    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    texts = read_text(run.log).splitlines()
+    lines = [from_json(text, LINE, str(run.log), f"line {i}") for i, text in enumerate(texts, 1)]
+    if len(lines) != metrics["epochs"]:
+        raise InputError(f"{run.log}: has {len(lines)} lines, expected one for each of {metrics['epochs']} epochs")
     counts = metrics["counts"]
     return {
         "name": trial.name,
@@ -212,8 +246,8 @@ def _rows(zero: dict, refitted: dict, full: dict, sparse: dict, base: Potential)
     weights = list(base.backbone.parameters.values())
     n_weights, n_bytes = sum(w.numel() for w in weights), sum(w.numel() * w.element_size() for w in weights)
     nothing = {"changed": 0, "share": 0.0, "bytes": 0, "seconds": 0.0}
-    rows = [{"arm": "zero-shot", **zero, **nothing}, {"arm": "zero-shot, E0 refit", **refitted, **nothing}]
-    for name, run in (("full fine-tuning", full), ("sparse", sparse)):
+    rows = [{"arm": name, **errors, **nothing} for name, errors in zip(ARMS, (zero, refitted))]
+    for name, run in zip(ARMS[2:], (full, sparse)):
         is_full = run["arm"] == "full"
         changed = n_weights if is_full else run["counts"]["active"]
         rows.append(

@@ -20,6 +20,7 @@ from pathtune.errors import InputError
 from pathtune.evaluation import summed_loss
 from pathtune.losses import TermSums, total
 from pathtune.model import Potential, Prediction
+from pathtune.training.checkpoint import bound_to, check_belongs, check_states
 from pathtune.training.folder import RunFolder
 from pathtune.training.options import FitConfig, History, learning_rate, parameter_groups
 from pathtune.training.progress import Progress
@@ -48,7 +49,10 @@ class Loop:
         self.e0_fit = e0_fit
         self.parameters = model.trainable()
         self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
-        n_steps = config.epochs * self.steps_per_epoch
+        self.bound: dict[str, Any] = {}
+        self.planned_epochs = config.epochs  # those that the run was begun with: rates, averages, narrowing follow them
+        self.saved = self._checked_checkpoint()
+        n_steps = self.planned_epochs * self.steps_per_epoch
         self.lr = learning_rate(model, config, n_steps)
         groups = parameter_groups(model, config, n_steps)
         self.optimizer = schedulefree.AdamWScheduleFree([g for mine in groups for g in mine], lr=self.lr)
@@ -78,7 +82,7 @@ class Loop:
 
     def _controllers(self, n_groups: Sequence[int]) -> list[Controller]:
         """One for each adaptation, with its own groups among the optimizer's."""
-        n_steps = self.config.epochs * self.steps_per_epoch
+        n_steps = self.planned_epochs * self.steps_per_epoch
         found = []
         first = 0
         for component, n in zip(self.model.adaptation.parts(), n_groups):
@@ -204,23 +208,43 @@ class Loop:
                 **state,
                 "last": self.model.adaptation.state(),  # y, the raw sequence
                 "optimizer": self.optimizer.state_dict(),
-                "n_log_lines": len(self.lines),
+                "bound": self.bound,
             }
         )
 
+    def _checked_checkpoint(self) -> dict[str, Any] | None:
+        """The checkpoint to go on from, if there is one; InputError as load_checkpoint and check_belongs."""
+        if self.folder is None:
+            return None
+        self.bound = bound_to(self.model, self.train, self.valid, self.config, self.folder.options)
+        state = self.folder.load_checkpoint()
+        if state is not None:
+            where = str(self.folder.checkpoint)
+            check_belongs(state, self.bound, self.config.epochs, self.steps_per_epoch, where)
+            self.planned_epochs = state["planned_epochs"]
+        return state
+
     def _load(self) -> bool:
         """Continue from the checkpoint, if there is one."""
-        state = self.folder.load_checkpoint() if self.folder else None
-        if self.folder is None or state is None:
-            if self.folder:
-                self.folder.truncate_log(0)
+        state, self.saved = self.saved, None
+        if self.folder is None:
             return False
+        if state is None:
+            self.folder.go_on([])
+            return False
+        check_states(state, self.model, self.optimizer, str(self.folder.checkpoint))
         self.model.adaptation.restore(state["last"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in KEPT:
             setattr(self, name, state[name])
-        self.lines = self.folder.truncate_log(state["n_log_lines"])
+        self.folder.go_on(self.lines)
+        if self.config.epochs > self.planned_epochs:
+            self.progress.say(
+                f"epochs were {self.planned_epochs} and are now {self.config.epochs}: learning rate, averaging and "
+                f"narrowing stay those of a run of {self.planned_epochs}"
+            )
         return True
 
 
-KEPT = ("best", "best_loss", "best_epoch", "epoch", "step", "loss_sum", "seconds")  # of the loop, in a checkpoint
+# Of the loop, in a checkpoint.
+KEPT = ("best", "best_loss", "best_epoch", "epoch", "step", "loss_sum", "seconds", "lines", "planned_epochs")

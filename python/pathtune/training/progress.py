@@ -32,6 +32,13 @@ class Progress:
         if self.bar:
             self.bar.stop()
 
+    def say(self, text: str) -> None:
+        """A line on standard error."""
+        if self.bar:
+            self.bar.console.print(text, highlight=False)
+        elif not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
     def step(self, epoch: int, step: int, n_steps: int, loss: float) -> None:
         """After a step."""
         if self.bar:

@@ -16,8 +16,11 @@ from pathtune.adaptations.sparse.delta import Delta, DeltaParameter, FixedDelta
 from pathtune.adaptations.sparse.narrowing import Narrowing, check_by_step
 from pathtune.adaptations.sparse.options import SparseDelta
 from pathtune.adaptations.sparse.scoring import MOST_FRAMES, choose_candidates
+from pathtune.adaptations.state import check_like
 from pathtune.adaptations.stored import Stored, from_canonical, to_canonical
 from pathtune.data import Batch
+from pathtune.errors import InputError
+from pathtune.forms import check_form
 from pathtune.layers import Layer, Weights, select_layers
 from pathtune.ops import sparse_weights
 
@@ -29,6 +32,7 @@ RATE = 1.2e-3  # per root of a step, while all weights are candidates (docs/deci
 MOST_RATE = 0.5
 NARROWED_STEPS = 4.0  # 1 - beta1 of a narrowed delta is this over the number of steps
 MOST_BETA1 = 0.98  # of a narrowed delta, whose average has to follow what is dropped
+PARTS = ("indices", "values", "threshold")  # of every layer, in an adapter file
 
 
 class SparseEntries(Adaptation):
@@ -69,19 +73,23 @@ class SparseEntries(Adaptation):
 
     @classmethod
     def from_tensors(cls, base: Potential, stored: Stored) -> Adaptation:
-        """The active entries of a file; InputError as from_canonical."""
+        """The active entries of a file. Raises InputError for a tensor that is missing, of no layer, or of another
+        type or shape than it has to be, and for indices that do not ascend or lie outside of their layer."""
         scale = (len(base.atomic_numbers) / stored.n_species) ** 0.5
-        parameters = base.backbone.parameters
+        layers = [layer for layer in base.backbone.layers if f"{layer.parameter}.indices" in stored.tensors]
+        stored.check_names(f"{layer.parameter}.{part}" for layer in layers for part in PARTS)
         deltas = []
-        for layer in base.backbone.layers:
-            if f"{layer.parameter}.indices" not in stored.tensors:
-                continue
-            canonical = stored.tensors[f"{layer.parameter}.indices"].long()
+        for layer in layers:
+            canonical = stored.indices(f"{layer.parameter}.indices", layer.numel)
             indices, order = from_canonical(layer, canonical, base.atomic_numbers, stored.where).sort()
-            values = stored.tensors[f"{layer.parameter}.values"][order].to(parameters[layer.parameter].dtype)
+            like = base.backbone.parameters[layer.parameter]
+            values = stored.values(f"{layer.parameter}.values", canonical.numel())[order].to(like.dtype)
             if scale != 1.0 and layer.kind == "species linear":
                 values = values * scale  # e3nn's path weight holds 1/sqrt(n_species)
-            deltas.append(FixedDelta(layer, indices, values, stored.tensors[f"{layer.parameter}.threshold"]))
+            if not bool(torch.isfinite(values).all()):
+                raise InputError(f"{stored.where}: {layer.parameter}.values are beyond the range of {like.dtype}")
+            threshold = stored.values(f"{layer.parameter}.threshold", 1, len(layer.paths))
+            deltas.append(FixedDelta(layer, indices, values, threshold))
         return SparseEntries(deltas).to(base.device)
 
     def n_changed(self) -> int:
@@ -194,6 +202,21 @@ class Sparse(SparseEntries):
     def state(self) -> dict[str, Any]:
         """The parameters, and the candidates that they belong to."""
         return {**super().state(), "indices": [d.indices for d in self.deltas]}
+
+    def check_state(self, state: Mapping[str, Any], where: str) -> None:
+        """As of every adaptation; candidates may be others, ascending ones of the reachable weights."""
+        check_form(state, {"parameters": [torch.Tensor], "indices": [torch.Tensor]}, where, self.kind)
+        like = {"parameters": self.trainable(), "indices": [d.indices for d in self.deltas]}
+        found = state["indices"] if len(state["indices"]) == len(self.deltas) else []
+        for i, (d, indices) in enumerate(zip(self.deltas, found)):
+            if indices.dtype == torch.int64 and indices.dim() == 1:
+                reachable = self.reachable[d.layer.name].to(indices.device)
+                if not bool((indices.diff() > 0).all()) or not bool(torch.isin(indices, reachable).all()):
+                    raise InputError(f"{where}: candidates of {d.layer.name} are not ascending and reachable")
+                values = torch.empty(indices.shape, dtype=d.values.dtype, device="meta")
+                like["parameters"] = [values if p is d.values else p for p in like["parameters"]]
+                like["indices"][i] = indices
+        check_like(dict(state), like, where, self.kind)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The reverse of `state`."""

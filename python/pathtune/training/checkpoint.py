@@ -1,0 +1,94 @@
+"""What a checkpoint holds, which run it belongs to, and whether this run can go on from it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pathtune.adaptations.state import check_like
+from pathtune.backbone import compare_fingerprints
+from pathtune.data import Source
+from pathtune.errors import InputError
+from pathtune.forms import check_form
+from pathtune.model import Potential
+from pathtune.options import to_mapping
+from pathtune.training.options import FitConfig
+
+BOUND = {"options": "options", "train": "training data", "valid": "validation data"}
+FORM = {
+    "best": [{...: object}],
+    "best_loss": (float, math.inf),
+    "best_epoch": int,
+    "epoch": int,
+    "step": int,
+    "loss_sum": float,
+    "seconds": float,
+    "last": [{...: object}],
+    "optimizer": {"param_groups": [{"params": [int]}], "state": {...: {...: torch.Tensor}}},
+    "lines": [{"epoch": int, "seconds": float}],
+    "planned_epochs": int,
+    "bound": {**dict.fromkeys(BOUND, str), "base": {...: torch.Tensor}},
+}
+
+
+def bound_to(model: Potential, train: Source, valid: Source, config: FitConfig, options: str) -> dict[str, Any]:
+    """What a checkpoint must share with the run that goes on from it.
+
+    `options`: a hash of what a run's folder knows beside `config`. Epochs may be raised.
+    """
+    counted = {name: value for name, value in to_mapping(config).items() if name != "epochs"}
+    return {
+        "options": hashlib.sha256(repr((options, model.adaptation.kind, sorted(counted.items()))).encode()).hexdigest(),
+        "train": train.fingerprint,
+        "valid": valid.fingerprint,
+        "base": model.base.fingerprint(model.elements or model.atomic_numbers),
+    }
+
+
+def check_belongs(
+    state: Mapping[str, Any], bound: Mapping[str, Any], epochs: int, steps_per_epoch: int, where: str
+) -> None:
+    """Raise InputError unless a run with these bounds, of so many epochs, can go on where `state` is."""
+    for name, words in BOUND.items():
+        if state["bound"][name] != bound[name]:
+            raise InputError(f"{where}: belongs to a run with other {words}, expected one of this run")
+    compare_fingerprints(state["bound"]["base"], bound["base"], where)
+    epoch, planned = state["epoch"], state["planned_epochs"]
+    if epoch > epochs or planned > epochs:
+        done = f"has done {epoch} of {max(epoch, planned)} epochs"
+        raise InputError(f"{where}: {done}, but epochs is {epochs}, expected at least {max(epoch, planned)}")
+    limits = {"epoch": epochs, "best_epoch": epoch, "step": steps_per_epoch, "planned_epochs": epochs}
+    for name, most in limits.items():
+        least = 1 if name == "planned_epochs" else 0
+        if not least <= state[name] <= most:
+            raise InputError(f"{where}: {name} is {state[name]}, expected {least} to {most}")
+    if len(state["lines"]) != epoch:
+        raise InputError(
+            f"{where}: has {len(state['lines'])} lines of the log, expected one for each of {epoch} epochs"
+        )
+
+
+def check_states(state: Mapping[str, Any], model: Potential, optimizer: torch.optim.Optimizer, where: str) -> None:
+    """Raise InputError unless the states of adaptations and optimizer fit this model, in types, shapes and numbers."""
+    parts = model.adaptation.parts()
+    shapes: dict[int, torch.Size] = {}
+    for name in ("best", "last"):
+        if len(state[name]) != len(parts):
+            raise InputError(f"{where}: {name} has {len(state[name])} adaptations, expected {len(parts)}")
+        for part, mine in zip(parts, state[name]):
+            part.check_state(mine, f"{where}, {name}")
+            shapes |= {id(p): value.shape for p, value in zip(part.trainable(), mine.get("parameters", ()))}
+    found, own = state["optimizer"], optimizer.state_dict()
+    check_like(found["param_groups"], own["param_groups"], where, "optimizer")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    like = {}
+    for k, p in enumerate(parameters):
+        shape = shapes[id(p)] if id(p) in shapes else p.shape
+        like[k] = dict.fromkeys(("exp_avg_sq", "z"), torch.empty(shape, dtype=p.dtype, device="meta"))
+    for k, tensors in found["state"].items():
+        check_form(k, tuple(like), where, "a number of a parameter in the optimizer")
+        check_like(tensors, like[k], where, f"optimizer, parameter {k}")
