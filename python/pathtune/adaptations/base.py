@@ -127,7 +127,7 @@ class Adaptation(torch.nn.Module):
         raise InputError(f"{stored.where}: a model of kind {cls.kind!r} is held by no adapter")
 
     def n_changed(self) -> int:
-        """Number of weights that differ, or may differ, from the base's, and of values added to it."""
+        """Number of weights that differ, or may differ, from the base's, or of the values that say what differs."""
         return sum(p.numel() for p in self.trainable())
 
 
