@@ -1,12 +1,14 @@
 """Laws of the arms beside the sparse delta: low rank, modulation, and what full fine-tuning leaves alone."""
 
 import copy
+import re
 
 import pytest
 import torch
 
 from models import labelled, molecule, tiny_mace
 from pathtune import FitConfig, InputError, SparseDelta, adapt, fit, load, load_adapter, merge, save_adapter
+from pathtune.adaptations.dense import FullOptions
 from pathtune.adaptations.low_rank import LowRankOptions
 from pathtune.adaptations.modulation import ModulationOptions
 from pathtune.adapter_file import read_adapter
@@ -208,6 +210,26 @@ def test_modulation_multiplies_the_weights_of_a_channel_by_one_factor(base):
         assert torch.allclose(new, own * factor, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("options", "is_trained"),
+    [
+        ({"freeze": ("node_embedding.*", "*s.0.*")}, lambda name: ".0." not in name and "node_emb" not in name),
+        ({"full_targets": ("*.linear*", "products.*"), "freeze": ("products.0.*",)},
+         lambda name: (".linear" in name or "products" in name) and "products.0." not in name),
+    ],
+    ids=["all but the first interaction", "chosen ones"],
+)  # fmt: skip
+def test_full_fine_tuning_changes_what_the_patterns_name_and_nothing_else(base, options, is_trained):
+    model = adapted(base, ["full"], full=FullOptions(**options))
+    fit(model, structures(0), structures(50), CONFIG)
+    own, merged = weights_of(base.backbone.stock), weights_of(merge(model))
+    for name, w in merged.items():
+        assert torch.equal(w, own[name]) or is_trained(name), name
+    names = [name for name, p in model.backbone.parameters.items() if p.requires_grad]
+    assert names == [name for name in own if is_trained(name)]
+    assert model.counts()["active"] == sum(own[name].numel() for name in names)
+
+
 def test_what_no_arm_can_be_asked_is_said_in_one_sentence(base, tmp_path):
     with pytest.raises(InputError, match="rank is 0, expected a number above 0"):
         LowRankOptions(rank=0)
@@ -223,3 +245,16 @@ def test_a_sparse_delta_of_share_1_is_dense_on_every_reachable_weight(base):
     counts = model.counts()
     changed = sum(d.values.numel() for d in model.adaptation.parts()[0].deltas)
     assert counts["reachable_weights"] == changed < counts["adapted_weights"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"freeze": ("nothing.*",)}, "freeze: 'nothing.*' matches no parameter; the model has node_embedding"),
+        ({"full_targets": ("readout",)}, "full_targets: 'readout' matches no parameter"),
+        ({"freeze": ("*",)}, "freeze is '*', which leaves nothing to train"),
+    ],
+)
+def test_patterns_that_train_nothing_are_named(base, options, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        adapted(base, ["full"], full=FullOptions(**options))
