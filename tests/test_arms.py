@@ -17,7 +17,8 @@ from pathtune.training.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 SPARSE = {"delta": SparseDelta(active_share=0.05)}
-ARMS = [("lora",), ("modulation",), ("sparse", "lora"), ("lora", "sparse"), ("sparse", "modulation")]
+MIXED = [("sparse", "lora"), ("lora", "sparse"), ("sparse", "modulation"), ("sparse", "pull")]
+ARMS = [("lora",), ("modulation",), *MIXED]
 arms = pytest.mark.parametrize("kinds", ARMS, ids="+".join)
 CONFIG = FitConfig(epochs=3, batch_size=2)
 

@@ -14,6 +14,7 @@ from pathtune.adaptations.dense import Full, Readout
 from pathtune.adaptations.frozen import Frozen
 from pathtune.adaptations.low_rank import LowRank
 from pathtune.adaptations.modulation import Modulation
+from pathtune.adaptations.pull import Pull
 from pathtune.adaptations.sparse import Sparse, SparseDelta
 from pathtune.adaptations.stored import Stored
 
@@ -22,6 +23,7 @@ register_adaptation(Full)
 register_adaptation(Readout)
 register_adaptation(LowRank)
 register_adaptation(Modulation)
+register_adaptation(Pull)
 
 __all__ = [
     "Adaptation",
@@ -31,6 +33,7 @@ __all__ = [
     "Full",
     "LowRank",
     "Modulation",
+    "Pull",
     "Readout",
     "Sparse",
     "SparseDelta",

@@ -95,8 +95,8 @@ class Adaptation(torch.nn.Module):
         """Default beta1 of schedule-free training in a run of `n_steps` steps."""
         return beta1_for(n_steps)
 
-    def penalty(self) -> torch.Tensor | None:
-        """A term of the loss that asks no data, such as a pull to the base; None where there is none."""
+    def penalty(self, model: Potential) -> torch.Tensor | None:
+        """A term of the loss of `model`, which uses it, that asks no data; None where there is none."""
         return None
 
     def begin(self, model: Potential, frames: Iterable[Batch], loss: Loss) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pathtune.adaptations import Adaptation
 from pathtune.adaptations.averaging import averaging
 from pathtune.atomic_energies import E0Fit
 from pathtune.data import Batch, weight_options
@@ -71,8 +72,13 @@ class History:
 
 
 def learning_rate(model: Potential, config: FitConfig, n_steps: int) -> float:
-    """That of `config`, or the default of the model's first adaptation in a run of `n_steps` steps."""
-    return config.lr if config.lr is not None else model.adaptation.parts()[0].learning_rate(n_steps)
+    """That of `config`, or the default of the model's first adaptation that trains in a run of `n_steps` steps."""
+    return config.lr if config.lr is not None else _first(model).learning_rate(n_steps)
+
+
+def _first(model: Potential) -> Adaptation:
+    parts = model.adaptation.parts()
+    return next((c for c in parts if c.trainable()), parts[0])
 
 
 def parameter_groups(model: Potential, config: FitConfig, n_steps: int) -> list[list[dict[str, Any]]]:
@@ -82,10 +88,11 @@ def parameter_groups(model: Potential, config: FitConfig, n_steps: int) -> list[
     """
     components = model.adaptation.parts()
     lr = learning_rate(model, config, n_steps)
-    first = components[0].learning_rate(n_steps)
+    leading = _first(model)
+    first = leading.learning_rate(n_steps)
     result = []
     for component in components:
-        rate = lr if component is components[0] else lr * component.learning_rate(n_steps) / first
+        rate = lr if component is leading else lr * component.learning_rate(n_steps) / first
         beta1 = component.beta1(n_steps) if config.beta1 is None else config.beta1
         result.append([{**group, "lr": rate, **averaging(beta1)} for group in component.groups()])
     return result
