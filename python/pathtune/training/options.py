@@ -37,6 +37,10 @@ class FitConfig:
     loss: str = option("huber", "shape of the loss", choices=("huber", "weighted"))
     weights: Mapping[str, float] = option_group("_weight", weight_options)  # energy_weight, and so on
     huber_delta: float = option(0.01, "where the huber loss turns linear, in eV/atom, eV/A and eV/A^3")
+    replay_weight: float = option(1.0, "replay: weight of its structures in the loss")
+    replay_labels: str = option(
+        "base", "replay: label its structures with what the base predicts, or keep their own", choices=("base", "own")
+    )
     clip: float = option(10.0, "largest norm of the gradient")
     patience: int = option(0, "stop after so many epochs without a better validation loss; 0: never")
     refit_e0: bool = option(True, "refit the energy of each element to the training data first")
@@ -47,6 +51,8 @@ class FitConfig:
     def __post_init__(self):
         check_choices(self)
         check_positive(self, "epochs", "batch_size", "huber_delta", "clip", "checkpoint_minutes")
+        if not self.replay_weight >= 0:
+            raise InputError(f"replay_weight is {self.replay_weight}, expected a number of at least 0")
         if self.lr is not None:
             check_positive(self, "lr")
         if self.beta1 is not None and not 0 <= self.beta1 < 1:
