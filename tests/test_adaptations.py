@@ -130,7 +130,7 @@ def test_a_registered_kind_and_its_compositions_train_merge_and_load_bitwise(toy
     assert evaluate(loaded, structures(9))["n_structures"] == 4
 
 
-@pytest.mark.parametrize("kinds", [("scale",), ("scale", "sparse")], ids="+".join)
+@pytest.mark.parametrize("kinds", [("scale",), ("scale", "sparse"), ("sparse", "lora")], ids="+".join)
 def test_the_command_line_knows_a_registered_kind_and_resumes_it_bitwise(toys, tmp_path, monkeypatch, capsys, kinds):
     from pathtune.training import loop
 
@@ -222,8 +222,8 @@ def test_adapters_of_format_1_load_and_give_the_energies_that_they_gave(name):
 def test_what_cannot_be_composed_is_said_in_one_sentence(toys, base, tmp_path):
     with pytest.raises(InputError, match="'full' replaces the weights that 'sparse' has changed"):
         adapt(base, ["sparse", "full"])
-    with pytest.raises(InputError, match="arm is 'lora', expected one of sparse, full, readout"):
-        adapt(base, ["lora"])
+    with pytest.raises(InputError, match="arm is 'nothing', expected one of sparse, full, readout"):
+        adapt(base, ["nothing"])
     with pytest.raises(InputError, match="adaptation kind is 'sparse', expected a new name"):
         register_adaptation(type("Again", (Adaptation,), {"kind": "sparse"}))
     other = sparsify(load(tiny_mace(seed=1)), SparseDelta(active_share=0.1))

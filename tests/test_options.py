@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
-from pathtune import FitConfig, InputError, LabelKeys, SparseDelta, demo_file, evaluate
+from pathtune import FitConfig, InputError, demo_file, evaluate
 from pathtune.cli import main
 from pathtune.data import as_source
 from pathtune.options import fields_of, from_mapping
-from pathtune.training.run import ModelOptions, RunOptions
+from pathtune.training.run import sections
 
-SECTIONS = {"fit": FitConfig, "delta": SparseDelta, "run": RunOptions, "model": ModelOptions, "data": LabelKeys}
-FIELDS = [(cls, field) for cls in SECTIONS.values() for field in fields_of(cls)]
+FIELDS = [(cls, field) for cls in sections().values() for field in fields_of(cls)]
 WRONG = {
     int: (True, 2.5, "4", 2**63 - 1, -(2**63), [1]),
     float: (True, "0.1", float("nan"), float("inf"), -float("inf"), [0.1]),

@@ -12,12 +12,18 @@ from pathtune.adaptations.base import (
 from pathtune.adaptations.composition import Composition
 from pathtune.adaptations.dense import Full, Readout
 from pathtune.adaptations.frozen import Frozen
+from pathtune.adaptations.low_rank import LowRank
+from pathtune.adaptations.modulation import Modulation
+from pathtune.adaptations.pull import Pull
 from pathtune.adaptations.sparse import Sparse, SparseDelta
 from pathtune.adaptations.stored import Stored
 
 register_adaptation(Sparse)
 register_adaptation(Full)
 register_adaptation(Readout)
+register_adaptation(LowRank)
+register_adaptation(Modulation)
+register_adaptation(Pull)
 
 __all__ = [
     "Adaptation",
@@ -25,6 +31,9 @@ __all__ = [
     "Controller",
     "Frozen",
     "Full",
+    "LowRank",
+    "Modulation",
+    "Pull",
     "Readout",
     "Sparse",
     "SparseDelta",

@@ -96,8 +96,8 @@ class Adaptation(torch.nn.Module):
         """Default beta1 of schedule-free training in a run of `n_steps` steps."""
         return beta1_for(n_steps)
 
-    def penalty(self) -> torch.Tensor | None:
-        """A term of the loss that asks no data, such as a pull to the base; None where there is none."""
+    def penalty(self, model: Potential) -> torch.Tensor | None:
+        """A term of the loss of `model`, which uses it, that asks no data; None where there is none."""
         return None
 
     def begin(self, model: Potential, frames: Iterable[Batch], loss: Loss) -> bool:
@@ -133,7 +133,7 @@ class Adaptation(torch.nn.Module):
         raise InputError(f"{stored.where}: a model of kind {cls.kind!r} is held by no adapter")
 
     def n_changed(self) -> int:
-        """Number of weights that differ, or may differ, from the base's, and of values added to it."""
+        """Number of weights that differ, or may differ, from the base's, or of the values that say what differs."""
         return sum(p.numel() for p in self.trainable())
 
 

@@ -52,24 +52,28 @@ def _run(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     train_file = required(run_options.train, "--train", "a file of structures")
     train = as_source(train_file, options["data"], run_options.max_frames)
     valid = as_source(required(run_options.valid, "--valid", "a file of structures"), options["data"])
-    base = load_model(options["model"])
-    for source in (train, valid):
-        check_elements(source, base.atomic_numbers)
     config: FitConfig = options["fit"]
+    sets = {"train": train, "valid": valid}
+    if run_options.replay is not None:
+        sets["replay"] = as_source(run_options.replay, options["data"], needs_labels=config.replay_labels == "own")
+    n_replay = len(sets.get("replay", ()))
+    base = load_model(options["model"])
+    for source in sets.values():
+        check_elements(source, base.atomic_numbers)
     e0_fit = None
     if config.refit_e0:
         base, e0_fit = refit_e0(base, train)
     folder = RunFolder(out)
     is_automatic = "sparse" in run_options.arm and options["delta"].active_share == AUTO
-    model = None if is_automatic else adapt_as(base, train, options)
+    model = None if is_automatic else adapt_as(base, train, options, n_replay)
     held.enter_context(folder.start(to_toml(**options), args.resume))
     if not args.json and e0_fit:
         print(e0_fit, flush=True)
     if model is None:
         options["delta"] = _decide(base, train, valid, options, folder, args.json)
-        model = adapt_as(base, train, options)
+        model = adapt_as(base, train, options, n_replay)
     progress = Progress(config.epochs, quiet=args.json)
-    metrics = run_arm(model, base, {"train": train, "valid": valid}, config, folder, e0_fit, progress)
+    metrics = run_arm(model, base, sets, config, folder, e0_fit, progress)
     if args.json:
         print_json(metrics)
     else:

@@ -1,6 +1,7 @@
 """Structures and labels: from files to batches of tensors."""
 
 from pathtune.data.batch import NO_VOLUME_A3, Batch, EnergyTerm, Labelled, Request, collate
+from pathtune.data.joined import Joined, Relabelled
 from pathtune.data.labels import (
     Label,
     LabelKeys,
@@ -25,9 +26,11 @@ __all__ = [
     "EnergyTerm",
     "Frames",
     "Graph",
+    "Joined",
     "Label",
     "LabelKeys",
     "Labelled",
+    "Relabelled",
     "Request",
     "Source",
     "Structure",

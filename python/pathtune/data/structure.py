@@ -84,8 +84,10 @@ def check_elements(data: Any, known: Sequence[int]) -> None:
     if hasattr(data, "read"):
         if set(data.elements) <= set(known):
             return
-        data = (data.read(i) for i in range(len(data)))
-    for s in data:
+        structures = [data.read(i) for i in range(len(data))]
+    else:
+        structures = data
+    for s in structures:
         for z in np.unique(s.atomic_numbers):
             if int(z) not in known:
                 names = " ".join(ase.data.chemical_symbols[k] for k in known)

@@ -87,7 +87,7 @@ def check_states(state: Mapping[str, Any], model: Potential, optimizer: torch.op
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     like = {}
     for k, p in enumerate(parameters):
-        shape = shapes[id(p)] if id(p) in shapes else p.shape
+        shape = shapes.get(id(p), p.shape)
         like[k] = dict.fromkeys(("exp_avg_sq", "z"), torch.empty(shape, dtype=p.dtype, device="meta"))
     for k, tensors in found["state"].items():
         check_form(k, tuple(like), where, "a number of a parameter in the optimizer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pathtune.atomic_energies import energy_error, refit_e0
-from pathtune.data import LabelKeys, Source, as_source, check_elements
+from pathtune.data import Joined, LabelKeys, Source, as_source, check_elements
 from pathtune.errors import InputError
 from pathtune.losses import check_outputs
 from pathtune.model import Potential
@@ -13,6 +13,7 @@ from pathtune.training.folder import RunFolder
 from pathtune.training.loop import Loop
 from pathtune.training.options import FitConfig, History
 from pathtune.training.progress import Progress
+from pathtune.training.replay import replayed
 
 
 def fit(
@@ -23,17 +24,21 @@ def fit(
     keys: LabelKeys | None = None,
     folder: RunFolder | None = None,
     progress: Progress | None = None,
+    replay: Any = None,
 ) -> History:
     """Train `model` in place on what its adaptations train; it ends with the weights of the best validation loss.
 
-    `train` and `valid`: a file, several files, ASE Atoms, Structures, or a Source. With a `folder` that holds a
-    checkpoint the run continues there, to the bitwise same result. Raises InputError for bad data (see
-    read_structures), an element or a labelled output that the model lacks, or a loss that is not finite.
+    `train` and `valid`: a file, several files, ASE Atoms, Structures, or a Source. `replay`: the same, of what the base
+    knows, mixed into the training data as `config` says (training/replay.py); the E0 refits do not see them. With a
+    `folder` that holds a checkpoint the run continues there, to the bitwise same result. Raises InputError for bad data
+    (see read_structures), an element or a labelled output that the model lacks, or a loss that is not finite.
     """
     config = config or FitConfig()
     train = as_source(train, keys)
     valid = as_source(valid, keys)
-    for source in (train, valid):
+    if replay is not None:
+        replay = as_source(replay, keys, needs_labels=config.replay_labels == "own")
+    for source in (train, valid, *([] if replay is None else [replay])):
         check_elements(source, model.atomic_numbers)
         check_outputs(model, source, config.weights)
     if not model.trainable():
@@ -42,7 +47,10 @@ def fit(
     if config.refit_e0:
         refitted, e0_fit = refit_e0(model, train)
         model.set_e0(refitted.e0)
-    history = Loop(model, train, valid, config, folder, progress, e0_fit).run()
+    mixed = train
+    if replay is not None:
+        mixed = Joined([train, replayed(model, replay, config.replay_weight, config.replay_labels == "base")])
+    history = Loop(model, mixed, valid, config, folder, progress, e0_fit).run()
     if config.refit_e0_last:
         _refit_last(model, train, valid, config, history)
     return history

@@ -124,7 +124,7 @@ class Loop:
         prediction = self.model(batch, outputs=batch.wanted, training=True)
         value = total(self.seam.terms(self.config.terms_of(prediction, batch)), self.config.weights)
         for component in self.model.adaptation.parts():
-            penalty = component.penalty()
+            penalty = component.penalty(self.model)
             if penalty is not None:
                 value = value + penalty
         if not torch.isfinite(value):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pathtune.adaptations import Adaptation
 from pathtune.adaptations.averaging import averaging
 from pathtune.atomic_energies import E0Fit
 from pathtune.data import Batch, weight_options
@@ -27,7 +28,8 @@ class FitConfig:
     lr: float | None = option(
         None,
         "learning rate (by default it follows the run: 8e-4 sqrt(steps) for full and readout, "
-        "1.2e-3 sqrt(steps / active_share) for a sparse delta; 0.01 from a paper start)",
+        "4e-3 sqrt(steps) for lora and modulation, 1.2e-3 sqrt(steps / active_share) for a sparse delta; "
+        "0.01 from a paper start)",
     )
     beta1: float | None = option(
         None, "schedule-free training: weight of the average where gradients are taken (by default it follows the run)"
@@ -35,6 +37,10 @@ class FitConfig:
     loss: str = option("huber", "shape of the loss", choices=("huber", "weighted"))
     weights: Mapping[str, float] = option_group("_weight", weight_options)  # energy_weight, and so on
     huber_delta: float = option(0.01, "where the huber loss turns linear, in eV/atom, eV/A and eV/A^3")
+    replay_weight: float = option(1.0, "replay: weight of its structures in the loss")
+    replay_labels: str = option(
+        "base", "replay: label its structures with what the base predicts, or keep their own", choices=("base", "own")
+    )
     clip: float = option(10.0, "largest norm of the gradient")
     patience: int = option(0, "stop after so many epochs without a better validation loss; 0: never")
     refit_e0: bool = option(True, "refit the energy of each element to the training data first")
@@ -45,7 +51,7 @@ class FitConfig:
     def __post_init__(self):
         check_fields(self)
         check_positive(self, "epochs", "batch_size", "huber_delta", "clip", "checkpoint_minutes")
-        for name in ("seed", "patience", *(f"{label}_weight" for label in self.weights)):
+        for name in ("seed", "patience", "replay_weight", *(f"{label}_weight" for label in self.weights)):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 0")
         if self.lr is not None:
@@ -73,8 +79,13 @@ class History:
 
 
 def learning_rate(model: Potential, config: FitConfig, n_steps: int) -> float:
-    """That of `config`, or the default of the model's first adaptation in a run of `n_steps` steps."""
-    return config.lr if config.lr is not None else model.adaptation.parts()[0].learning_rate(n_steps)
+    """That of `config`, or the default of the model's first adaptation that trains in a run of `n_steps` steps."""
+    return config.lr if config.lr is not None else _first(model).learning_rate(n_steps)
+
+
+def _first(model: Potential) -> Adaptation:
+    parts = model.adaptation.parts()
+    return next((c for c in parts if c.trainable()), parts[0])
 
 
 def parameter_groups(model: Potential, config: FitConfig, n_steps: int) -> list[list[dict[str, Any]]]:
@@ -84,10 +95,11 @@ def parameter_groups(model: Potential, config: FitConfig, n_steps: int) -> list[
     """
     components = model.adaptation.parts()
     lr = learning_rate(model, config, n_steps)
-    first = components[0].learning_rate(n_steps)
+    leading = _first(model)
+    first = leading.learning_rate(n_steps)
     result = []
     for component in components:
-        rate = lr if component is components[0] else lr * component.learning_rate(n_steps) / first
+        rate = lr if component is leading else lr * component.learning_rate(n_steps) / first
         beta1 = component.beta1(n_steps) if config.beta1 is None else config.beta1
         result.append([{**group, "lr": rate, **averaging(beta1)} for group in component.groups()])
     return result

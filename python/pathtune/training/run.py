@@ -49,6 +49,7 @@ class RunOptions:
 
     train: str | None = option(None, "labelled structures to train on")
     valid: str | None = option(None, "labelled structures that choose the best epoch")
+    replay: str | None = option(None, "structures of what the base knows, mixed in against forgetting")
     out: str | None = option(None, "folder to make")
     arm: tuple[str, ...] = option(("sparse",), "what to train; several build on one another", choices=adaptation_kinds)
     max_frames: int | None = option(None, "only the first so many training structures")
@@ -80,11 +81,14 @@ def sections() -> dict[str, type]:
     return result
 
 
-def adapt_as(base: Potential, train: Source, options: Mapping[str, Any]) -> Potential:
-    """The arm that `options` (by section) names, ready to train; InputError as adapt, and for an impossible plan."""
+def adapt_as(base: Potential, train: Source, options: Mapping[str, Any], n_replay: int = 0) -> Potential:
+    """The arm that `options` (by section) names, ready to train; InputError as adapt, and for an impossible plan.
+
+    `n_replay`: structures that are mixed into those of `train`.
+    """
     run: RunOptions = options["run"]
     config: FitConfig = options["fit"]
-    n_steps = config.epochs * math.ceil(len(train) / config.batch_size)
+    n_steps = config.epochs * math.ceil((len(train) + n_replay) / config.batch_size)
     for kind in run.arm:
         cls = adaptation_class(kind)
         cls.check(options.get(cls.section), n_steps)
@@ -102,12 +106,12 @@ def run_arm(
 ) -> dict[str, Any]:
     """Train `model`, made by `adapt_as` from `base` with E0 refitted already, and fill its folder, claimed by start.
 
-    `sets`: train and valid, and test where its errors are wanted. Returns what metrics.json holds, which is
-    written last. Raises InputError as fit does.
+    `sets`: train and valid, replay where there is one, and test where its errors are wanted. Returns what metrics.json
+    holds, which is written last. Raises InputError as fit does.
     """
     before = evaluate(base, sets["valid"])
     plain = dataclasses.replace(config, refit_e0=False)
-    history = fit(model, sets["train"], sets["valid"], plain, folder=folder, progress=progress)
+    history = fit(model, sets["train"], sets["valid"], plain, None, folder, progress, sets.get("replay"))
     metrics = _metrics(model, history, sets["valid"]) | {
         "valid_before": before,
         "e0_fit": dataclasses.asdict(e0_fit) if e0_fit else None,

@@ -1,0 +1,109 @@
+"""Equivariant low rank: W' = W + alpha / rank^(3/2) A B of each path, A [mul_in, rank], B [rank, mul_out].
+
+Low rank: Hu et al., LoRA (ICLR 2022, arXiv:2106.09685); path by path, so that it keeps the symmetry: ELoRA (ICML 2025)
+and mace-torch 0.3.16, whose factors give these weights: it scales by alpha / rank, and the path weights of e3nn by
+1 / sqrt(rank). A starts normal, of unit variance, B zero: step 0 is the base.
+
+A species linear has factors for each element of the training data (mace-torch adapts its path linears only). Of the
+embedding, whose only input is the species, the matrix is [n_elements, mul_out]. Where several paths lead to one output
+mace-torch shares their B; here each has its own. A rank above the dimensions of a path is taken as it is, as there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from pathtune.adaptations.averaging import rate_for
+from pathtune.adaptations.base import Adaptation
+from pathtune.adaptations.by_path import Block, ByPath, check_shape
+from pathtune.adaptations.stored import Stored
+from pathtune.errors import InputError
+from pathtune.options import check_fields, check_positive, option
+
+if TYPE_CHECKING:
+    from pathtune.model import Potential
+
+RATE = 4e-3  # per root of a step (docs/decisions/0011-arms.md)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LowRankOptions:
+    """What a user may ask of low rank."""
+
+    rank: int = option(4, "low rank: columns of A; one above the dimensions of a path is taken as it is")
+    alpha: float | None = option(None, "low rank: the product counts alpha / rank^(3/2) (the rank)")
+    lora_targets: tuple[str, ...] = option(("*",), "low rank: glob patterns of the linears to adapt")
+
+    def __post_init__(self):
+        check_fields(self)
+        check_positive(self, "rank")
+        if self.alpha is not None:
+            check_positive(self, "alpha")
+
+    @property
+    def scale(self) -> float:
+        """What multiplies A B."""
+        return (self.rank if self.alpha is None else self.alpha) / self.rank**1.5
+
+
+class LowRank(ByPath):
+    """A low-rank product on each path of the linears."""
+
+    kind: ClassVar[str] = "lora"
+    options: ClassVar[type | None] = LowRankOptions
+    section: ClassVar[str] = "lora"
+    parts: ClassVar[tuple[str, ...]] = ("a", "b")
+
+    def __init__(self, blocks: Sequence[Block], a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], scale: float):
+        """`a` [.., n_rows, rank] and `b` [.., rank, mul_out] of each block."""
+        super().__init__(blocks, {"a": a, "b": b})
+        self.scale = scale
+
+    @classmethod
+    def build(cls, base: Potential, elements: Sequence[int], options: LowRankOptions, seed: int) -> Adaptation:
+        """New factors for the elements; InputError for targets that match no linear."""
+        generator = torch.Generator().manual_seed(seed)
+        blocks = cls.blocks_of(base, elements, options.lora_targets)
+        a, b = [], []
+        for block in blocks:
+            *lead, n_rows, mul_out = block.shape
+            dtype = base.backbone.parameters[block.layer.parameter].dtype
+            a.append(torch.randn(*lead, n_rows, options.rank, dtype=torch.float64, generator=generator).to(dtype))
+            b.append(torch.zeros(*lead, options.rank, mul_out, dtype=dtype))
+        return cls(blocks, a, b, options.scale).to(base.device)
+
+    def delta(self, i: int, weights: torch.Tensor) -> torch.Tensor:
+        """The scaled product of block i."""
+        return self.scale * (self.values("a")[i] @ self.values("b")[i])
+
+    def learning_rate(self, n_steps: int) -> float:
+        """It grows with the root of the run's length: 0.06 for 240 steps, 0.2 for 2,500."""
+        return rate_for(n_steps, RATE)
+
+    @classmethod
+    def is_by_species(cls, block: Block, part: str) -> bool:
+        """B of the embedding is shared by the elements."""
+        return part == "a" or len(block.shape) == 3
+
+    def tensors(self, atomic_numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+        """As ByPath, and the scale."""
+        return {**super().tensors(atomic_numbers), "scale": torch.tensor([self.scale], dtype=torch.float64)}
+
+    @classmethod
+    def from_tensors(cls, base: Potential, stored: Stored) -> Adaptation:
+        """The factors of a file; InputError, naming it, for those that do not fit `base`."""
+        blocks, values = cls.read(base, stored)
+        if "scale" not in stored.tensors:
+            raise InputError(f"{stored.where}: holds no scale of a low-rank product, expected one")
+        ratio = (len(base.atomic_numbers) / stored.n_species) ** 0.5
+        for i, (block, a, b) in enumerate(zip(blocks, values["a"], values["b"])):
+            *lead, n_rows, mul_out = block.shape
+            check_shape(stored, block, "a", a, (*lead, n_rows, a.shape[-1]))
+            check_shape(stored, block, "b", b, (*lead, a.shape[-1], mul_out))
+            if ratio != 1.0 and block.layer.kind == "species linear":
+                values["b"][i] = b * ratio  # e3nn's path weight holds 1/sqrt(n_species)
+        return cls(blocks, values["a"], values["b"], float(stored.tensors["scale"])).to(base.device)
