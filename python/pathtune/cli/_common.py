@@ -95,6 +95,14 @@ def required(value: str | None, flag: str, what: str) -> str:
     return value
 
 
+def new_file(value: str | None) -> pathlib.Path:
+    """The file of --out. Raises InputError where it is missing or exists already: nothing is overwritten."""
+    out = pathlib.Path(required(value, "--out", "a file to write"))
+    if out.exists():
+        raise InputError(f"{out}: exists already, expected a new file")
+    return out
+
+
 def print_json(value: Any) -> None:
     """For machines: one JSON document on standard output."""
     json.dump(value, sys.stdout, indent=1)
