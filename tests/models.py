@@ -1,5 +1,7 @@
 """Small models and structures for tests; imported after the fixture needs_mace."""
 
+import copy
+
 import ase
 import numpy as np
 import torch
@@ -58,6 +60,33 @@ def tiny_mace(dtype=torch.float64, seed=0, **changes):
         return cls(**options)
     finally:
         torch.set_default_dtype(before)
+
+
+def reordered(stock):
+    """A stock model of tiny_mace with the elements O, N, C, H and the same weights; N has those of C."""
+    from pathtune.backbones.mace import MaceBackbone
+
+    old = [2, 1, 1, 0]
+    larger = tiny_mace(num_elements=4, atomic_numbers=[1, 6, 7, 8], atomic_energies=torch.zeros(4).numpy())
+    names = {layer.parameter: layer for layer in MaceBackbone(copy.deepcopy(stock)).layers}
+    state = larger.state_dict()
+    for name, value in stock.state_dict().items():
+        if name in names and names[name].scope == "linear":
+            parts = []
+            for path in names[name].paths:
+                block = value[path.offset : path.offset + path.numel].reshape(path.shape)
+                if path.species_axis is not None:
+                    block = block.index_select(path.species_axis, torch.tensor(old)) * (4 / 3) ** 0.5
+                parts.append(block.flatten())
+            value = torch.cat(parts)
+        elif value.shape != state[name].shape and value.shape[:1] == (3,):
+            value = value[old]
+        elif value.shape != state[name].shape:
+            value = value[..., old]
+        state[name] = value
+    state["atomic_numbers"] = torch.tensor([8, 7, 6, 1])
+    larger.load_state_dict(state)
+    return larger
 
 
 def molecule(seed=0, n=6):

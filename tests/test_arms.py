@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from models import labelled, molecule, tiny_mace
+from models import labelled, molecule, reordered, tiny_mace
 from pathtune import FitConfig, InputError, SparseDelta, adapt, fit, load, load_adapter, merge, save_adapter
 from pathtune.adaptations.dense import FullOptions
 from pathtune.adaptations.low_rank import LowRankOptions
@@ -133,33 +133,6 @@ def test_an_adapter_of_an_arm_serves_a_model_that_knows_its_species_in_another_o
     found = loaded(other.collate(frames)).forces
     assert torch.allclose(found, model(base.collate(frames)).forces, rtol=0, atol=1e-10)
     assert not torch.allclose(found, other(other.collate(frames)).forces, rtol=0, atol=1e-3)
-
-
-def reordered(stock):
-    """A stock model of the elements O, N, C, H with the weights of one of H, C, O; N has those of C."""
-    old = [2, 1, 1, 0]
-    larger = tiny_mace(num_elements=4, atomic_numbers=[1, 6, 7, 8], atomic_energies=torch.zeros(4).numpy())
-    source, names = load(stock).backbone, {}
-    for layer in source.layers:
-        names[layer.parameter] = layer
-    state = larger.state_dict()
-    for name, value in stock.state_dict().items():
-        if name in names and names[name].scope == "linear":
-            parts = []
-            for path in names[name].paths:
-                block = value[path.offset : path.offset + path.numel].reshape(path.shape)
-                if path.species_axis is not None:
-                    block = block.index_select(path.species_axis, torch.tensor(old)) * (4 / 3) ** 0.5
-                parts.append(block.flatten())
-            value = torch.cat(parts)
-        elif value.shape != state[name].shape and value.shape[:1] == (3,):
-            value = value[old]
-        elif value.shape != state[name].shape:
-            value = value[..., old]
-        state[name] = value
-    state["atomic_numbers"] = torch.tensor([8, 7, 6, 1])
-    larger.load_state_dict(state)
-    return larger
 
 
 def test_low_rank_merged_here_is_mace_torchs_merged_with_the_same_factors(base):

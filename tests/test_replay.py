@@ -139,6 +139,13 @@ def test_the_command_line_replays_a_file_and_resumes_bitwise(tmp_path, monkeypat
     capsys.readouterr()
     assert command("own", "--replay-labels", "own") == 2
     assert "old.xyz: no frame has the energy key 'REF_energy'" in capsys.readouterr().err
+    for options, said in (
+        (("--pull", "ewc"), "pull is 'ewc' beside arm lora, expected pull among the arm's kinds"),
+        (("--freeze", "*"), "freeze is ('*',) beside arm lora, expected full among the arm's kinds"),
+        (("--active-share", "0.1"), "active_share is 0.1 beside arm lora, expected sparse among the arm's kinds"),
+    ):
+        assert command("own", *options) == 2
+        assert said in capsys.readouterr().err
     assert not (tmp_path / "own").exists()
 
 

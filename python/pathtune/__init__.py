@@ -10,6 +10,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: docs/
 from pathtune._version import __version__
 from pathtune.adaptations import Adaptation, SparseDelta, register_adaptation
 from pathtune.adapter_file import load_adapter, save_adapter
+from pathtune.adapter_tools import blend, extract
 from pathtune.adapting import adapt, merge, paths, sparsify, unfreeze
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.calculator import calculator
@@ -36,10 +37,12 @@ __all__ = [
     "Structure",
     "__version__",
     "adapt",
+    "blend",
     "calculator",
     "choose_share",
     "demo_file",
     "evaluate",
+    "extract",
     "fit",
     "load",
     "load_adapter",

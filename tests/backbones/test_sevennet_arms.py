@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from models import labelled, molecule
+from models import crystal, labelled, molecule
 from pathtune import FitConfig, SparseDelta, adapt, fit, load, load_adapter, merge, save_adapter
+from pathtune.adaptations.pull import PullOptions
+from pathtune.adapter_tools import extract
 from pathtune.data import from_atoms
 from sevennets import VARIANTS, tiny_sevennet
 
@@ -32,3 +34,36 @@ def test_an_arm_starts_as_the_base_trains_and_goes_through_file_and_merging_bitw
     for layer in base.backbone.layers:
         has_changed = (merged[layer.parameter] != base.backbone.parameters[layer.parameter]).nonzero().flatten()
         assert torch.isin(has_changed, layer.reachable(base.species_of([1, 8]))).all(), layer.name
+
+
+@pytest.mark.parametrize("variant", ["SevenNet-0", "MF-0", "one scale and shift"])
+def test_an_extracted_adapter_merges_to_the_tuned_model_bitwise(tmp_path, variant):
+    head = "b" if variant == "MF-0" else None
+    base = load(tiny_sevennet(**VARIANTS[variant]), head=head)
+    full = adapt(base, ["full"])
+    structures = [from_atoms(atoms) for atoms in labelled([molecule(i, n=4) for i in range(4)])]
+    fit(full, structures, structures, FitConfig(epochs=2, batch_size=2))
+    tuned = merge(full)
+    save_adapter(extract(base, load(tuned, head=head)), tmp_path / "a.safetensors")
+    loaded = load_adapter(base, tmp_path / "a.safetensors")
+    expected, found = tuned.state_dict(), merge(loaded).state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(w, found[name]) for name, w in expected.items())
+    batch = base.collate(structures)
+    assert torch.equal(loaded(batch).forces, load(tuned, head=head)(batch).forces)
+
+
+@pytest.mark.parametrize("kinds", [("full",), ("sparse", "lora")], ids="+".join)
+def test_a_pull_and_replay_hold_a_sevennet_near_its_base(kinds):
+    base = load(tiny_sevennet())
+    structures = [from_atoms(atoms) for atoms in labelled([molecule(i, n=4) for i in range(4)])]
+    known = [from_atoms(atoms) for atoms in (crystal(5), molecule(7, n=5))]
+    batch = base.collate(known)
+    moved = []
+    for strength, weight in ((0.0, 0.0), (1e4, 100.0)):
+        pull = PullOptions(pull="ewc", pull_strength=strength)
+        model = adapt(base, [*kinds, "pull"], [1, 6, 8], {"pull": pull})
+        config = FitConfig(epochs=4, batch_size=2, replay_weight=weight)
+        fit(model, structures, structures, config, replay=known)
+        moved.append(float((model(batch).forces - base(batch).forces).detach().abs().mean()))
+    assert moved[0] > moved[1] > 0

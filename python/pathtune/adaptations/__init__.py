@@ -10,7 +10,7 @@ from pathtune.adaptations.base import (
     unregister_adaptation,
 )
 from pathtune.adaptations.composition import Composition
-from pathtune.adaptations.dense import Full, Readout
+from pathtune.adaptations.dense import Full, Readout, Tuned
 from pathtune.adaptations.frozen import Frozen
 from pathtune.adaptations.low_rank import LowRank
 from pathtune.adaptations.modulation import Modulation
@@ -38,6 +38,7 @@ __all__ = [
     "Sparse",
     "SparseDelta",
     "Stored",
+    "Tuned",
     "adaptation_class",
     "adaptation_kinds",
     "option_sections",

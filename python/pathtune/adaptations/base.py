@@ -132,6 +132,13 @@ class Adaptation(torch.nn.Module):
         """The reverse of `tensors`, frozen. Raises InputError, naming the file, for what does not fit `base`."""
         raise InputError(f"{stored.where}: a model of kind {cls.kind!r} is held by no adapter")
 
+    def scaled(self, weight: float) -> Adaptation:
+        """A frozen one whose change is `weight` times this one's, whatever weights it is given.
+
+        Raises InputError for a kind whose change depends on them.
+        """
+        raise InputError(f"a change of kind {self.kind!r} cannot be multiplied by {weight:g}, expected sparse or lora")
+
     def n_changed(self) -> int:
         """Number of weights that differ, or may differ, from the base's, or of the values that say what differs."""
         return sum(p.numel() for p in self.trainable())

@@ -11,7 +11,9 @@ import torch
 
 from pathtune.adaptations.averaging import rate_for
 from pathtune.adaptations.base import Adaptation
+from pathtune.adaptations.stored import Stored, from_canonical, to_canonical
 from pathtune.errors import InputError
+from pathtune.layers import Layer, Path
 from pathtune.options import check_fields, option
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ class Full(Adaptation):
         super().__init__()
         self.backbone = backbone
         self.config = config or FullOptions()
-        _check_patterns(self.config, list(backbone.parameters))
+        if config is not None:
+            _check_patterns(config, list(backbone.parameters))
         for name, parameter in backbone.parameters.items():
             parameter.requires_grad_(parameter.is_floating_point() and self.trains(name))
 
@@ -65,8 +68,29 @@ class Full(Adaptation):
         """It grows with the root of the run's length: 0.012 for 240 steps, 0.038 for 2,280."""
         return rate_for(n_steps, RATE)
 
-    def __post_init__(self):
-        check_fields(self)
+    @classmethod
+    def from_tensors(cls, base: Potential, stored: Stored) -> Adaptation:
+        """The weights of a file in a copy of the backbone; InputError, naming the file, for what does not fit."""
+        backbone = base.backbone.copy()
+        ratio = (len(base.atomic_numbers) / stored.n_species) ** 0.5
+        for layer in _all_layers(backbone):
+            values = stored.tensors.get(f"{layer.parameter}.values")
+            if values is None:
+                continue
+            canonical = stored.tensors.get(f"{layer.parameter}.indices")
+            indices = torch.arange(layer.numel)
+            if canonical is not None:
+                indices = from_canonical(layer, canonical.long(), base.atomic_numbers, stored.where)
+            if values.shape != indices.shape:
+                raise InputError(
+                    f"{stored.where}: {layer.parameter} has {values.numel()} values, expected {indices.numel()}"
+                )
+            if ratio != 1.0 and layer.kind == "species linear":
+                values = values * ratio  # e3nn's path weight holds 1/sqrt(n_species)
+            parameter = backbone.parameters[layer.parameter]
+            flat = parameter.data.view(-1)
+            flat[indices.to(flat.device)] = values.to(flat)
+        return Tuned(backbone, base.base)
 
     def trains(self, name: str) -> bool:
         """Whether the parameter `name` of the backbone is trained."""
@@ -77,6 +101,47 @@ class Full(Adaptation):
         return [p for p in self.backbone.stock.parameters() if p.requires_grad]
 
 
+class Tuned(Full):
+    """Weights that were trained before, here or by another package: a full fine-tuning that an adapter file holds.
+
+    The file holds the new value of every weight that differs, so that the weights come back bitwise.
+    """
+
+    is_stored: ClassVar[bool] = True
+
+    def __init__(self, backbone: Any, base: Any):
+        """`backbone`: with the trained weights; `base`: without."""
+        super().__init__(backbone)
+        self.base = base
+
+    def trains(self, name: str) -> bool:
+        """Nothing is."""
+        return False
+
+    def tensors(self, atomic_numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Of every parameter that differs `NAME.values`, the new ones, and `NAME.indices`, canonical and ascending.
+
+        Indices are left out where every weight differs and none is species-indexed.
+        """
+        tensors = {}
+        for layer in _all_layers(self.base):
+            old, new = (b.parameters[layer.parameter].detach().flatten().cpu() for b in (self.base, self.backbone))
+            indices = (old != new).nonzero().flatten()
+            if not indices.numel():
+                continue
+            canonical, order = to_canonical(layer, indices, atomic_numbers).sort()
+            tensors[f"{layer.parameter}.values"] = new[indices[order]].clone()
+            if indices.numel() < layer.numel or any(path.species_axis is not None for path in layer.paths):
+                fits = int(canonical[-1]) < 2**31
+                tensors[f"{layer.parameter}.indices"] = canonical.to(torch.int32 if fits else torch.int64)
+        return tensors
+
+    def n_changed(self) -> int:
+        """Weights that differ."""
+        pairs = [(self.backbone.parameters[name], w) for name, w in self.base.parameters.items()]
+        return sum(int((new != old).sum()) for new, old in pairs)
+
+
 class Readout(Full):
     """The readouts only."""
 
@@ -84,12 +149,18 @@ class Readout(Full):
     options: ClassVar[type | None] = None
     section: ClassVar[str] = ""
 
-    def __post_init__(self):
-        check_fields(self)
-
     def trains(self, name: str) -> bool:
         """Whether the parameter belongs to a readout."""
         return name.startswith(self.backbone.readouts)
+
+
+def _all_layers(backbone: Any) -> list[Layer]:
+    """The layers of a backbone, and every other parameter as a layer of one path."""
+    layers = {layer.parameter: layer for layer in backbone.layers}
+    return [
+        layers.get(name) or Layer(name, "parameter", (Path("", 0, tuple(p.shape)),), p.numel(), "")
+        for name, p in backbone.parameters.items()
+    ]
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -22,6 +22,8 @@ class Frozen(Adaptation):
     def __init__(self, inner: Adaptation):
         super().__init__()
         self.inner = inner.requires_grad_(False)
+        self.backbone = inner.backbone
+        self.replaces = inner.replaces  # type: ignore[misc]
         self._watch = Watch()  # of the W
         self._kept: Weights = {}
 
@@ -59,6 +61,12 @@ class Frozen(Adaptation):
     def tensors(self, atomic_numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """Of the adaptation that is frozen."""
         return self.inner.tensors(atomic_numbers)
+
+    def scaled(self, weight: float) -> Adaptation:
+        """Of the adaptation that is frozen."""
+        scaled = Frozen(self.inner.scaled(weight))
+        scaled.base, scaled.elements = self.base, self.elements
+        return scaled
 
     def n_changed(self) -> int:
         """Of the adaptation that is frozen."""

@@ -84,6 +84,10 @@ class LowRank(ByPath):
         """It grows with the root of the run's length: 0.06 for 240 steps, 0.2 for 2,500."""
         return rate_for(n_steps, RATE)
 
+    def scaled(self, weight: float) -> Adaptation:
+        """The same factors, their product counted `weight` times."""
+        return LowRank(self.blocks, self.values("a"), self.values("b"), weight * self.scale)
+
     @classmethod
     def is_by_species(cls, block: Block, part: str) -> bool:
         """B of the embedding is shared by the elements."""

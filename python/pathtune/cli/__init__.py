@@ -18,6 +18,10 @@ VERBS = {
     "fit": "fine-tune a model on labelled structures",
     "evaluate": "errors of a model on labelled structures",
     "merge": "fold an adapter into a plain model",
+    "show": "what an adapter says of itself",
+    "diff": "what two adapters of one model change, weight by weight",
+    "blend": "one adapter of several, each times a weight",
+    "extract": "an adapter of a model that was tuned elsewhere",
     "bench": "time training steps against the stock package",
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 from pathtune.adapter_file import load_adapter
 from pathtune.data import labels
 from pathtune.errors import InputError
-from pathtune.files import read_text
+from pathtune.files import checked_path, read_text
 from pathtune.loading import load
 from pathtune.model import Potential
 from pathtune.options import fields_of, from_mapping
@@ -92,6 +92,14 @@ def required(value: str | None, flag: str, what: str) -> str:
     if value is None:
         raise InputError(f"{flag} is missing, expected {what}")
     return value
+
+
+def new_file(value: str | None) -> pathlib.Path:
+    """The file of --out. Raises InputError where it is missing or exists already: nothing is overwritten."""
+    out = checked_path(required(value, "--out", "a file to write"))
+    if out.exists():
+        raise InputError(f"{out}: exists already, expected a new file")
+    return out
 
 
 def print_json(value: Any) -> None:

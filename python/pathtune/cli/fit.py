@@ -25,7 +25,7 @@ from pathtune.options import to_toml
 from pathtune.training import FitConfig
 from pathtune.training.folder import RunFolder
 from pathtune.training.progress import Progress
-from pathtune.training.run import RunOptions, adapt_as, run_arm, sections
+from pathtune.training.run import RunOptions, adapt_as, check_arm, run_arm, sections
 
 DENOMINATORS = (("reachable_weights", "reachable"), ("adapted_weights", "adapted"), ("all_weights", "all"))
 
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     keep_large_blocks()
     options = options_from(args, **sections())
+    check_arm(options)
     run_options: RunOptions = options["run"]
     out = required(run_options.out, "--out", "a folder for the run")
     train_file = required(run_options.train, "--train", "a file of structures")

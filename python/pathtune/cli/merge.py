@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pathtune.adapting import merge
-from pathtune.cli._common import ModelOptions, add_options, load_model, options_from, required
-from pathtune.errors import InputError
-from pathtune.files import checked_path
+from pathtune.cli._common import ModelOptions, add_options, load_model, new_file, options_from, required
 from pathtune.loading import save
 
 
@@ -21,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the merged model."""
     adapter = required(args.adapter, "--adapter", "an adapter file")
-    out = checked_path(required(args.out, "--out", "a file to write"))
-    if out.exists():
-        raise InputError(f"{out}: exists already, expected a new file")
+    out = new_file(args.out)
     save(merge(load_model(options_from(args, model=ModelOptions)["model"], adapter)), out)
     print(f"wrote {out}")
     return 0

@@ -81,6 +81,22 @@ def sections() -> dict[str, type]:
     return result
 
 
+def check_arm(options: Mapping[str, Any]) -> None:
+    """Raise InputError for options (by section) that are asked of a kind which the arm does not name."""
+    named = {adaptation_class(kind).section for kind in options["run"].arm}
+    for section, cls in option_sections().items():
+        asked = options.get(section)
+        if asked is None or section in named:
+            continue
+        field = next((f for f in fields_of(cls) if getattr(asked, f.name) != f.default), None)
+        if field is not None:
+            kinds = " or ".join(kind for kind in adaptation_kinds() if adaptation_class(kind).section == section)
+            raise InputError(
+                f"{field.name} is {getattr(asked, field.name)!r} beside arm {' '.join(options['run'].arm)}, "
+                f"expected {kinds} among the arm's kinds"
+            )
+
+
 def adapt_as(base: Potential, train: Source, options: Mapping[str, Any], n_replay: int = 0) -> Potential:
     """The arm that `options` (by section) names, ready to train; InputError as adapt, and for an impossible plan.
 

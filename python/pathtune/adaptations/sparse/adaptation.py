@@ -92,6 +92,12 @@ class SparseEntries(Adaptation):
             deltas.append(FixedDelta(layer, indices, values, threshold))
         return SparseEntries(deltas).to(base.device)
 
+    def scaled(self, weight: float) -> Adaptation:
+        """The same entries, times `weight`."""
+        return SparseEntries(
+            [FixedDelta(d.layer, d.indices, weight * d.delta().detach(), d.threshold) for d in self.deltas]
+        )
+
     def n_changed(self) -> int:
         """Active entries."""
         return sum(d.n_active() for d in self.deltas)
