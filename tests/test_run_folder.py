@@ -219,6 +219,7 @@ DAMAGE = {
     "two": (changed(("last",), lambda parts: parts * 2), "last has 2 adaptations, expected 1"),
     "groups": (changed(("optimizer", "param_groups"), []), "optimizer is a list of 0, expected a list of 1"),
     "rate": (changed(("optimizer", "param_groups", 0, "lr"), math.inf), "optimizer[0], lr is inf"),
+    "parameters": (changed(("optimizer", "param_groups", 0, "params", 0), 1), "optimizer has the parameters"),
     "average": (changed(("optimizer", "state", 0, "z"), lambda t: t[1:]), "optimizer, parameter 0, z is"),
     "stranger": (changed(("optimizer", "state", 99), {}), "99, expected"),
 }  # fmt: skip

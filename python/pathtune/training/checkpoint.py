@@ -14,6 +14,7 @@ from pathtune.adaptations.state import check_like
 from pathtune.backbone import compare_fingerprints
 from pathtune.data import Source
 from pathtune.errors import InputError
+from pathtune.files import shown
 from pathtune.forms import check_form
 from pathtune.model import Potential
 from pathtune.options import to_mapping
@@ -92,6 +93,11 @@ def check_states(state: Mapping[str, Any], model: Potential, optimizer: torch.op
             shapes |= {id(p): value.shape for p, value in zip(part.trainable(), mine.get("parameters", ()))}
     found, own = state["optimizer"], optimizer.state_dict()
     check_like(found["param_groups"], own["param_groups"], where, "optimizer")
+    for mine, theirs in zip(own["param_groups"], found["param_groups"]):
+        if theirs["params"] != mine["params"]:
+            raise InputError(
+                f"{where}: optimizer has the parameters {shown(theirs['params'])}, expected those of this run"
+            )
     like = {}
     for k, p in enumerate(parameters):
         like[k] = dict.fromkeys(("exp_avg_sq", "z"), torch.empty(shapes[id(p)], dtype=p.dtype, device="meta"))
