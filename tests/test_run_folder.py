@@ -209,6 +209,9 @@ DAMAGE = {
     "step beyond": (changed(("step",), 3), "step is 3, expected 0 to 2"),
     "loss": (changed(("loss_sum",), math.nan), "['loss_sum'] is nan, expected a finite number"),
     "log": (changed(("lines",), lambda lines: lines[1:]), "has 1 lines of the log, expected one for each of 2"),
+    "log of tensors": (changed(("lines", 0, "active"), torch.zeros(2, 2)), "the lines of the log are not JSON"),
+    "a tensor for a number": (changed(("epoch",), torch.zeros(2, 2)), "expected an integer"),
+    "a large number": (changed(("optimizer", "param_groups", 0, "weight_decay"), 10**400), "weight_decay is 1000"),
     "shape": (changed(PARAMETER, lambda t: t[:-1]), "sparse, parameters[0] is torch.float32"),
     "type": (changed(PARAMETER, lambda t: t.double()), "is torch.float64"),
     "nan": (changed(PARAMETER, lambda t: t * math.nan), "holds a number that is not finite"),
@@ -216,6 +219,7 @@ DAMAGE = {
     "two": (changed(("last",), lambda parts: parts * 2), "last has 2 adaptations, expected 1"),
     "groups": (changed(("optimizer", "param_groups"), []), "optimizer is a list of 0, expected a list of 1"),
     "rate": (changed(("optimizer", "param_groups", 0, "lr"), math.inf), "optimizer[0], lr is inf"),
+    "parameters": (changed(("optimizer", "param_groups", 0, "params", 0), 1), "optimizer has the parameters"),
     "average": (changed(("optimizer", "state", 0, "z"), lambda t: t[1:]), "optimizer, parameter 0, z is"),
     "stranger": (changed(("optimizer", "state", 99), {}), "99, expected"),
 }  # fmt: skip

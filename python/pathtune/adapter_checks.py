@@ -16,7 +16,7 @@ FORMAT = "2"
 FORMATS = ("1", FORMAT)  # those that are read
 LAST_ELEMENT = 118
 MOST_CHARACTERS = 1_000_000  # of one item of the metadata
-LONGEST_NAME = 100  # of a component or kind
+LONGEST_NAME = 100  # of a component, kind or backbone
 TYPES = (torch.float16, torch.float32, torch.float64, torch.bool, torch.uint8) + (
     torch.int8,
     torch.int16,
@@ -111,6 +111,8 @@ def _about(metadata: Mapping[str, str], where: str) -> About:
     unknown = set(found["elements"]) - set(found["atomic_numbers"])
     if unknown:
         raise InputError(f"{where}: elements has {min(unknown)}, expected some of its atomic_numbers")
+    if not metadata["backbone"].isprintable() or len(metadata["backbone"]) > LONGEST_NAME:
+        raise InputError(f"{where}: backbone is {shown(metadata['backbone'])}, expected the name of a class")
     n_species = len(found["atomic_numbers"])
     if metadata["n_species"] != str(n_species):
         raise InputError(

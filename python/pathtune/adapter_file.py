@@ -16,7 +16,7 @@ from pathtune.adaptations import Composition, Frozen, Stored, adaptation_class
 from pathtune.adapter_checks import FINGERPRINT, FORMAT, About, check_adapter, check_types, under
 from pathtune.backbone import compare_fingerprints
 from pathtune.errors import InputError
-from pathtune.files import checked_path, shown, write_atomically
+from pathtune.files import checked_path, write_atomically
 from pathtune.model import Potential
 
 
@@ -75,7 +75,7 @@ def load_adapter(base: Potential, file: str | pathlib.Path) -> Potential:
     if base.is_adapted:
         raise InputError(f"{file}: the model already carries an adapter, expected a plain one")
     if about.backbone != base.base.name:
-        raise InputError(f"{file}: was made for a {shown(about.backbone)}, but the model is a {base.base.name}")
+        raise InputError(f"{file}: was made for a {about.backbone}, but the model is a {base.base.name}")
     if abs(about.r_max - base.base.r_max) > 1e-5:  # A; some packages keep it in float32
         raise InputError(f"{file}: was made for a cutoff of {about.r_max:g} A, but the model has {base.base.r_max:g} A")
     missing = [z for z in about.elements if z not in base.atomic_numbers]

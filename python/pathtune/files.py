@@ -17,7 +17,7 @@ def shown(value: Any) -> str:
     """Its repr for a message, on one line, a long one shortened."""
     shortened = reprlib.Repr()
     shortened.maxstring = shortened.maxother = 100
-    return shortened.repr(value)
+    return " ".join(shortened.repr(value).split())
 
 
 def checked_path(file: str | pathlib.Path) -> pathlib.Path:

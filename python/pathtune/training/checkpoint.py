@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from pathtune.adaptations.state import check_like
 from pathtune.backbone import compare_fingerprints
 from pathtune.data import Source
 from pathtune.errors import InputError
+from pathtune.files import shown
 from pathtune.forms import check_form
 from pathtune.model import Potential
 from pathtune.options import to_mapping
@@ -66,6 +68,12 @@ def check_belongs(
         least = 1 if name == "planned_epochs" else 0
         if not least <= state[name] <= most:
             raise InputError(f"{where}: {name} is {state[name]}, expected {least} to {most}")
+    try:
+        json.dumps(state["lines"])
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{where}: the lines of the log are not JSON ({error}), expected those of log.jsonl"
+        ) from error
     if len(state["lines"]) != epoch:
         raise InputError(
             f"{where}: has {len(state['lines'])} lines of the log, expected one for each of {epoch} epochs"
@@ -75,7 +83,8 @@ def check_belongs(
 def check_states(state: Mapping[str, Any], model: Potential, optimizer: torch.optim.Optimizer, where: str) -> None:
     """Raise InputError unless the states of adaptations and optimizer fit this model, in types, shapes and numbers."""
     parts = model.adaptation.parts()
-    shapes: dict[int, torch.Size] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    shapes = {id(p): p.shape for p in parameters}
     for name in ("best", "last"):
         if len(state[name]) != len(parts):
             raise InputError(f"{where}: {name} has {len(state[name])} adaptations, expected {len(parts)}")
@@ -84,11 +93,14 @@ def check_states(state: Mapping[str, Any], model: Potential, optimizer: torch.op
             shapes |= {id(p): value.shape for p, value in zip(part.trainable(), mine.get("parameters", ()))}
     found, own = state["optimizer"], optimizer.state_dict()
     check_like(found["param_groups"], own["param_groups"], where, "optimizer")
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for mine, theirs in zip(own["param_groups"], found["param_groups"]):
+        if theirs["params"] != mine["params"]:
+            raise InputError(
+                f"{where}: optimizer has the parameters {shown(theirs['params'])}, expected those of this run"
+            )
     like = {}
     for k, p in enumerate(parameters):
-        shape = shapes.get(id(p), p.shape)
-        like[k] = dict.fromkeys(("exp_avg_sq", "z"), torch.empty(shape, dtype=p.dtype, device="meta"))
+        like[k] = dict.fromkeys(("exp_avg_sq", "z"), torch.empty(shapes[id(p)], dtype=p.dtype, device="meta"))
     for k, tensors in found["state"].items():
         check_form(k, tuple(like), where, "a number of a parameter in the optimizer")
         check_like(tensors, like[k], where, f"optimizer, parameter {k}")
