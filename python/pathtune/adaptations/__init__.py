@@ -13,11 +13,13 @@ from pathtune.adaptations.composition import Composition
 from pathtune.adaptations.dense import Full, Readout
 from pathtune.adaptations.frozen import Frozen
 from pathtune.adaptations.sparse import Sparse, SparseDelta
+from pathtune.adaptations.spin import Spin, SpinLayer
 from pathtune.adaptations.stored import Stored
 
 register_adaptation(Sparse)
 register_adaptation(Full)
 register_adaptation(Readout)
+register_adaptation(Spin)
 
 __all__ = [
     "Adaptation",
@@ -28,6 +30,8 @@ __all__ = [
     "Readout",
     "Sparse",
     "SparseDelta",
+    "Spin",
+    "SpinLayer",
     "Stored",
     "adaptation_class",
     "adaptation_kinds",

@@ -1,9 +1,19 @@
 """Structures and labels: from files to batches of tensors."""
 
-from pathtune.data.batch import NO_VOLUME_A3, Batch, EnergyTerm, Labelled, Request, collate
+from pathtune.data.batch import (
+    NO_VOLUME_A3,
+    Batch,
+    Comparison,
+    EnergyTerm,
+    Labelled,
+    Request,
+    collate,
+    perpendicular,
+)
 from pathtune.data.labels import (
     Label,
     LabelKeys,
+    conjugates,
     label_of,
     labels,
     outputs,
@@ -22,6 +32,7 @@ __all__ = [
     "NO_VOLUME_A3",
     "SHIPPED",
     "Batch",
+    "Comparison",
     "EnergyTerm",
     "Frames",
     "Graph",
@@ -36,6 +47,7 @@ __all__ = [
     "check_elements",
     "collate",
     "composition",
+    "conjugates",
     "demo_file",
     "elements_of",
     "find_graph",
@@ -44,6 +56,7 @@ __all__ = [
     "label_of",
     "labels",
     "outputs",
+    "perpendicular",
     "read_frames",
     "read_structures",
     "register_label",
