@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from ase.data import chemical_symbols
@@ -20,6 +23,20 @@ from pathtune.errors import InputError
 
 if TYPE_CHECKING:
     from pathtune.model import Potential
+
+
+HEADER = ("elements", "cutoff", "magforces_scale", "magforces_perpendicular")  # of its tensors in a file
+MOST_FRAMES = 2000  # that the start reads
+
+
+class _Seen(NamedTuple):
+    """What the start keeps of one structure."""
+
+    features: torch.Tensor  # [n_nodes, dim]
+    edges: Any
+    batch: Batch
+    residual: torch.Tensor  # [1] eV, its energy minus that without terms of the energy
+    pulls: torch.Tensor  # [n_nodes, 3] eV/A, its forces likewise
 
 
 class Spin(Adaptation):
@@ -75,25 +92,26 @@ class Spin(Adaptation):
     def begin(self, model: Potential, frames: Iterable[Batch], loss: Loss) -> bool:
         """Units of features and moments, then E0, Landau and exchange constants from one least-squares solve.
 
-        Warns where magforces are not -dE/dm of the energies, and where moments are given that do not count.
+        Of the first 2,000 frames. Warns where magforces are not -dE/dm of the energies, and where moments are given
+        that do not count.
         """
-        seen = [_seen(model, batch) for batch in frames]
-        graphs = [spin_graph(batch, edges, self.energy.species) for _, edges, batch, _ in seen]
-        self._warn_of_others([batch for _, _, batch, _ in seen], model)
-        features = torch.cat([f[g.atoms] for (f, _, _, _), g in zip(seen, graphs)])
+        seen = [_seen(model, batch) for batch in itertools.islice(frames, MOST_FRAMES)]
+        graphs = [spin_graph(s.batch, s.edges, self.energy.species) for s in seen]
+        self._warn_of_others([s.batch for s in seen], model)
+        features = torch.cat([s.features[g.atoms] for s, g in zip(seen, graphs)])
         if not len(features):
             names = " ".join(chemical_symbols[z] for z in self.energy.shape.elements)
             raise InputError(f"spin is {names}, expected elements of the training data")
-        moments = torch.cat([b.labels["magmom"].value[g.atoms] for (_, _, b, _), g in zip(seen, graphs)])
+        moments = torch.cat([s.batch.labels["magmom"].value[g.atoms] for s, g in zip(seen, graphs)])
         self.energy.set_units(features, moments, torch.cat([g.element for g in graphs]))
         if self.energy.shape.is_many_body:
-            squares = torch.stack([self.energy.density_squares(edges, batch) for _, edges, batch, _ in seen])
+            squares = torch.stack([self.energy.density_squares(s.edges, s.batch) for s in seen])
             unit = squares.mean(dim=0).sqrt()
             self.energy.density_unit.copy_(torch.where(unit > 0, unit, 1.0))
-        species = sorted({int(s) for _, _, batch, _ in seen for s in batch.species.unique()})
+        species = sorted({int(k) for s in seen for k in s.batch.species.unique()})
         problem = LinearProblem(self.energy, species, self.is_perpendicular)
-        for _, edges, batch, residual in seen:
-            problem.add(edges, batch, residual)
+        for s in seen:
+            problem.add(s.edges, s.batch, s.residual, s.pulls)
         self._judge(problem)
         constants, shift = problem.solve(float(self.scale))
         self._set_constants(constants)
@@ -105,8 +123,8 @@ class Spin(Adaptation):
     def summary(self) -> dict[str, Any]:
         """The scale of the magforces, and what the energies say of it."""
         found = self.consistency
-        known = {} if found is None or not found.is_known else {"factor": found.factor, "error": found.error}
-        return {"magforces_scale": float(self.scale), "magforces_check": known or None}
+        known = dataclasses.asdict(found) if found is not None and found.is_known else None
+        return {"magforces_scale": float(self.scale), "magforces_check": known}
 
     def state(self) -> dict[str, Any]:
         """The parameters, and the units that they are in."""
@@ -135,18 +153,19 @@ class Spin(Adaptation):
     @classmethod
     def from_tensors(cls, base: Potential, stored: Stored) -> Adaptation:
         """A layer of a file. Raises InputError for tensors that are missing, or not of the shapes that fit `base`."""
-        found = dict(stored.tensors)
-        try:
-            elements = tuple(found.pop("elements").tolist())
-            cutoff, scale = (float(found.pop(name)) for name in ("cutoff", "magforces_scale"))
-            is_perpendicular = bool(found.pop("magforces_perpendicular").item())
-            n_basis, n_hidden = found["pair_constants"].shape[2], found["pair_in"].shape[1]
-        except (KeyError, IndexError, ValueError, RuntimeError) as error:
-            raise InputError(f"{stored.where}: the spin layer lacks tensors, expected a whole one ({error})") from error
-        is_many_body = "density_out" in found
-        shape = SpinShape(elements, cutoff, base.backbone.n_invariants, n_basis, n_hidden, is_many_body)
-        if not elements or list(elements) != sorted(set(elements)) or not 0 < cutoff <= base.backbone.r_max + 1e-5:
-            raise InputError(f"{stored.where}: the spin layer has elements {elements} and cutoff {cutoff:g} A")
+        found, where = dict(stored.tensors), f"{stored.where}: the spin layer"
+        for name in (*HEADER, "pair_constants", "pair_in"):
+            if name not in found:
+                raise InputError(f"{where} lacks {name!r}, expected a whole one")
+        elements, cutoff, scale, is_perpendicular = (found.pop(name).flatten().tolist() for name in HEADER)
+        if not elements or elements != sorted(set(elements)):
+            raise InputError(f"{where} has elements {elements}, expected atomic numbers, ascending")
+        for name, values, largest in (("cutoff", cutoff, base.backbone.r_max + 1e-5), ("scale", scale, math.inf)):
+            if len(values) != 1 or not 0 < values[0] <= largest:
+                raise InputError(f"{where} has {name} {values}, expected one above 0 and up to {largest:.6g}")
+        n_basis, n_hidden = (found[name].shape[-1] for name in ("pair_constants", "pair_in"))
+        n_features, is_many_body = base.backbone.n_invariants, "density_out" in found
+        shape = SpinShape(tuple(elements), cutoff[0], n_features, n_basis, n_hidden, is_many_body)
         energy = _energy(base, shape, stored.where)
         expected = energy.state_dict()
         for name in sorted({*expected, *found}):
@@ -155,7 +174,7 @@ class Spin(Adaptation):
                 has, wants = (None if t is None else tuple(t.shape) for t in (theirs, mine))
                 raise InputError(f"{stored.where}: {name} of the spin layer has shape {has}, expected {wants}")
         energy.load_state_dict(found)
-        return cls(energy, is_perpendicular, scale).to(base.device)
+        return cls(energy, is_perpendicular == [1], scale[0]).to(base.device)
 
     def _judge(self, problem: LinearProblem) -> None:
         """Compare E with T, take the factor where that is asked, and warn where it is not 1."""
@@ -195,8 +214,8 @@ def _energy(base: Potential, shape: SpinShape, where: str = "spin") -> SpinEnerg
     return SpinEnergy(shape, torch.tensor(index), base.backbone.dtype)
 
 
-@torch.no_grad()
-def _seen(model: Potential, batch: Batch) -> tuple[torch.Tensor, Any, Batch, torch.Tensor]:
-    """Features, edges, batch, and the energy minus that of the model without terms of the energy [n_graphs], eV."""
-    prediction, (features, edges, same) = model.final_features(batch)
-    return features, edges, same, batch.labels["energy"].value - prediction.energy
+def _seen(model: Potential, batch: Batch) -> _Seen:
+    prediction, (features, edges, same) = model.final_features(batch, ("energy", "forces"))
+    labels = batch.labels
+    residual = labels["energy"].value - prediction.energy.detach()
+    return _Seen(features, edges, same, residual, labels["forces"].value - prediction.forces.detach())

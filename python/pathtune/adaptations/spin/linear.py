@@ -2,7 +2,7 @@
 
     E - E_plain = sum_z n_z dE0_z + sum_zk a_zk sum_i |m_i|^(2k) + sum_pb c_pb sum_(ij of p) phi_b(r_ij) m_i . m_j
 
-and T = -dE/dm likewise, without E0. A head trained by gradients alone is far from these constants for long.
+and T = -dE/dm and the forces -dE/dr likewise, without E0. A head trained by gradients alone is far from these constants for long.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathtune.adaptations.spin.graph import n_pairs, radial, spin_graph
 from pathtune.data import Batch, perpendicular
 
 RIDGE = 1e-5  # of the mean square of a column: what the data do not determine stays small
-LEAST_COPIES = 8  # standard errors that a factor between E and T must be above zero to be one
+LEAST_EXPLAINED = 0.9  # of the energies, that exchange fitted to T must explain for a factor to mean something
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,12 @@ class Consistency:
 
     factor: float  # times the magforces of the files gives -dE/dm of the energies of the files
     error: float  # its standard error
+    explained: float  # share of the energies' variance, beyond E0 and lengths, that exchange fitted to T explains
 
     @property
     def is_known(self) -> bool:
-        """Whether the energies say enough of the moments to tell."""
-        return self.factor > LEAST_COPIES * self.error
+        """Whether the moments are most of what the energies say, so that the factor is not that of something else."""
+        return self.factor > 0 and self.explained > LEAST_EXPLAINED
 
     @property
     def is_off(self) -> bool:
@@ -53,17 +54,21 @@ class LinearProblem:
         self.residuals: list[float] = []  # eV per atom
         self.torques = Normal(self.n_constants)  # of T, as it is fitted
         self.across = Normal(self.n_constants)  # of its part perpendicular to the moments
+        self.pulls = Normal(self.n_constants)  # of forces
 
-    def add(self, edges: Any, batch: Batch, residual: torch.Tensor) -> None:
-        """One structure; `residual` [1]: its energy minus the plain model's, eV."""
+    def add(self, edges: Any, batch: Batch, residual: torch.Tensor, pulls: torch.Tensor) -> None:
+        """One structure; `residual` [1] and `pulls` [n_nodes, 3]: its energy and forces minus the plain model's."""
         columns, slopes, atoms = linear_columns(self.energy, edges, batch)
+        forces = batch.labels.get("forces")
+        if forces is not None and bool(forces.mask.any()):
+            self.pulls.add(force_columns(self.energy, edges, batch).flatten(1), pulls[atoms].double().cpu().flatten())
         if bool(batch.labels["energy"].mask.any()):
             counts = torch.stack([(batch.species == s).sum() for s in self.species]).double()
             self.rows.append(torch.cat([columns, counts]) / batch.n_nodes)
             self.residuals.append(float(residual) / batch.n_nodes)
         label = batch.labels.get("magforces")
         if label is not None and bool(label.mask.any()):
-            value, moments = label.value[atoms].double(), batch.labels["magmom"].value[atoms].double()
+            value, moments = (batch.labels[k].value[atoms].double().cpu() for k in ("magforces", "magmom"))
             across, sideways = perpendicular(slopes, moments), perpendicular(value, moments)
             self.across.add(across.flatten(1), sideways.flatten())
             is_across = self.is_perpendicular
@@ -72,7 +77,7 @@ class LinearProblem:
     def solve(self, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Constants [n_constants] and shifts of E0 [n_species], eV; `scale` multiplies the magforces of the files.
 
-        Energies and magforces count alike: each set of rows is divided by its spread and its length.
+        Energies, magforces and forces count alike: each set of rows is divided by its spread and its length.
         """
         whole = Normal(self.n_constants + len(self.species))
         if self.rows:
@@ -84,6 +89,10 @@ class LinearProblem:
             n, weight = self.n_constants, 1 / (scale**2 * max(self.torques.squares, 1e-12))
             whole.gram[:n, :n] += weight * self.torques.gram
             whole.right[:n] += weight * scale * self.torques.right
+        if self.pulls.n:
+            n, weight = self.n_constants, 1 / max(self.pulls.squares, 1e-12)
+            whole.gram[:n, :n] += weight * self.pulls.gram
+            whole.right[:n] += weight * self.pulls.right
         found = whole.solve()
         return found[: self.n_constants], found[self.n_constants :]
 
@@ -103,8 +112,8 @@ class LinearProblem:
         if norm <= 1e-24:
             return None
         factor = float(shape @ y) / norm
-        error = float((y - factor * shape).square().sum() / n_free / norm) ** 0.5
-        return Consistency(factor, error)
+        left = float((y - factor * shape).square().sum())
+        return Consistency(factor, (left / n_free / norm) ** 0.5, 1 - left / max(float(y @ y), 1e-300))
 
     def _energies(self) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.stack(self.rows), torch.tensor(self.residuals, dtype=torch.float64)
@@ -167,6 +176,25 @@ def linear_columns(energy: SpinEnergy, edges: Any, batch: Batch) -> tuple[torch.
     both = torch.cat([landau_slopes.reshape(-1, n_spin, 3), slopes.reshape(-1, n_spin, 3)])
     unit = energy.moment_unit[graph.element].double()
     return columns.cpu(), (both / unit.reshape(1, -1, 1)).cpu(), graph.atoms
+
+
+def force_columns(energy: SpinEnergy, edges: Any, batch: Batch) -> torch.Tensor:
+    """Forces of the constants [n_constants, n_spin, 3], eV/A, float64; Landau's have none."""
+    graph = spin_graph(batch, edges, energy.species)
+    n, k, n_spin = n_pairs(len(energy.shape.elements)), energy.shape.n_basis, len(graph.atoms)
+    moments = energy.moments(batch, graph).double()
+    vectors = edges.vectors[graph.rows].double()
+    lengths = vectors.norm(dim=1)
+    _, slope = torch.func.jvp(
+        lambda r: radial(r, energy.shape.cutoff, k), (lengths,), (torch.ones_like(lengths),)
+    )
+    strength = (moments[graph.sender] * moments[graph.receiver]).sum(1) / lengths
+    pull = (graph.share * strength.unsqueeze(1) * slope).unsqueeze(2) * vectors.unsqueeze(1)  # [n_pairs, k, 3]
+    forces = pull.new_zeros(n * n_spin, k, 3)
+    forces = forces.index_add(0, graph.pair * n_spin + graph.sender, pull)
+    forces = forces.index_add(0, graph.pair * n_spin + graph.receiver, -pull)
+    exchange = forces.reshape(n, n_spin, k, 3).transpose(1, 2).reshape(-1, n_spin, 3)
+    return torch.cat([exchange.new_zeros(len(energy.shape.elements) * N_POWERS, n_spin, 3), exchange]).cpu()
 
 
 def _projected(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
