@@ -39,7 +39,7 @@ def relaxed_moments(model: Potential, batch: Batch, tolerance: float) -> np.ndar
             energies = [term(features.double(), edges, moved).sum() for term in terms if term is not None]
             energy = torch.stack(energies).sum()
         (gradient,) = torch.autograd.grad(energy, moments, allow_unused=True, materialize_grads=True)
-        return float(energy), gradient.cpu().numpy().ravel()
+        return float(energy.detach()), gradient.cpu().numpy().ravel()
 
     bounds = [(-LARGEST_MU_B, LARGEST_MU_B)] * label.value.numel()
     start = label.value.double().cpu().numpy().ravel()
