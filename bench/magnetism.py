@@ -1,7 +1,7 @@
 """What the start of a spin layer reaches on the magnetic sets: SevenNet-0, frozen, before any step of training.
 
-`python bench/magnetism.py` needs sevenn and PATHTUNE_DATA. It writes bench/results/magnetism.jsonl line by line and skips
-the lines that are there.
+`python bench/magnetism.py` needs sevenn and PATHTUNE_DATA. It writes bench/results/magnetism.jsonl line by line and
+skips the lines that are there.
 """
 
 import json

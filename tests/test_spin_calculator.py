@@ -87,7 +87,7 @@ def test_what_cannot_be_computed_is_one_sentence():
     model = spins.spin_model()
     atoms = atoms_with(model)
     del atoms.arrays["initial_magmoms"]
-    with pytest.raises(InputError, match="atoms: have no initial magnetic moments, expected them, since the spin layer"):
+    with pytest.raises(InputError, match="atoms: have no initial magnetic moments, expected them, since the spin"):
         atoms.get_potential_energy()
     with pytest.raises(InputError, match="initial_magmoms holds NaN or infinity, expected finite magmom in mu_B"):
         atoms_with(model, np.full((5, 3), np.nan)).get_potential_energy()

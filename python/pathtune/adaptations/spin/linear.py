@@ -2,7 +2,8 @@
 
     E - E_plain = sum_z n_z dE0_z + sum_zk a_zk sum_i |m_i|^(2k) + sum_pb c_pb sum_(ij of p) phi_b(r_ij) m_i . m_j
 
-and T = -dE/dm and the forces -dE/dr likewise, without E0. A head trained by gradients alone is far from these constants for long.
+and T = -dE/dm and the forces -dE/dr likewise, without E0. A head trained by
+gradients alone is far from these constants for long.
 """
 
 from __future__ import annotations
