@@ -186,7 +186,8 @@ def force_columns(energy: SpinEnergy, edges: Any, batch: Batch) -> torch.Tensor:
     moments = energy.moments(batch, graph).double()
     vectors = edges.vectors[graph.rows].double()
     lengths = vectors.norm(dim=1)
-    _, slope = torch.func.jvp(lambda r: radial(r, energy.shape.cutoff, k), (lengths,), (torch.ones_like(lengths),))
+    found = torch.func.jvp(lambda r: radial(r, energy.shape.cutoff, k), (lengths,), (torch.ones_like(lengths),))
+    slope = found[1]
     strength = (moments[graph.sender] * moments[graph.receiver]).sum(1) / lengths
     pull = (graph.share * strength.unsqueeze(1) * slope).unsqueeze(2) * vectors.unsqueeze(1)  # [n_pairs, k, 3]
     forces = pull.new_zeros(n * n_spin, k, 3)
