@@ -2,7 +2,7 @@
 
 import pytest
 
-from pathtune import SpinLayer, adapt, evaluate, load
+from pathtune import SpinLayer, adapt, evaluate, load, refit_e0
 from pathtune.data import as_source, batches
 
 pytestmark = pytest.mark.usefixtures("needs_sevenn")
@@ -11,7 +11,8 @@ pytestmark = pytest.mark.usefixtures("needs_sevenn")
 def test_the_start_finds_the_exchange_and_the_factor_between_energies_and_magforces(data_folder):
     folder = data_folder / "magnetic" / "nio_deepspin"
     layer = SpinLayer(spin=("Ni",), magforces_scale="fit", magforces_part="perpendicular")
-    model = adapt(load("sevennet:7net-0"), ["spin"], (8, 28), {"spin": layer})
+    base, _ = refit_e0(load("sevennet:7net-0"), folder / "train.extxyz.xz")
+    model = adapt(base, ["spin"], (8, 28), {"spin": layer})
     spin = model.adaptation.parts()[0]
     spin.begin(model, batches(model, as_source(folder / "train.extxyz.xz"), 1), None)
     assert spin.consistency.factor == pytest.approx(1.257, abs=0.03)
