@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,13 +69,25 @@ def unfreeze(base: Potential, arm: str, elements: Sequence[int] | None = None) -
     return adapt(base, [arm], elements)
 
 
-def merge(model: Potential) -> torch.nn.Module:
+def merge(model: Potential, drop_spin: bool = False) -> torch.nn.Module:
     """A stock model on the CPU with the adaptations folded in, and the model's E0: needs no pathtune.
 
-    Raises InputError for an adaptation that adds to the energy what no weights can hold.
+    `drop_spin`: leave out an adaptation of kind "spin", with a warning: the energy changes, to that of the model
+    without moments. Raises InputError for an adaptation that adds to the energy what no weights can hold.
     """
     for component in model.adaptation.parts():
-        if component.energy_term() is not None:
+        if component.energy_term() is None:
+            continue
+        if component.kind == "spin" and drop_spin:
+            warnings.warn(
+                "pathtune: merge leaves out the spin layer: the energy changes, to that of zero moments", stacklevel=2
+            )
+        elif component.kind == "spin":
+            raise InputError(
+                "merge: a plain model cannot hold the spin layer, expected drop_spin (--drop-spin), "
+                "which changes the energy to that of zero moments"
+            )
+        else:
             raise InputError(
                 f"merge: an adaptation of kind {component.kind!r} adds a term to the energy, "
                 "expected only changes of weights"

@@ -25,6 +25,7 @@ class Backbone(Protocol):
     readouts: tuple[str, ...]  # how the names of the readouts' parameters begin
     atomic_numbers: tuple[int, ...]
     heads: tuple[str, ...]
+    n_invariants: int  # of the final features, the first ones, that no rotation or inversion changes
     outputs: tuple[str, ...]  # names of the labels that `predict` can give; "energy" is one
     inputs: tuple[str, ...]  # names of the labels that it reads from the batch
     r_max: float  # A

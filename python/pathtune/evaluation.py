@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 
 from pathtune.data import Batch, LabelKeys, Structure, as_source, batches, check_elements, in_order, outputs
 from pathtune.errors import InputError
-from pathtune.model import Potential
+from pathtune.model import Potential, Prediction
 
 Errors = dict[str, np.ndarray]  # of one structure, by label
 
@@ -72,9 +72,17 @@ def _errors(model: Potential, batch: Batch, structures: Sequence[Structure]) -> 
         parts = np.split(found, ends) if label.per == "atom" else found
         for s, part, error in zip(structures, parts, result):
             if label.name in s.labels:
-                difference = part - s.labels[label.name]
+                difference = _difference(prediction, label.name, part, s)
                 error[label.name] = np.asarray(difference / len(s) if label.is_extensive else difference)
     return result
+
+
+def _difference(prediction: Prediction, name: str, found: np.ndarray, structure: Structure) -> np.ndarray:
+    """Output minus label, as the model compares them."""
+    if name not in prediction.comparisons:
+        return found - structure.labels[name]
+    labels = {key: torch.as_tensor(value) for key, value in structure.labels.items()}
+    return prediction.comparisons[name].error(torch.as_tensor(found), labels[name], labels).numpy()
 
 
 def _by_element(structure: Structure, error: Errors) -> list[tuple[str, tuple[int, Errors]]]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from pathtune.data import Batch, Label, Source, outputs
 from pathtune.errors import InputError
 from pathtune.model import Potential, Prediction
+
+LEAST_SPREAD = 1e-12  # below: a label that does not vary, whose errors are left as they are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +46,22 @@ class TermSums:
         return {name: self._sums[name] / count for name, count in self._counts.items() if count}
 
 
-def loss_terms(prediction: Prediction, batch: Batch, kind: str = "huber", huber_delta: float = 0.01) -> dict[str, Term]:
+def loss_terms(
+    prediction: Prediction,
+    batch: Batch,
+    kind: str = "huber",
+    huber_delta: float = 0.01,
+    spreads: Mapping[str, float] | None = None,
+) -> dict[str, Term]:
     """The terms, by label, of everything that is predicted and may be labelled.
 
     `kind`: "weighted" squares the errors, "huber" is quadratic up to huber_delta and linear beyond. An extensive
     label's error is per atom. Energies are compared as interaction energies: the sum of E0 is taken off the label
     in float64, so that float32 keeps its digits. A structure's weight multiplies its costs and counts nothing.
+    `spreads`: by label, what its errors are divided by first; huber_delta is then in these units.
     """
     return {
-        label.name: _term(label, prediction, batch, kind, huber_delta)
+        label.name: _term(label, prediction, batch, kind, huber_delta, (spreads or {}).get(label.name, 1.0))
         for label in outputs()
         if label.name in prediction.outputs and label.name in batch.labels
     }
@@ -83,21 +93,52 @@ def check_outputs(model: Potential, source: Source, weights: Mapping[str, float]
     """Raise InputError where the frames have a label that counts in the loss and that the model does not predict."""
     for label in outputs():
         is_labelled = label.name in source.present and bool(source.present[label.name].any())
-        if is_labelled and label.name not in model.backbone.outputs and weights.get(label.name, label.weight):
+        if label.conjugate_to and label.conjugate_to not in model.inputs:
+            continue  # not defined for this model
+        if is_labelled and label.name not in model.outputs and weights.get(label.name, label.weight):
             raise InputError(
                 f"the data have {label.name} labels, but a {model.backbone.name} predicts "
-                f"{', '.join(model.backbone.outputs)}, expected {label.name}_weight 0 or a model that predicts them"
+                f"{', '.join(model.outputs)}, expected {label.name}_weight 0 or a model that predicts them"
             )
 
 
-def _term(label: Label, prediction: Prediction, batch: Batch, kind: str, huber_delta: float) -> Term:
+def spreads(source: Source) -> dict[str, float]:
+    """Root mean square of each output's label, by name, in its unit; of an extensive one per atom, about the best sum
+    of a constant for each element."""
+    found = {}
+    for label in outputs():
+        held = np.flatnonzero(source.present.get(label.name, []))
+        values = [source.read(int(i)).labels[label.name] for i in held]
+        if not values:
+            continue
+        if label.is_extensive:
+            counts = source.composition[held]
+            flat = np.stack([v.ravel() for v in values])
+            rest = flat - counts @ np.linalg.lstsq(counts, flat, rcond=None)[0]
+            squares = (rest / counts.sum(axis=1, keepdims=True)) ** 2
+        else:
+            squares = np.concatenate([v.ravel() for v in values]) ** 2
+        rms = float(np.sqrt(squares.mean()))
+        found[label.name] = rms if rms > LEAST_SPREAD else 1.0
+    return found
+
+
+def _term(
+    label: Label, prediction: Prediction, batch: Batch, kind: str, huber_delta: float, spread: float = 1.0
+) -> Term:
     value, mask = batch.labels[label.name]
     found = prediction.outputs[label.name]
     if label.name == "energy":
         value = (value - prediction.e0_energy).to(found.dtype)
-    error = found - value
+    if label.name in prediction.comparisons:
+        inputs = {name: labelled.value for name, labelled in batch.labels.items()}
+        error = prediction.comparisons[label.name].error(found, value, inputs)
+    else:
+        error = found - value
     if label.is_extensive:
         error = error / batch.n_atoms.reshape(-1, *[1] * (error.dim() - 1))
+    if spread != 1.0:
+        error = error / spread
     cost = error**2
     if kind == "huber":
         cost = torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=huber_delta)

@@ -5,12 +5,24 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from pathtune.adaptations import Adaptation, Composition
 from pathtune.backbone import Backbone, check_same_base
-from pathtune.data import Batch, Graph, Request, Source, Structure, collate, label_of
+from pathtune.data import (
+    Batch,
+    Comparison,
+    EnergyTerm,
+    Graph,
+    Request,
+    Source,
+    Structure,
+    collate,
+    conjugates,
+    label_of,
+)
 from pathtune.data.batch import ALWAYS
 from pathtune.errors import InputError
 from pathtune.layers import Layer, Weights, select_layers
@@ -22,6 +34,7 @@ class Prediction:
 
     outputs: dict[str, torch.Tensor]  # by label; "energy" is the interaction energy E - sum E0 [n_graphs], eV
     e0_energy: torch.Tensor  # [n_graphs] eV, float64
+    comparisons: Mapping[str, Comparison] = dataclasses.field(default_factory=dict)  # with labels, by name
 
     @property
     def interaction_energy(self) -> torch.Tensor:
@@ -71,6 +84,16 @@ class Potential(torch.nn.Module):
     def atomic_numbers(self) -> tuple[int, ...]:
         """Elements that the model knows, in the order of its species index."""
         return self.base.atomic_numbers
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the labels that the backbone, or an adaptation in use, reads from the batch."""
+        return (*self.backbone.inputs, *self.adaptation.inputs())
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the labels that it predicts: the backbone's, and the derivatives by what adaptations read."""
+        return (*self.backbone.outputs, *(label.name for label in conjugates(self.adaptation.inputs())))
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -144,16 +167,30 @@ class Potential(torch.nn.Module):
     def predict(self, weights: Weights, batch: Batch, request: Request) -> Prediction:
         """The backbone's prediction with `weights`, by parameter name, in place of its own and of all adaptations'.
 
-        Raises InputError for an output that the backbone does not have.
+        Terms of the energy are those of `request`, else those of the adaptations. Raises InputError for an output that
+        the model does not have.
         """
-        unknown = sorted(request.outputs - set(self.backbone.outputs))
+        unknown = sorted(request.outputs - set(self.outputs))
         if unknown:
-            has = ", ".join(self.backbone.outputs)
+            has = ", ".join(self.outputs)
             raise InputError(f"output {unknown[0]!r} is asked of a {self.backbone.name}, expected some of {has}")
-        terms = self.adaptation.energy_terms()
+        terms = () if request.terms else self.adaptation.energy_terms()
         request = dataclasses.replace(request, terms=terms) if terms else request
         outputs = self.backbone.predict(weights, batch, request)
-        return Prediction(outputs, self.e0_energy(batch))
+        return Prediction(outputs, self.e0_energy(batch), self.adaptation.comparisons())
+
+    def final_features(self, batch: Batch, outputs: Iterable[str] = ("energy",)) -> tuple[Prediction, tuple[Any, ...]]:
+        """The prediction without terms of the energy, and what such a term is a function of: the final features
+        [n_nodes, dim], edges, batch; without a graph."""
+        seen: list[tuple[Any, ...]] = []
+
+        def tap(features: torch.Tensor, edges: Any, batch: Batch) -> torch.Tensor:
+            seen.append((features.detach(), dataclasses.replace(edges, vectors=edges.vectors.detach()), batch))
+            return features.new_zeros(batch.n_nodes)
+
+        terms: tuple[EnergyTerm, ...] = (tap,)
+        request = Request(frozenset(outputs), terms=terms)
+        return self.predict(self.adaptation.weights(self.backbone.parameters), batch, request), seen[0]
 
     def collate(self, structures: Sequence[Structure], graphs: Sequence[Graph] | None = None) -> Batch:
         """Structures as this model takes them: its species, cutoff, precision and labels, on its device.
@@ -164,7 +201,7 @@ class Potential(torch.nn.Module):
         self._check_inputs(structures)
         backbone = self.backbone
         heads = [self._head_of(s) for s in structures]
-        names = (*backbone.outputs, *backbone.inputs)
+        names = (*self.outputs, *self.inputs)
         batch = collate(structures, self.atomic_numbers, backbone.r_max, backbone.dtype, graphs, heads, names)
         return batch if self.device.type == "cpu" else batch.to(self.device)
 
@@ -174,13 +211,20 @@ class Potential(torch.nn.Module):
         return self.collate([source.read(i) for i in indices], graphs)
 
     def _check_inputs(self, structures: Sequence[Structure]) -> None:
-        for label in [label_of(name) for name in self.backbone.inputs]:
+        for label in [label_of(name) for name in self.inputs]:
             lacking = next((s for s in structures if label.name not in s.labels), None)
-            if lacking is not None and not label.is_optional:
-                raise InputError(
-                    f"{lacking.where}: has no {label.name} ({label.key}), "
-                    f"expected it, since a {self.backbone.name} reads it"
-                )
+            if lacking is None or label.is_optional:
+                continue
+            beside = [other.name for other in conjugates((label.name,)) if other.name in lacking.labels]
+            has = f"has {' and '.join(beside)} but no" if beside else "has no"
+            raise InputError(
+                f"{lacking.where}: {has} {label.name} ({label.key}), "
+                f"expected it, since {self._reader_of(label.name)} reads it"
+            )
+
+    def _reader_of(self, name: str) -> str:
+        kinds = [c.kind for c in self.adaptation.parts() if name in c.inputs]
+        return f"an adaptation of kind {kinds[0]!r}" if kinds else f"a {self.backbone.name}"
 
     def _head_of(self, structure: Structure) -> int:
         heads = self.backbone.heads

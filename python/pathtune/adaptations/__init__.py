@@ -16,6 +16,7 @@ from pathtune.adaptations.low_rank import LowRank
 from pathtune.adaptations.modulation import Modulation
 from pathtune.adaptations.pull import Pull
 from pathtune.adaptations.sparse import Sparse, SparseDelta
+from pathtune.adaptations.spin import Spin, SpinLayer
 from pathtune.adaptations.stored import Stored
 
 register_adaptation(Sparse)
@@ -24,6 +25,7 @@ register_adaptation(Readout)
 register_adaptation(LowRank)
 register_adaptation(Modulation)
 register_adaptation(Pull)
+register_adaptation(Spin)
 
 __all__ = [
     "Adaptation",
@@ -37,6 +39,8 @@ __all__ = [
     "Readout",
     "Sparse",
     "SparseDelta",
+    "Spin",
+    "SpinLayer",
     "Stored",
     "Tuned",
     "adaptation_class",

@@ -13,7 +13,7 @@ import torch
 
 from pathtune.adaptations.averaging import beta1_for
 from pathtune.adaptations.state import check_like
-from pathtune.data import Batch, EnergyTerm
+from pathtune.data import Batch, Comparison, EnergyTerm
 from pathtune.errors import InputError
 from pathtune.layers import Layer, Weights
 
@@ -50,6 +50,7 @@ class Adaptation(torch.nn.Module):
     section: ClassVar[str] = ""  # the section of these options in a config file
     is_stored: ClassVar[bool] = True  # whether an adapter file can hold it
     replaces: ClassVar[bool] = False  # whether what it writes does not build on the weights that it is given
+    inputs: ClassVar[tuple[str, ...]] = ()  # names of the labels that its term of the energy reads from the batch
     rate: float = 0.01  # default learning rate, where `learning_rate` is not overridden
     backbone: Any = None  # the adaptation's own copy of the backbone, where it trains the weights themselves
     base: Any = None  # the backbone that it was made for, once it is in a composition
@@ -79,6 +80,14 @@ class Adaptation(torch.nn.Module):
     def energy_term(self) -> EnergyTerm | None:
         """What is added to the energies of the atoms, of their final features; None: nothing."""
         return None
+
+    def comparisons(self) -> Mapping[str, Comparison]:
+        """How outputs are compared with their labels, by name, where that is not as they stand."""
+        return {}
+
+    def summary(self) -> dict[str, Any]:
+        """What a user should know of it after training, plain values by name."""
+        return {}
 
     def trainable(self) -> list[torch.nn.Parameter]:
         """What an optimizer trains, in a fixed order."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pathtune.adaptations.base import Adaptation
-from pathtune.data import EnergyTerm
+from pathtune.data import Comparison, EnergyTerm
 from pathtune.errors import InputError
 from pathtune.layers import Layer, Weights
 
@@ -87,6 +87,14 @@ class Composition(torch.nn.Module):
         """What the components add to the energies of the atoms."""
         terms = [c.energy_term() for c in self.parts()]
         return tuple(term for term in terms if term is not None)
+
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the labels that the components read from the batch, each once."""
+        return tuple(dict.fromkeys(name for c in self.parts() for name in c.inputs))
+
+    def comparisons(self) -> dict[str, Comparison]:
+        """How outputs are compared with their labels, by name; the last component that says so decides."""
+        return {name: found for c in self.parts() for name, found in c.comparisons().items()}
 
     def trainable(self) -> list[torch.nn.Parameter]:
         """What an optimizer trains, component by component."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pathtune.adaptations.base import Adaptation
-from pathtune.data import EnergyTerm
+from pathtune.data import Comparison, EnergyTerm
 from pathtune.layers import Layer, Weights
 from pathtune.watching import Watch
 
@@ -32,6 +32,11 @@ class Frozen(Adaptation):
         """Of the adaptation that is frozen."""
         return self.inner.kind
 
+    @property
+    def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Of the adaptation that is frozen."""
+        return self.inner.inputs
+
     def layers(self) -> Sequence[Layer]:
         """Layers whose weights differ."""
         return self.inner.layers()
@@ -53,6 +58,10 @@ class Frozen(Adaptation):
     def energy_term(self) -> EnergyTerm | None:
         """Of the adaptation that is frozen."""
         return self.inner.energy_term()
+
+    def comparisons(self) -> Mapping[str, Comparison]:
+        """Of the adaptation that is frozen."""
+        return self.inner.comparisons()
 
     def trainable(self) -> list[torch.nn.Parameter]:
         """Nothing."""

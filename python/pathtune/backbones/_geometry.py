@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 
-from pathtune.data import NO_VOLUME_A3, Batch, Request
+from pathtune.data import NO_VOLUME_A3, Batch, Request, outputs
 from pathtune.layers import Weights
 from pathtune.ops import ConvGraph, SpeciesGroups, conv_graph, edge_geometry, group_by_species
 
@@ -147,12 +147,15 @@ def differentiate(forward: Forward, weights: Weights, batch: Batch, request: Req
     """The outputs of `request`, by name, of a Forward with `weights` in place of some parameters.
 
     Energies are summed [n_graphs]; one gradient, that to the vectors, gives forces [n_nodes, 3] and
-    stress [n_graphs, 3, 3]: a stress costs nothing. The forward's other outputs pass through.
+    stress [n_graphs, 3, 3]: a stress costs nothing. The same pass gives what is conjugate to an input. The forward's
+    other outputs pass through.
     """
     parameters = {**forward.parameters, **weights}
     derived = request.outputs & {"forces", "stress"}
-    slope = None
+    conjugate = [label for label in outputs() if label.conjugate_to and label.name in request.outputs]
+    slope, gradients = None, []
     with torch.enable_grad():
+        batch, leaves = _with_leaves(batch, [label.conjugate_to for label in conjugate])
         edges = edges_of(batch, forward.by_pair)
         result = forward.node_outputs(parameters, batch, edges)
         node_energy = result["energy"]
@@ -160,9 +163,11 @@ def differentiate(forward: Forward, weights: Weights, batch: Batch, request: Req
         for term in request.terms:
             node_energy = node_energy + term(features, edges, batch).to(node_energy.dtype)
         result["energy"] = node_energy.new_zeros(batch.n_graphs).index_add(0, batch.node_graph, node_energy)
-        if derived:
+        if derived or leaves:
             energy = result["energy"].sum()
-            (slope,) = torch.autograd.grad(energy, edges.vectors, create_graph=request.training, allow_unused=True)
+            wanted = [edges.vectors, *leaves] if derived else leaves
+            found = torch.autograd.grad(energy, wanted, create_graph=request.training, allow_unused=True)
+            slope, gradients = (found[0], found[1:]) if derived else (None, found)
     if not request.training:
         result = {name: value.detach() for name, value in result.items()}
     if slope is None:  # no edges at all
@@ -173,7 +178,18 @@ def differentiate(forward: Forward, weights: Weights, batch: Batch, request: Req
         result["forces"] = forces.index_add(0, index.row_sender, slope).index_add(0, index.row_receiver, -slope)
     if "stress" in derived:
         result["stress"] = _stress(batch, edges, slope)
+    for label, leaf, gradient in zip(conjugate, leaves, gradients):
+        result[label.name] = torch.zeros_like(leaf) if gradient is None else -gradient
     return {name: value for name, value in result.items() if name in request.outputs}
+
+
+def _with_leaves(batch: Batch, names: Sequence[str]) -> tuple[Batch, list[torch.Tensor]]:
+    """The batch with these labels as leaves of the graph, and the leaves; it shares what is kept."""
+    if not names:
+        return batch, []
+    leaves = {name: batch.labels[name].value.detach().requires_grad_() for name in names}
+    labels = {**batch.labels, **{name: batch.labels[name]._replace(value=leaf) for name, leaf in leaves.items()}}
+    return dataclasses.replace(batch, labels=labels), [leaves[name] for name in names]
 
 
 def _stress(batch: Batch, edges: Edges, slope: torch.Tensor) -> torch.Tensor:

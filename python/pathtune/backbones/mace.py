@@ -46,6 +46,8 @@ class MaceBackbone:
         self.heads: tuple[str, ...] = tuple(getattr(stock, "heads", None) or ("Default",))
         self.outputs: tuple[str, ...] = ("energy", "forces", "stress")
         self.inputs: tuple[str, ...] = ()
+        first = stock.products[-1].linear.irreps_out[0]
+        self.n_invariants = first.mul if (first.ir.l, first.ir.p) == (0, 1) else 0
         self.r_max = float(stock.r_max)
         self.dtype = next(stock.parameters()).dtype
 

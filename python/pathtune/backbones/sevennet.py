@@ -43,6 +43,7 @@ class SevenNetBackbone:
         self.atomic_numbers = tuple(sorted(stock.type_map, key=stock.type_map.get))
         self.outputs: tuple[str, ...] = ("energy", "forces", "stress")
         self.inputs: tuple[str, ...] = ()
+        self.n_invariants = _n_invariants(stock)
         self.r_max = float(stock.cutoff)
         self.dtype = next(stock.parameters()).dtype
         self.layers = _layers(stock, modality)
@@ -150,6 +151,13 @@ class _StockForward(torch.nn.Module):
             if type(module).__name__ == "OnehotEmbedding":  # which is float32 always
                 data = {k: v.to(dtype) if v.is_floating_point() else v for k, v in data.items()}
         return data
+
+
+def _n_invariants(stock: Any) -> int:
+    """Scalars among the final features, which the readout reads first."""
+    readout = stock._modules.get("reduce_input_to_hidden")
+    first = readout.linear.irreps_in[0] if readout is not None else None
+    return first.mul if first is not None and (first.ir.l, first.ir.p) == (0, 1) else 0
 
 
 def _layers(stock: Any, modality: str | None) -> tuple[Layer, ...]:

@@ -109,4 +109,7 @@ def _print(metrics: dict[str, Any], folder: RunFolder) -> None:
         )
         print(f"changed {active:,d} weights: {shares}")
         print(f"adapter {folder.adapter} ({metrics['adapter_bytes'] / 1000:.0f} kB)")
-    print(f"merged  {folder.merged}")
+    if "spin" in metrics:
+        print(f"magforces_scale {metrics['spin']['magforces_scale']:.4g}")
+    if folder.merged.exists():
+        print(f"merged  {folder.merged}")

@@ -13,6 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `pathtune merge`."""
     parser.add_argument("--adapter", metavar="FILE", help="the adapter")
     parser.add_argument("--out", metavar="FILE", help="the file to write, for the model's own package; must not exist")
+    parser.add_argument(
+        "--drop-spin", action="store_true", help="leave out a spin layer; the energy changes, to that of zero moments"
+    )
     add_options(parser, ModelOptions)
 
 
@@ -20,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the merged model."""
     adapter = required(args.adapter, "--adapter", "an adapter file")
     out = new_file(args.out)
-    save(merge(load_model(options_from(args, model=ModelOptions)["model"], adapter)), out)
+    model = load_model(options_from(args, model=ModelOptions)["model"], adapter)
+    save(merge(model, args.drop_spin), out)
     print(f"wrote {out}")
     return 0

@@ -1,10 +1,20 @@
 """Structures and labels: from files to batches of tensors."""
 
-from pathtune.data.batch import NO_VOLUME_A3, Batch, EnergyTerm, Labelled, Request, collate
+from pathtune.data.batch import (
+    NO_VOLUME_A3,
+    Batch,
+    Comparison,
+    EnergyTerm,
+    Labelled,
+    Request,
+    collate,
+    perpendicular,
+)
 from pathtune.data.joined import Joined, Relabelled
 from pathtune.data.labels import (
     Label,
     LabelKeys,
+    conjugates,
     label_of,
     labels,
     outputs,
@@ -23,6 +33,7 @@ __all__ = [
     "NO_VOLUME_A3",
     "SHIPPED",
     "Batch",
+    "Comparison",
     "EnergyTerm",
     "Frames",
     "Graph",
@@ -39,6 +50,7 @@ __all__ = [
     "check_elements",
     "collate",
     "composition",
+    "conjugates",
     "demo_file",
     "elements_of",
     "find_graph",
@@ -47,6 +59,7 @@ __all__ = [
     "label_of",
     "labels",
     "outputs",
+    "perpendicular",
     "read_frames",
     "read_structures",
     "register_label",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,26 @@ class Request:
     outputs: frozenset[str] = ALWAYS  # names of labels
     training: bool = False  # whether the graph is kept for a loss on them
     terms: tuple[EnergyTerm, ...] = ()  # added to the energies of the atoms
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How an output is compared with its label, where that is not as it stands."""
+
+    scale: float = 1.0  # by what the label is multiplied to be the output
+    perpendicular_to: str = ""  # the input label of vectors; only the part perpendicular to them counts
+
+    def error(self, found: torch.Tensor, value: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Output minus label in the label's units; `inputs` by name, in the rows of both."""
+        error = found / self.scale - value
+        return perpendicular(error, inputs[self.perpendicular_to]) if self.perpendicular_to else error
+
+
+def perpendicular(vectors: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+    """The part of vectors [..., 3] perpendicular to others [..., 3]; all of it where the other is zero."""
+    square = to.square().sum(-1, keepdim=True)
+    along = (vectors * to).sum(-1, keepdim=True) / torch.where(square > 0, square, 1.0)
+    return vectors - along * to
 
 
 class Labelled(NamedTuple):

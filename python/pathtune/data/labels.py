@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class Label:
     is_optional: bool = True  # an output: no frame needs it; an input: the backbone does without it
     is_extensive: bool = False  # kept in float64 and compared per atom
     is_voigt: bool = False  # a symmetric [3, 3], also taken as 6 numbers xx yy zz yz xz xy
+    is_axis: bool = False  # a vector for each atom, also taken as one number, its z component
+    conjugate_to: str = ""  # of an output: the input label of which it is minus the derivative of the energy
     needs_volume: bool = False  # defined for crystals only
     largest: float | None = None  # a greater magnitude, in `unit`, is a unit error or a broken calculation
     title: str = ""  # in the help, where the name does not say enough
@@ -110,6 +112,8 @@ class Label:
             if array.size != 9:
                 raise InputError(f"{where}: {key} has {array.size} numbers, expected 6 (Voigt) or 9")
             return array.reshape(3, 3)
+        if self.is_axis and array.shape == (n_atoms,):
+            return np.stack([np.zeros(n_atoms), np.zeros(n_atoms), array], axis=1)
         expected = (n_atoms, *self.shape) if self.per == "atom" else self.shape
         if array.shape != expected:
             raise InputError(f"{where}: {key} has shape {array.shape}, expected {expected}")
@@ -143,6 +147,11 @@ def labels() -> tuple[Label, ...]:
 def outputs() -> tuple[Label, ...]:
     """The labels that a backbone may predict."""
     return tuple(label for label in labels() if not label.is_input)
+
+
+def conjugates(inputs: Collection[str]) -> tuple[Label, ...]:
+    """The outputs that a model with these inputs has for them: minus the derivatives of its energy."""
+    return tuple(label for label in outputs() if label.conjugate_to in inputs)
 
 
 def label_of(name: str) -> Label:
@@ -241,5 +250,38 @@ STRESS = register_label(
         note="positive is tensile (ASE)",
         report_unit="GPa",
         report_factor=1 / GPa,
+    )
+)
+MAGMOM = register_label(
+    Label(
+        name="magmom",
+        per="atom",
+        shape=(3,),
+        time_parity=-1,
+        unit="mu_B",
+        key="REF_magmom",
+        is_input=True,
+        is_optional=False,
+        is_axis=True,
+        largest=20.0,
+        title="magnetic moments, which models with a spin adaptation read",
+        note="3 numbers for each atom, or one along z",
+    )
+)
+MAGFORCES = register_label(
+    Label(
+        name="magforces",
+        per="atom",
+        shape=(3,),
+        time_parity=-1,
+        unit="eV/mu_B",
+        key="REF_magforces",
+        weight=100.0,
+        conjugate_to="magmom",
+        largest=1000.0,
+        title="magnetic forces -dE/dm",
+        word="magforce",
+        report_unit="meV/mu_B",
+        report_factor=1000.0,
     )
 )

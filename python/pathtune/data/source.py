@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -151,14 +152,19 @@ def read_structures(
 
 
 def checked(structure: Structure) -> Structure:
-    """The structure. Raises InputError as check_geometry, and for a label that is not registered, not finite, or of the
-    wrong shape."""
+    """The structure, or one with its labels in their full shapes.
+
+    Raises InputError as check_geometry, and for a label that is not registered, not finite, or of the wrong shape.
+    """
     known = {label.name: label for label in labels()}
+    found = {}
     for name, value in structure.labels.items():
         if name not in known:
             raise InputError(f"{structure.where}: has the label {name!r}, expected some of {', '.join(known)}")
-        known[name].checked(value, len(structure), name, structure.where)
-    return check_geometry(structure)
+        found[name] = known[name].checked(value, len(structure), name, structure.where)
+    check_geometry(structure)
+    is_full = all(np.shape(structure.labels[name]) == value.shape for name, value in found.items())
+    return structure if is_full else dataclasses.replace(structure, labels=found)
 
 
 class Collates(Protocol):

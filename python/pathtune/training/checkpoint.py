@@ -33,6 +33,7 @@ FORM = {
     "optimizer": {"param_groups": [{"params": [int]}], "state": {...: {...: torch.Tensor}}},
     "lines": [{"epoch": int, "seconds": float}],
     "planned_epochs": int,
+    "e0": torch.Tensor,
     "bound": {**dict.fromkeys(BOUND, str), "base": {...: torch.Tensor}},
 }
 

@@ -18,7 +18,7 @@ from pathtune.atomic_energies import E0Fit
 from pathtune.data import Batch, Source, batches, shuffled
 from pathtune.errors import InputError
 from pathtune.evaluation import summed_loss
-from pathtune.losses import TermSums, total
+from pathtune.losses import Term, TermSums, total
 from pathtune.model import Potential, Prediction
 from pathtune.training.checkpoint import bound_to, check_belongs, check_states
 from pathtune.training.folder import RunFolder
@@ -53,6 +53,8 @@ class Loop:
         self.planned_epochs = config.epochs  # those that the run was begun with: rates, averages, narrowing follow them
         self.saved = self._checked_checkpoint()
         n_steps = self.planned_epochs * self.steps_per_epoch
+        self.scale = config.scale_of(model, train)
+        self.loss_of = functools.partial(config.loss_of, scale=self.scale)
         self.lr = learning_rate(model, config, n_steps)
         groups = parameter_groups(model, config, n_steps)
         self.optimizer = schedulefree.AdamWScheduleFree([g for mine in groups for g in mine], lr=self.lr)
@@ -93,7 +95,7 @@ class Loop:
     def _begin(self) -> None:
         for component in self.model.adaptation.parts():
             frames = batches(self.model, self.train, 1)  # an iterator: each adaptation reads from the first on
-            if component.begin(self.model, frames, self.config.loss_of):
+            if component.begin(self.model, frames, self.loss_of):
                 self.best = self.model.adaptation.state()
 
     def _train_epoch(self) -> None:
@@ -118,11 +120,11 @@ class Loop:
         return self.epoch * self.steps_per_epoch + self.step
 
     def _dense_gradients(self, chunk: Sequence[int]) -> dict[str, torch.Tensor]:
-        return weight_gradients(self.model, self._batch(chunk), self.config.loss_of)
+        return weight_gradients(self.model, self._batch(chunk), self.loss_of)
 
     def _train_step(self, batch: Batch) -> float:
         prediction = self.model(batch, outputs=batch.wanted, training=True)
-        value = total(self.seam.terms(self.config.terms_of(prediction, batch)), self.config.weights)
+        value = total(self.seam.terms(self._terms_of(prediction, batch)), self.scale.weights)
         for component in self.model.adaptation.parts():
             penalty = component.penalty(self.model)
             if penalty is not None:
@@ -174,9 +176,12 @@ class Loop:
         self.progress.epoch(line, self.best_epoch)
 
     def _valid_loss(self, parts: TermSums, prediction: Prediction, batch: Batch) -> torch.Tensor:
-        terms = self.config.terms_of(prediction, batch)
+        terms = self._terms_of(prediction, batch)
         parts.add(terms)
-        return total(terms, self.config.weights)
+        return total(terms, self.scale.weights)
+
+    def _terms_of(self, prediction: Prediction, batch: Batch) -> dict[str, Term]:
+        return self.config.terms_of(prediction, batch, self.scale.spreads)
 
     def _is_stale(self) -> bool:
         has_best = self.best_epoch > 0
@@ -209,6 +214,7 @@ class Loop:
                 "last": self.model.adaptation.state(),  # y, the raw sequence
                 "optimizer": self.optimizer.state_dict(),
                 "bound": self.bound,
+                "e0": self.model.e0,  # which an adaptation may have changed before step 0
             }
         )
 
@@ -235,6 +241,7 @@ class Loop:
         check_states(state, self.model, self.optimizer, str(self.folder.checkpoint))
         self.model.adaptation.restore(state["last"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.model.set_e0(state["e0"].to(self.model.e0))
         for name in KEPT:
             setattr(self, name, state[name])
         self.folder.go_on(self.lines)

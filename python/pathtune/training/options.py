@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from pathtune.adaptations import Adaptation
 from pathtune.adaptations.averaging import averaging
 from pathtune.atomic_energies import E0Fit
-from pathtune.data import Batch, weight_options
+from pathtune.data import Batch, Source, conjugates, label_of, weight_options
 from pathtune.errors import InputError
-from pathtune.losses import Term, loss_terms, total
+from pathtune.losses import Term, loss_terms, spreads, total
 from pathtune.model import Potential, Prediction
 from pathtune.options import check_fields, check_positive, option, option_group, with_groups
+
+
+class LossScale(NamedTuple):
+    """What makes the errors of labels of different units one number."""
+
+    spreads: Mapping[str, float]  # by label: what its errors are divided by; absent: 1
+    weights: Mapping[str, float]  # by label
 
 
 @with_groups
@@ -36,7 +44,15 @@ class FitConfig:
     )
     loss: str = option("huber", "shape of the loss", choices=("huber", "weighted"))
     weights: Mapping[str, float] = option_group("_weight", weight_options)  # energy_weight, and so on
-    huber_delta: float = option(0.01, "where the huber loss turns linear, in eV/atom, eV/A and eV/A^3")
+    huber_delta: float = option(
+        0.01, "where the huber loss turns linear, in eV/atom, eV/A and eV/A^3, or in spreads with loss_scale spread"
+    )
+    loss_scale: str = option(
+        "auto",
+        "spread: divide each label's errors by its spread in the training data, and count weights from their defaults; "
+        "auto: where magforces are trained on",
+        choices=("auto", "none", "spread"),
+    )
     replay_weight: float = option(1.0, "replay: weight of its structures in the loss")
     replay_labels: str = option(
         "base", "replay: label its structures with what the base predicts, or keep their own", choices=("base", "own")
@@ -59,13 +75,24 @@ class FitConfig:
         if self.beta1 is not None and not 0 <= self.beta1 < 1:
             raise InputError(f"beta1 is {self.beta1}, expected a number in [0, 1)")
 
-    def terms_of(self, prediction: Prediction, batch: Batch) -> dict[str, Term]:
-        """Sums and counts of the loss, by label."""
-        return loss_terms(prediction, batch, self.loss, self.huber_delta)
+    def scale_of(self, model: Potential, train: Source) -> LossScale:
+        """By what the errors of each label are divided, and what each then counts."""
+        is_conjugate = any(bool(np.any(train.present.get(label.name, False))) for label in conjugates(model.inputs))
+        if self.loss_scale == "none" or (self.loss_scale == "auto" and not is_conjugate):
+            return LossScale({}, self.weights)
+        relative = {name: w / (label_of(name).weight or 1.0) for name, w in self.weights.items()}
+        return LossScale(spreads(train), relative)
 
-    def loss_of(self, prediction: Prediction, batch: Batch) -> torch.Tensor:
-        """The loss of one batch with these weights."""
-        return total(self.terms_of(prediction, batch), self.weights)
+    def terms_of(
+        self, prediction: Prediction, batch: Batch, spreads: Mapping[str, float] | None = None
+    ) -> dict[str, Term]:
+        """Sums and counts of the loss, by label, of errors divided by `spreads`."""
+        return loss_terms(prediction, batch, self.loss, self.huber_delta, spreads)
+
+    def loss_of(self, prediction: Prediction, batch: Batch, scale: LossScale | None = None) -> torch.Tensor:
+        """The loss of one batch with these weights, or those of `scale`."""
+        scale = scale or LossScale({}, self.weights)
+        return total(self.terms_of(prediction, batch, scale.spreads), scale.weights)
 
 
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pathtune._version import __version__
-from pathtune.adaptations import adaptation_class, adaptation_kinds, option_sections
+from pathtune.adaptations import Composition, Stored, adaptation_class, adaptation_kinds, option_sections
 from pathtune.adapter_file import save_adapter
 from pathtune.adapting import adapt, merge
 from pathtune.atomic_energies import E0Fit
@@ -17,7 +18,7 @@ from pathtune.data import LabelKeys, Source, elements_of
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
 from pathtune.files import write_text
-from pathtune.loading import save
+from pathtune.loading import load, save
 from pathtune.model import Potential
 from pathtune.options import check_fields, fields_of, option
 from pathtune.training.fitting import fit
@@ -134,19 +135,45 @@ def run_arm(
     }
     if "test" in sets:
         metrics["test"] = evaluate(model, sets["test"])
-    if model.adaptation.is_stored:
-        summary = {key: metrics[key] for key in ("pathtune", "best_epoch", "epochs")}
-        save_adapter(model, folder.adapter, summary)
+    _save_model(model, folder, {key: metrics[key] for key in ("pathtune", "best_epoch", "epochs")})
+    if folder.adapter.exists():
         metrics["adapter_bytes"] = folder.adapter.stat().st_size
-    save(merge(model), folder.merged)
     write_text(folder.metrics, json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
+def _save_model(model: Potential, folder: RunFolder, summary: dict[str, Any]) -> None:
+    """The adapter, where one holds the model, and the merged model, where a plain one does.
+
+    Where only a part of the adaptations has an adapter and the rest are weights, such as full fine-tuning with a spin
+    layer: the merged model holds the weights, and the adapter, made for that one, holds the terms of the energy.
+    """
+    terms = [c for c in model.adaptation.parts() if c.energy_term() is not None]
+    if model.adaptation.is_stored:
+        save_adapter(model, folder.adapter, summary)
+    if not terms:
+        save(merge(model), folder.merged)
+    elif not model.adaptation.is_stored and all(c.is_stored for c in terms):
+        e0, head = model.e0, model.base.heads[model.head]
+        weights = Composition([c for c in model.adaptation.parts() if c not in terms], model.base, model.elements, e0)
+        plain = copy.copy(model)
+        plain._modules, plain._buffers = dict(model._modules), dict(model._buffers)
+        save(merge(plain.use(weights)), folder.merged)
+        base = load(folder.merged, head=None if head == "Default" else head, device=str(model.device))
+        n_species = len(model.atomic_numbers)
+        moved = [
+            type(c).from_tensors(base, Stored(c.tensors(model.atomic_numbers), str(folder.adapter), n_species))
+            for c in terms
+        ]
+        save_adapter(base.use(Composition(moved, base.base, model.elements, base.e0)), folder.adapter, summary)
+
+
 def _metrics(model: Potential, history: History, valid: Source) -> dict[str, Any]:
     best = history.epochs[history.best_epoch - 1] if history.best_epoch else {}
+    summaries = zip(model.adaptation.names(), [c.summary() for c in model.adaptation.parts()])
     return {
         "pathtune": __version__,
+        **{name: summary for name, summary in summaries if summary},
         "arm": model.adaptation.kind,
         "valid": evaluate(model, valid),
         "valid_loss": best.get("valid_loss"),
