@@ -24,7 +24,7 @@ LAYERS = [
     {"backbone"},
     {"model", "losses"},
     {"adapting"},
-    {"backbones", "adapter_file", "atomic_energies", "evaluation", "calculator", "loading"},
+    {"backbones", "adapter_file", "atomic_energies", "conventions", "evaluation", "calculator", "loading"},
     {"training", "benchmark"},
     {"guidance", "demo"},
     {"__init__"},

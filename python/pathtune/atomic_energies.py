@@ -29,7 +29,13 @@ class E0Fit:
 
     def __str__(self) -> str:
         shifts = ", ".join(f"{element} {shift:+.4f}" for element, shift in self.shift_ev.items())
-        note = "" if self.rank == self.n_elements else f", rank {self.rank} of {self.n_elements}: minimum norm"
+        note = ""
+        if self.rank < self.n_elements:
+            note = (
+                f", rank {self.rank} of {self.n_elements}: these compositions do not tell the elements apart, so that "
+                "the shift is divided among them (minimum norm), and energies of other compositions are off by an "
+                "unknown constant"
+            )
         return (
             f"E0 refit (eV): {shifts}{note}; energy RMS {self.rms_before_mev_atom:.1f} -> "
             f"{self.rms_after_mev_atom:.1f} meV/atom"

@@ -30,7 +30,7 @@ def world(tmp_path_factory):
 def fit_arguments(world, out, *more):
     return ["fit", "--model", str(world / "tiny.model"), "--train", str(world / "train.xyz"),
             "--valid", str(world / "valid.xyz"), "--epochs", "2", "--batch-size", "3",
-            "--out", str(out), *more]  # fmt: skip
+            "--keep-worse", "--out", str(out), *more]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from typing import Any
 
 from pathtune.adaptations.sparse.options import AUTO, SparseDelta
@@ -16,6 +17,7 @@ from pathtune.cli._common import (
     required,
     score_lines,
 )
+from pathtune.conventions import check_conventions
 from pathtune.data import Source, as_source, check_elements
 from pathtune.guidance import choose_share, draw_sweep
 from pathtune.model import Potential
@@ -50,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     for source in (train, valid):
         check_elements(source, base.atomic_numbers)
     config: FitConfig = options["fit"]
+    if config.check_units:
+        check_conventions(base, train)
     e0_fit = None
     if config.refit_e0:
         base, e0_fit = refit_e0(base, train)
@@ -68,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
         print_json(metrics)
     else:
         _print(metrics, folder)
-    return 0
+    for warning in metrics["warnings"]:
+        print(f"pathtune fit: {warning}", file=sys.stderr)
+    return 1 if metrics["is_start"] else 0
 
 
 def _decide(
@@ -77,7 +83,7 @@ def _decide(
     """The delta with the share that a sweep finds; sweep.json and sweep.png stay in the folder."""
     report = None if is_quiet else lambda line: print(line, flush=True)
     delta, file = options["delta"], folder.folder / "sweep.json"
-    config = dataclasses.replace(options["fit"], refit_e0=False)  # base has been refitted
+    config = dataclasses.replace(options["fit"], refit_e0=False, check_units=False)  # both have been done
     choice = choose_share(base, train, valid, delta, config, file=file, report=report)
     draw_sweep(choice, file.with_suffix(".png"))
     if report:
@@ -86,7 +92,10 @@ def _decide(
 
 
 def _print(metrics: dict[str, Any], folder: RunFolder) -> None:
-    print(f"\nvalidation, before -> after {metrics['best_epoch']} of {metrics['epochs']} epochs")
+    after = f"after {metrics['best_epoch']} of {metrics['epochs']} epochs"
+    if metrics["is_start"]:
+        after = f"the start again, since {after} it was worse (--keep-worse keeps it)"
+    print(f"\nvalidation, before -> {after}")
     for old, new in zip(score_lines(metrics["valid_before"]), score_lines(metrics["valid"])):
         print(f"  {old}  ->  {new.split(maxsplit=2)[2]}")
     counts = metrics["counts"]

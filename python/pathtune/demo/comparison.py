@@ -170,7 +170,7 @@ def _sections(trial: Trial, options: DemoOptions) -> dict[str, Any]:
         "model": ModelOptions(model="demo"),
         "data": LabelKeys(),
         "delta": SparseDelta() if trial.share is None else sparse_config(trial.share),
-        "fit": FitConfig(epochs=options.epochs, batch_size=BATCH_SIZE, lr=trial.lr, seed=options.seed),
+        "fit": FitConfig(epochs=options.epochs, batch_size=BATCH_SIZE, lr=trial.lr, seed=options.seed, keep_worse=True),
     }
 
 

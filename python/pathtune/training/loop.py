@@ -57,6 +57,7 @@ class Loop:
         self.step = 0
         self.loss_sum = 0.0
         self.seconds = 0.0
+        self.start_loss = math.nan
         self.best_loss = math.inf
         self.best_epoch = 0
         self.best = model.adaptation.state()
@@ -74,7 +75,7 @@ class Loop:
                 self._train_epoch()
                 self._finish_epoch()
         self.model.adaptation.restore(self.best)
-        return History(self.lines, self.e0_fit, self.best_epoch)
+        return History(self.lines, self.e0_fit, self.best_epoch, self.start_loss)
 
     def _controllers(self, n_groups: Sequence[int]) -> list[Controller]:
         """One for each adaptation, with its own groups among the optimizer's."""
@@ -91,6 +92,7 @@ class Loop:
             frames = batches(self.model, self.train, 1)  # an iterator: each adaptation reads from the first on
             if component.begin(self.model, frames, self.config.loss_of):
                 self.best = self.model.adaptation.state()
+        self.start_loss = self._validate(TermSums())
 
     def _train_epoch(self) -> None:
         chunks = shuffled(len(self.train), self.config.batch_size, self.config.seed, self.epoch)
@@ -142,9 +144,8 @@ class Loop:
         # Only an epoch with what was asked may be the best.
         is_eligible = all(controller.is_reached(self._steps_done) for controller in self.controllers)
         with self._at_average():
-            frames = batches(self.model, self.valid, self.config.batch_size)
             parts = TermSums()
-            valid_loss = self.seam.mean(*summed_loss(self.model, frames, functools.partial(self._valid_loss, parts)))
+            valid_loss = self._validate(parts)
             counts = self.model.counts()
             if is_eligible and valid_loss < self.best_loss:
                 self.best_loss = valid_loss
@@ -168,6 +169,11 @@ class Loop:
             self.folder.append_log(line)
             self._save()
         self.progress.epoch(line, self.best_epoch)
+
+    def _validate(self, parts: TermSums) -> float:
+        """The validation loss, its terms added to `parts`."""
+        frames = batches(self.model, self.valid, self.config.batch_size)
+        return self.seam.mean(*summed_loss(self.model, frames, functools.partial(self._valid_loss, parts)))
 
     def _valid_loss(self, parts: TermSums, prediction: Prediction, batch: Batch) -> torch.Tensor:
         terms = self.config.terms_of(prediction, batch)
@@ -223,4 +229,13 @@ class Loop:
         return True
 
 
-KEPT = ("best", "best_loss", "best_epoch", "epoch", "step", "loss_sum", "seconds")  # of the loop, in a checkpoint
+KEPT = (
+    "best",
+    "best_loss",
+    "best_epoch",
+    "start_loss",
+    "epoch",
+    "step",
+    "loss_sum",
+    "seconds",
+)  # of the loop, in a checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,10 @@ class FitConfig:
     refit_e0_last: bool = option(True, "and once more at the end, which takes out what the energies drifted by")
     checkpoint_minutes: float = option(5.0, "longest time between checkpoints, which also end every epoch")
     seed: int = option(0, "of the order of structures and the initial delta")
+    check_units: bool = option(
+        True, "compare labels with the model's predictions first, and stop where they look like another unit or sign"
+    )
+    keep_worse: bool = option(False, "keep the best epoch, and status 0, even where it is worse than the base")
 
     def __post_init__(self):
         check_choices(self)
@@ -66,6 +71,7 @@ class History:
     epochs: list[dict[str, Any]]
     e0_fit: E0Fit | None
     best_epoch: int
+    start_loss: float = math.nan  # validation loss before the first step
     last_e0_fit: E0Fit | None = None
 
 

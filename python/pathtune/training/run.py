@@ -13,9 +13,9 @@ from pathtune.adaptations import adaptation_class, adaptation_kinds, option_sect
 from pathtune.adapter_file import save_adapter
 from pathtune.adapting import adapt, merge
 from pathtune.atomic_energies import E0Fit
-from pathtune.data import LabelKeys, Source, elements_of
+from pathtune.data import LabelKeys, Source, batches, elements_of
 from pathtune.errors import InputError
-from pathtune.evaluation import evaluate
+from pathtune.evaluation import evaluate, mean_loss
 from pathtune.files import write_text
 from pathtune.loading import save
 from pathtune.model import Potential
@@ -24,6 +24,7 @@ from pathtune.training.fitting import fit
 from pathtune.training.folder import RunFolder
 from pathtune.training.options import FitConfig, History
 from pathtune.training.progress import Progress
+from pathtune.training.verdict import Verdict, judge, trivial_errors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,17 +98,26 @@ def run_arm(
     e0_fit: E0Fit | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train `model`, made by `adapt_as` from `base` with E0 refitted already, and fill its folder, claimed by start.
+    """Train `model`, made by `adapt_as` from `base`, and fill its folder, claimed by `start`.
 
-    `sets`: train and valid, and test where its errors are wanted. Returns what metrics.json holds, which is
-    written last. Raises InputError as fit does.
+    E0 of `base` have been refitted and labels checked. `sets`: train and valid, and test where its errors are wanted.
+    Returns what metrics.json holds, which is written last. Raises InputError as fit does.
     """
     before = evaluate(base, sets["valid"])
-    plain = dataclasses.replace(config, refit_e0=False)
+    start = model.adaptation.state()
+    plain = dataclasses.replace(config, refit_e0=False, check_units=False)
     history = fit(model, sets["train"], sets["valid"], plain, folder=folder, progress=progress)
+    verdict = _verdict(model, base, sets, config, history, before)
+    is_start = verdict.is_worse and not config.keep_worse
+    if is_start:
+        model.adaptation.restore(start)
+        model.set_e0(base.e0)
     metrics = _metrics(model, history, sets["valid"]) | {
         "valid_before": before,
         "e0_fit": dataclasses.asdict(e0_fit) if e0_fit else None,
+        "is_worse": verdict.is_worse,
+        "is_start": is_start,  # whether the result is the model as it was before training
+        "warnings": list(verdict.warnings),
     }
     if "test" in sets:
         metrics["test"] = evaluate(model, sets["test"])
@@ -118,6 +128,20 @@ def run_arm(
     save(merge(model), folder.merged)
     write_text(folder.metrics, json.dumps(metrics, indent=1) + "\n")
     return metrics
+
+
+def _verdict(
+    model: Potential,
+    base: Potential,
+    sets: Mapping[str, Source],
+    config: FitConfig,
+    history: History,
+    before: Mapping[str, Any],
+) -> Verdict:
+    valid, size = sets["valid"], config.batch_size
+    losses = [mean_loss(m, batches(m, valid, size), config.loss_of) for m in (base, model)]
+    guesses = trivial_errors(sets["train"], valid)
+    return judge(before, evaluate(model, valid), (losses[0], losses[1]), guesses, history)
 
 
 def _metrics(model: Potential, history: History, valid: Source) -> dict[str, Any]:
