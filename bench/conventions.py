@@ -5,7 +5,8 @@
 
 Every set of PATHTUNE_DATA with a training split whose elements the model knows: no alarm is expected. Then mistakes
 are planted in sets that were not looked at when the thresholds of pathtune/conventions.py were chosen; each must be
-named. Both go to bench/results/conventions.json under the model's name.
+named. (Positions are tried before labels since copper in bohr was missed at first.) Forces in meV/A are refused when
+they are read. Both go to bench/results/conventions.json under the model's name.
 """
 
 from __future__ import annotations

@@ -61,6 +61,9 @@ def refit_e0(
     elements = [source.elements[k] for k in occurring]
     counts = np.ascontiguousarray(counts[:, occurring])
     residual, is_isolated = _residuals(model, source, labelled.tolist(), batch_size)
+    for i in np.flatnonzero(~np.isfinite(residual)):
+        where = source.read(int(labelled[i])).where
+        raise InputError(f"{where}: the model predicts an energy that is not finite, expected a finite one")
     n_atoms = counts.sum(axis=1)
     shift = np.zeros(len(elements))
     fixed = {int(counts[i].argmax()): residual[i] for i in np.flatnonzero(is_isolated & (n_atoms == 1))}

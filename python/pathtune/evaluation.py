@@ -11,6 +11,7 @@ import torch
 from ase.data import chemical_symbols
 
 from pathtune.data import Batch, LabelKeys, Structure, as_source, batches, check_elements, in_order, outputs
+from pathtune.errors import InputError
 from pathtune.model import Potential
 
 Errors = dict[str, np.ndarray]  # of one structure, by label
@@ -27,8 +28,8 @@ def evaluate(
 
     `data`: a file, several files, ASE Atoms, Structures, or a Source. Energies in meV/atom, forces in meV/A
     (over components), stress in GPa (over the nine components), others as their Label says; an error without a
-    label, or of what the model does not predict, is absent. Raises InputError as read_structures does, and for an
-    element that the model lacks.
+    label, or of what the model does not predict, is absent. Raises InputError as read_structures does, for an
+    element that the model lacks, and for a prediction that is not finite.
     """
     source = as_source(data, keys, max_frames)
     check_elements(source, model.atomic_numbers)
@@ -68,10 +69,19 @@ def _errors(model: Potential, batch: Batch, structures: Sequence[Structure]) -> 
         found = prediction.of(label.name).detach().double().cpu().numpy()
         parts = np.split(found, ends) if label.per == "atom" else found
         for s, part, error in zip(structures, parts, result):
+            if not np.isfinite(part).all():
+                phrase = label.phrase.removesuffix(label.name) + f"finite {label.name}"
+                raise InputError(
+                    f"{s.where}: the model predicts a {label.word} of {_first_bad(part)}, expected {phrase}"
+                )
             if label.name in s.labels:
                 difference = part - s.labels[label.name]
                 error[label.name] = np.asarray(difference / len(s) if label.is_extensive else difference)
     return result
+
+
+def _first_bad(values: np.ndarray) -> float:
+    return float(values[~np.isfinite(values)].ravel()[0]) if values.ndim else float(values)
 
 
 def _by_element(structure: Structure, error: Errors) -> list[tuple[str, tuple[int, Errors]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,6 +25,9 @@ from pathtune.training.folder import RunFolder
 from pathtune.training.options import FitConfig, History, learning_rate, parameter_groups
 from pathtune.training.progress import Progress
 from pathtune.training.seam import OneProcess
+
+EARLY_STEPS = 50  # in which a rate that is far too high shows
+MOST_RISE = 40.0  # of the loss in them, far above what batches differ by
 
 
 class Loop:
@@ -56,6 +60,7 @@ class Loop:
         self.epoch = 0
         self.step = 0
         self.loss_sum = 0.0
+        self.early: list[float] = []  # losses of the first steps
         self.seconds = 0.0
         self.start_loss = math.nan
         self.best_loss = math.inf
@@ -92,7 +97,7 @@ class Loop:
             frames = batches(self.model, self.train, 1)  # an iterator: each adaptation reads from the first on
             if component.begin(self.model, frames, self.config.loss_of):
                 self.best = self.model.adaptation.state()
-        self.start_loss = self._validate(TermSums())
+        self.start_loss = self._validate(TermSums(), "before the first step")
 
     def _train_epoch(self) -> None:
         chunks = shuffled(len(self.train), self.config.batch_size, self.config.seed, self.epoch)
@@ -101,6 +106,7 @@ class Loop:
             value = self._train_step(self._batch(chunk))
             self.loss_sum += value * len(chunk)
             self.step += 1
+            self._check_rise(value)
             for controller in self.controllers:
                 controller.after_step(self._steps_done, functools.partial(self._dense_gradients, chunk))
             self.seconds += time.monotonic() - began
@@ -137,6 +143,18 @@ class Loop:
         self.optimizer.step()
         return float(value.detach())
 
+    def _check_rise(self, value: float) -> None:
+        """Raise InputError where the last three losses of the first steps are far above that of the start."""
+        if self._steps_done > EARLY_STEPS:
+            return
+        self.early.append(value)
+        start, now = max(self.early[0], self.start_loss), statistics.median(self.early[-3:])
+        if len(self.early) >= 3 and now > MOST_RISE * start:
+            raise InputError(
+                f"fit: the loss rose from {start:.3g} to {now:.3g} in {len(self.early)} steps at the learning rate "
+                f"{self.lr:.3g}, expected it to fall: try --lr {self.lr / 3:.2g}"
+            )
+
     def _finish_epoch(self) -> None:
         began = time.monotonic()
         for controller in self.controllers:
@@ -145,7 +163,7 @@ class Loop:
         is_eligible = all(controller.is_reached(self._steps_done) for controller in self.controllers)
         with self._at_average():
             parts = TermSums()
-            valid_loss = self._validate(parts)
+            valid_loss = self._validate(parts, f"after epoch {self.epoch + 1}")
             counts = self.model.counts()
             if is_eligible and valid_loss < self.best_loss:
                 self.best_loss = valid_loss
@@ -170,10 +188,16 @@ class Loop:
             self._save()
         self.progress.epoch(line, self.best_epoch)
 
-    def _validate(self, parts: TermSums) -> float:
-        """The validation loss, its terms added to `parts`."""
+    def _validate(self, parts: TermSums, when: str) -> float:
+        """The validation loss, its terms added to `parts`. InputError where it is not finite."""
         frames = batches(self.model, self.valid, self.config.batch_size)
-        return self.seam.mean(*summed_loss(self.model, frames, functools.partial(self._valid_loss, parts)))
+        loss = self.seam.mean(*summed_loss(self.model, frames, functools.partial(self._valid_loss, parts)))
+        if not math.isfinite(loss):
+            raise InputError(
+                f"fit: the validation loss is {loss} {when}, expected a finite number: try a learning rate below "
+                f"{self.lr:g}"
+            )
+        return loss
 
     def _valid_loss(self, parts: TermSums, prediction: Prediction, batch: Batch) -> torch.Tensor:
         terms = self.config.terms_of(prediction, batch)
