@@ -43,6 +43,29 @@ class TermSums:
         return {name: self._sums[name] / count for name, count in self._counts.items() if count}
 
 
+class ErrorSums:
+    """Absolute errors of several batches, added up."""
+
+    def __init__(self):
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, prediction: Prediction, batch: Batch) -> None:
+        """One more batch."""
+        for label in outputs():
+            if label.name in prediction.outputs and label.name in batch.labels:
+                mask = batch.labels[label.name].mask
+                error = _error(label, prediction, batch).detach()[mask].abs()
+                self._sums[label.mae_key] = self._sums.get(label.mae_key, 0.0) + label.report_factor * float(
+                    error.sum()
+                )
+                self._counts[label.mae_key] = self._counts.get(label.mae_key, 0) + error.numel()
+
+    def means(self) -> dict[str, float]:
+        """Mean absolute errors in reported units, by the labels' mae_key, of those that some structure has."""
+        return {name: self._sums[name] / count for name, count in self._counts.items() if count}
+
+
 def loss_terms(prediction: Prediction, batch: Batch, kind: str = "huber", huber_delta: float = 0.01) -> dict[str, Term]:
     """The terms, by label, of everything that is predicted and may be labelled.
 
@@ -90,14 +113,21 @@ def check_outputs(model: Potential, source: Source, weights: Mapping[str, float]
             )
 
 
-def _term(label: Label, prediction: Prediction, batch: Batch, kind: str, huber_delta: float) -> Term:
-    value, mask = batch.labels[label.name]
+def _error(label: Label, prediction: Prediction, batch: Batch) -> torch.Tensor:
+    """Prediction minus label, per atom where extensive."""
+    value = batch.labels[label.name].value
     found = prediction.outputs[label.name]
     if label.name == "energy":
         value = (value - prediction.e0_energy).to(found.dtype)
     error = found - value
     if label.is_extensive:
         error = error / batch.n_atoms.reshape(-1, *[1] * (error.dim() - 1))
+    return error
+
+
+def _term(label: Label, prediction: Prediction, batch: Batch, kind: str, huber_delta: float) -> Term:
+    mask = batch.labels[label.name].mask
+    error = _error(label, prediction, batch)
     cost = error**2
     if kind == "huber":
         cost = torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=huber_delta)

@@ -37,7 +37,7 @@ def fit_arguments(world, out, *more):
 def finished(world, tmp_path_factory):
     """The folder of a finished run."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    assert main(fit_arguments(world, out, "--schedule", "L")) == 0
+    assert main(fit_arguments(world, out, "--schedule", "L", "--test", str(world / "test.xyz"))) == 0
     return out
 
 
@@ -51,7 +51,8 @@ def test_help_of_every_verb_is_printed(verb, capsys):
 
 def test_a_run_leaves_one_folder(finished):
     names = sorted(p.name for p in finished.iterdir())
-    assert names == ["adapter.safetensors", "checkpoint", "config.toml", "log.jsonl", "merged.model", "metrics.json"]
+    assert names == ["adapter.safetensors", "checkpoint", "config.toml", "log.csv", "log.jsonl", "merged.model",
+                     "metrics.json", "predictions.extxyz"]  # fmt: skip
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["epochs"] == 2
     assert metrics["counts"]["active"] > 0

@@ -26,6 +26,7 @@ from pathtune.options import to_toml
 from pathtune.training import FitConfig
 from pathtune.training.folder import RunFolder
 from pathtune.training.progress import Progress
+from pathtune.training.provenance import file_hash
 from pathtune.training.run import RunOptions, adapt_as, run_arm, sections
 
 DENOMINATORS = (("reachable_weights", "reachable"), ("adapted_weights", "adapted"), ("all_weights", "all"))
@@ -48,8 +49,11 @@ def run(args: argparse.Namespace) -> int:
     train_file = required(run_options.train, "--train", "a file of structures")
     train = as_source(train_file, options["data"], run_options.max_frames)
     valid = as_source(required(run_options.valid, "--valid", "a file of structures"), options["data"])
+    sets = {"train": train, "valid": valid}
+    if run_options.test is not None:
+        sets["test"] = as_source(run_options.test, options["data"])
     base = load_model(options["model"])
-    for source in (train, valid):
+    for source in sets.values():
         check_elements(source, base.atomic_numbers)
     config: FitConfig = options["fit"]
     if config.check_units:
@@ -67,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
         options["delta"] = _decide(base, train, valid, options, folder, args.json)
         model = adapt_as(base, train, options)
     progress = Progress(config.epochs, quiet=args.json)
-    metrics = run_arm(model, base, {"train": train, "valid": valid}, config, folder, e0_fit, progress)
+    facts = {"model": options["model"].model, "model_sha256": file_hash(options["model"].model)}
+    metrics = run_arm(model, base, sets, config, folder, e0_fit, progress, facts)
     if args.json:
         print_json(metrics)
     else:
@@ -97,7 +102,10 @@ def _print(metrics: dict[str, Any], folder: RunFolder) -> None:
         after = f"the start again, since {after} it was worse (--keep-worse keeps it)"
     print(f"\nvalidation, before -> {after}")
     for old, new in zip(score_lines(metrics["valid_before"]), score_lines(metrics["valid"])):
-        print(f"  {old}  ->  {new.split(maxsplit=2)[2]}")
+        print(f"  {old}  ->  {new.split(maxsplit=1)[1]}")
+    if "test" in metrics:
+        print("test\n  " + "\n  ".join(score_lines(metrics["test"])))
+    print(f"{metrics['best_reason']}")
     counts = metrics["counts"]
     if "adapter_bytes" in metrics:
         active = counts["active"]

@@ -1,7 +1,9 @@
-"""The folder that a run leaves: config.toml, log.jsonl, checkpoint/, results. Every write is atomic."""
+"""The folder that a run leaves: config.toml, log.jsonl and log.csv, checkpoint/, results. Every write is atomic."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import pathlib
 from typing import Any
@@ -12,6 +14,7 @@ from pathtune.errors import InputError
 from pathtune.files import write_atomically, write_text
 
 FINISHED = "metrics.json"  # written last
+COLUMNS = ("epoch", "train_loss", "valid_loss", "lr", "active_share", "seconds")  # of log.csv, before the errors
 
 
 class RunFolder:
@@ -21,6 +24,8 @@ class RunFolder:
         self.folder = pathlib.Path(folder)
         self.config = self.folder / "config.toml"
         self.log = self.folder / "log.jsonl"
+        self.table = self.folder / "log.csv"
+        self.predictions = self.folder / "predictions.extxyz"
         self.checkpoint = self.folder / "checkpoint" / "last.pt"
         self.adapter = self.folder / "adapter.safetensors"
         self.merged = self.folder / "merged.model"
@@ -60,6 +65,16 @@ class RunFolder:
         """One line of log.jsonl."""
         with open(self.log, "a") as stream:
             stream.write(json.dumps(line) + "\n")
+
+    def write_table(self, lines: list[dict[str, Any]]) -> None:
+        """log.csv, the lines of the log as a table; what a line holds by name is a column for each name."""
+        rows = [{name: line[name] for name in COLUMNS if name in line} | line["valid_errors"] for line in lines]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.table, text.getvalue())
 
     def truncate_log(self, n_lines: int) -> list[dict[str, Any]]:
         """Keep the first lines of log.jsonl, those that the checkpoint knows of, and return them."""

@@ -19,7 +19,7 @@ from pathtune.atomic_energies import E0Fit
 from pathtune.data import Batch, Source, batches, shuffled
 from pathtune.errors import InputError
 from pathtune.evaluation import summed_loss
-from pathtune.losses import TermSums, total
+from pathtune.losses import ErrorSums, TermSums, total
 from pathtune.model import Potential, Prediction
 from pathtune.training.folder import RunFolder
 from pathtune.training.options import FitConfig, History, learning_rate, parameter_groups
@@ -97,7 +97,7 @@ class Loop:
             frames = batches(self.model, self.train, 1)  # an iterator: each adaptation reads from the first on
             if component.begin(self.model, frames, self.config.loss_of):
                 self.best = self.model.adaptation.state()
-        self.start_loss = self._validate(TermSums(), "before the first step")
+        self.start_loss = self._validate(TermSums(), ErrorSums(), "before the first step")
 
     def _train_epoch(self) -> None:
         chunks = shuffled(len(self.train), self.config.batch_size, self.config.seed, self.epoch)
@@ -162,8 +162,8 @@ class Loop:
         # Only an epoch with what was asked may be the best.
         is_eligible = all(controller.is_reached(self._steps_done) for controller in self.controllers)
         with self._at_average():
-            parts = TermSums()
-            valid_loss = self._validate(parts, f"after epoch {self.epoch + 1}")
+            parts, errors = TermSums(), ErrorSums()
+            valid_loss = self._validate(parts, errors, f"after epoch {self.epoch + 1}")
             counts = self.model.counts()
             if is_eligible and valid_loss < self.best_loss:
                 self.best_loss = valid_loss
@@ -175,6 +175,9 @@ class Loop:
             "train_loss": self.loss_sum / len(self.train),
             "valid_loss": valid_loss,
             "valid_parts": parts.means(),
+            "valid_errors": errors.means(),
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "is_eligible": is_eligible,
             "active": counts["active"],
             "active_share": self.model.active_share(counts),
             "seconds": self.seconds,
@@ -185,13 +188,14 @@ class Loop:
         self.loss_sum = 0.0
         if self.folder:
             self.folder.append_log(line)
+            self.folder.write_table(self.lines)
             self._save()
         self.progress.epoch(line, self.best_epoch)
 
-    def _validate(self, parts: TermSums, when: str) -> float:
-        """The validation loss, its terms added to `parts`. InputError where it is not finite."""
+    def _validate(self, parts: TermSums, errors: ErrorSums, when: str) -> float:
+        """The validation loss, its terms and errors added to `parts` and `errors`. InputError if it is not finite."""
         frames = batches(self.model, self.valid, self.config.batch_size)
-        loss = self.seam.mean(*summed_loss(self.model, frames, functools.partial(self._valid_loss, parts)))
+        loss = self.seam.mean(*summed_loss(self.model, frames, functools.partial(self._valid_loss, parts, errors)))
         if not math.isfinite(loss):
             raise InputError(
                 f"fit: the validation loss is {loss} {when}, expected a finite number: try a learning rate below "
@@ -199,9 +203,10 @@ class Loop:
             )
         return loss
 
-    def _valid_loss(self, parts: TermSums, prediction: Prediction, batch: Batch) -> torch.Tensor:
+    def _valid_loss(self, parts: TermSums, errors: ErrorSums, prediction: Prediction, batch: Batch) -> torch.Tensor:
         terms = self.config.terms_of(prediction, batch)
         parts.add(terms)
+        errors.add(prediction, batch)
         return total(terms, self.config.weights)
 
     def _is_stale(self) -> bool:

@@ -74,6 +74,16 @@ class History:
     start_loss: float = math.nan  # validation loss before the first step
     last_e0_fit: E0Fit | None = None
 
+    @property
+    def reason(self) -> str:
+        """Why the best epoch is the best, in a sentence."""
+        if not self.best_epoch:
+            return "no epoch could be the best: what was asked of the adaptation did not hold in any"
+        best = self.epochs[self.best_epoch - 1]
+        eligible = sum(line.get("is_eligible", True) for line in self.epochs)
+        among = f"all {eligible}" if eligible == len(self.epochs) else f"the {eligible} in which the asked share held"
+        return f"epoch {self.best_epoch} has the lowest validation loss, {best['valid_loss']:.4g}, of {among}"
+
 
 def learning_rate(model: Potential, config: FitConfig, n_steps: int) -> float:
     """That of `config`, or the default of the model's first adaptation in a run of `n_steps` steps."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +24,10 @@ from pathtune.options import check_choices, fields_of, option
 from pathtune.training.fitting import fit
 from pathtune.training.folder import RunFolder
 from pathtune.training.options import FitConfig, History
+from pathtune.training.predictions import write_predictions
 from pathtune.training.progress import Progress
-from pathtune.training.verdict import Verdict, judge, trivial_errors
+from pathtune.training.provenance import provenance
+from pathtune.training.verdict import judge, trivial_errors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ class RunOptions:
 
     train: str | None = option(None, "labelled structures to train on")
     valid: str | None = option(None, "labelled structures that choose the best epoch")
+    test: str | None = option(None, "labelled structures whose errors are reported at the end")
     out: str | None = option(None, "folder to make")
     arm: tuple[str, ...] = option(("sparse",), "what to train; several build on one another", choices=adaptation_kinds)
     max_frames: int | None = option(None, "only the first so many training structures")
@@ -97,62 +101,62 @@ def run_arm(
     folder: RunFolder,
     e0_fit: E0Fit | None = None,
     progress: Progress | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train `model`, made by `adapt_as` from `base`, and fill its folder, claimed by `start`.
 
     E0 of `base` have been refitted and labels checked. `sets`: train and valid, and test where its errors are wanted.
-    Returns what metrics.json holds, which is written last. Raises InputError as fit does.
+    `facts`: what else metrics.json is to hold. Returns what metrics.json holds, which is written last. Raises
+    InputError as fit does.
     """
+    began = time.monotonic()
     before = evaluate(base, sets["valid"])
     start = model.adaptation.state()
     plain = dataclasses.replace(config, refit_e0=False, check_units=False)
     history = fit(model, sets["train"], sets["valid"], plain, folder=folder, progress=progress)
-    verdict = _verdict(model, base, sets, config, history, before)
+    scores = evaluate(model, sets["valid"])
+    losses = [mean_loss(m, batches(m, sets["valid"], config.batch_size), config.loss_of) for m in (base, model)]
+    guesses = trivial_errors(sets["train"], sets["valid"])
+    verdict = judge(before, scores, (losses[0], losses[1]), guesses, history)
     is_start = verdict.is_worse and not config.keep_worse
     if is_start:
         model.adaptation.restore(start)
         model.set_e0(base.e0)
-    metrics = _metrics(model, history, sets["valid"]) | {
+        scores = evaluate(model, sets["valid"])
+    metrics = _metrics(model, history, scores) | {
         "valid_before": before,
         "e0_fit": dataclasses.asdict(e0_fit) if e0_fit else None,
         "is_worse": verdict.is_worse,
         "is_start": is_start,  # whether the result is the model as it was before training
         "warnings": list(verdict.warnings),
+        **provenance(model, sets, config),
+        **(facts or {}),
     }
     if "test" in sets:
         metrics["test"] = evaluate(model, sets["test"])
+    judged = {name: sets[name] for name in ("valid", "test") if name in sets}
+    write_predictions(model, judged, folder.predictions)
     if model.adaptation.is_stored:
         summary = {key: metrics[key] for key in ("pathtune", "best_epoch", "epochs")}
         save_adapter(model, folder.adapter, summary)
         metrics["adapter_bytes"] = folder.adapter.stat().st_size
     save(merge(model), folder.merged)
+    metrics["wall_seconds"] = time.monotonic() - began  # of this process, where the run was resumed
     write_text(folder.metrics, json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
-def _verdict(
-    model: Potential,
-    base: Potential,
-    sets: Mapping[str, Source],
-    config: FitConfig,
-    history: History,
-    before: Mapping[str, Any],
-) -> Verdict:
-    valid, size = sets["valid"], config.batch_size
-    losses = [mean_loss(m, batches(m, valid, size), config.loss_of) for m in (base, model)]
-    guesses = trivial_errors(sets["train"], valid)
-    return judge(before, evaluate(model, valid), (losses[0], losses[1]), guesses, history)
-
-
-def _metrics(model: Potential, history: History, valid: Source) -> dict[str, Any]:
+def _metrics(model: Potential, history: History, scores: dict[str, Any]) -> dict[str, Any]:
     best = history.epochs[history.best_epoch - 1] if history.best_epoch else {}
     return {
         "pathtune": __version__,
         "arm": model.adaptation.kind,
-        "valid": evaluate(model, valid),
+        "valid": scores,
         "valid_loss": best.get("valid_loss"),
         "counts": model.counts(),
+        "active_share": model.active_share(),
         "best_epoch": history.best_epoch,
+        "best_reason": history.reason,
         "epochs": len(history.epochs),
         "seconds": history.epochs[-1]["seconds"] if history.epochs else 0.0,
     }
