@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from typing import Any
 
@@ -18,7 +19,9 @@ from pathtune.cli._common import (
     score_lines,
 )
 from pathtune.conventions import check_conventions
-from pathtune.data import Source, as_source, check_elements
+from pathtune.data import Source, as_source, check_elements, split_off, subset
+from pathtune.errors import InputError
+from pathtune.files import write_text
 from pathtune.guidance import choose_share, draw_sweep
 from pathtune.model import Potential
 from pathtune.ops.allocator import keep_large_blocks
@@ -46,12 +49,8 @@ def run(args: argparse.Namespace) -> int:
     options = options_from(args, **sections())
     run_options: RunOptions = options["run"]
     out = required(run_options.out, "--out", "a folder for the run")
-    train_file = required(run_options.train, "--train", "a file of structures")
-    train = as_source(train_file, options["data"], run_options.max_frames)
-    valid = as_source(required(run_options.valid, "--valid", "a file of structures"), options["data"])
-    sets = {"train": train, "valid": valid}
-    if run_options.test is not None:
-        sets["test"] = as_source(run_options.test, options["data"])
+    sets, split = _sets(options)
+    train, valid = sets["train"], sets["valid"]
     base = load_model(options["model"])
     for source in sets.values():
         check_elements(source, base.atomic_numbers)
@@ -65,6 +64,10 @@ def run(args: argparse.Namespace) -> int:
     is_automatic = "sparse" in run_options.arm and options["delta"].active_share == AUTO
     model = None if is_automatic else adapt_as(base, train, options)
     folder.start(to_toml(**options), args.resume)
+    if split:
+        write_text(folder.split, json.dumps(split) + "\n")
+    for note in dict.fromkeys(note for source in sets.values() for note in getattr(source, "notes", ())):
+        print(f"pathtune fit: {note}", file=sys.stderr)
     if not args.json and e0_fit:
         print(e0_fit, flush=True)
     if model is None:
@@ -80,6 +83,25 @@ def run(args: argparse.Namespace) -> int:
     for warning in metrics["warnings"]:
         print(f"pathtune fit: {warning}", file=sys.stderr)
     return 1 if metrics["is_start"] else 0
+
+
+def _sets(options: dict[str, Any]) -> tuple[dict[str, Source], dict[str, Any] | None]:
+    """train, valid and, where asked, test; and how train was split where there is no --valid."""
+    run_options, keys, seed = options["run"], options["data"], options["fit"].seed
+    files = required(run_options.train, "--train", "a file of structures")
+    sets, split = {"train": as_source(files, keys, run_options.max_frames)}, None
+    if run_options.valid_fraction is None:
+        sets["valid"] = as_source(required(run_options.valid, "--valid", "a file, or --valid-fraction"), keys)
+    elif run_options.valid is not None:
+        raise InputError("--valid and --valid-fraction are both given, expected one of them")
+    else:
+        whole = sets["train"]
+        train, valid = split_off(whole, run_options.valid_fraction, seed)
+        split = {"seed": seed, "fingerprint": whole.fingerprint, "train": train, "valid": valid}
+        sets = {"train": subset(whole, train), "valid": subset(whole, valid)}
+    if run_options.test is not None:
+        sets["test"] = as_source(run_options.test, keys)
+    return sets, split
 
 
 def _decide(

@@ -16,7 +16,7 @@ from pathtune.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `pathtune paths`."""
     add_options(parser, ModelOptions)
-    parser.add_argument("--data", metavar="FILE", help="structures whose elements decide what is reachable")
+    parser.add_argument("--data", nargs="+", metavar="FILE", help="structures whose elements decide what is reachable")
     parser.add_argument("--elements", nargs="+", metavar="SYMBOL", help="these elements instead")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -162,8 +162,8 @@ def _sections(trial: Trial, options: DemoOptions) -> dict[str, Any]:
     """What a config file of `pathtune fit` would say."""
     return {
         "run": RunOptions(
-            train=str(demo_file("train")),
-            valid=str(demo_file("valid")),
+            train=(str(demo_file("train")),),
+            valid=(str(demo_file("valid")),),
             arm=(trial.arm,),
             max_frames=options.max_frames,
         ),

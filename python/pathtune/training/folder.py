@@ -24,6 +24,7 @@ class RunFolder:
         self.folder = pathlib.Path(folder)
         self.config = self.folder / "config.toml"
         self.log = self.folder / "log.jsonl"
+        self.split = self.folder / "split.json"
         self.table = self.folder / "log.csv"
         self.predictions = self.folder / "predictions.extxyz"
         self.checkpoint = self.folder / "checkpoint" / "last.pt"

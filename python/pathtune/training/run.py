@@ -48,9 +48,12 @@ class ModelOptions:
 class RunOptions:
     """Data, arm and folder of a run."""
 
-    train: str | None = option(None, "labelled structures to train on")
-    valid: str | None = option(None, "labelled structures that choose the best epoch")
-    test: str | None = option(None, "labelled structures whose errors are reported at the end")
+    train: tuple[str, ...] | None = option(
+        None, "labelled structures to train on: files, globs, slices such as run.traj@:20"
+    )
+    valid: tuple[str, ...] | None = option(None, "labelled structures that choose the best epoch")
+    valid_fraction: float | None = option(None, "in their place this share of --train, drawn by --seed")
+    test: tuple[str, ...] | None = option(None, "labelled structures whose errors are reported at the end")
     out: str | None = option(None, "folder to make")
     arm: tuple[str, ...] = option(("sparse",), "what to train; several build on one another", choices=adaptation_kinds)
     max_frames: int | None = option(None, "only the first so many training structures")
