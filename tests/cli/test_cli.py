@@ -49,6 +49,14 @@ def test_help_of_every_verb_is_printed(verb, capsys):
     assert "usage: pathtune" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flags", [["evaluate", "--nonsense"], ["paths", "--elements"], ["merge", "--dtype", "int8"]])
+def test_a_mistake_in_the_flags_of_a_verb_prints_its_usage(flags, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(flags)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"usage: pathtune {flags[0]} ")
+
+
 def test_a_run_leaves_one_folder(finished):
     names = sorted(p.name for p in finished.iterdir())
     assert names == ["adapter.safetensors", "checkpoint", "config.toml", "log.csv", "log.jsonl", "merged.model",
@@ -104,6 +112,7 @@ def test_paths_lists_every_layer(world, capsys):
     out = capsys.readouterr().out
     for name in ("node_embedding.linear", "interactions.0.linear_up", "interactions.1.skip_tp", "readouts.0.linear"):
         assert name in out
+    assert max(map(len, out.splitlines())) <= 80
     assert main(["paths", "--model", str(world / "tiny.model"), "--data", str(world / "test.xyz"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert sum(row["share"] for row in rows) < 1
