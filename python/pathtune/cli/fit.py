@@ -89,7 +89,8 @@ def _sets(options: dict[str, Any]) -> tuple[dict[str, Source], dict[str, Any] | 
     """train, valid and, where asked, test; and how train was split where there is no --valid."""
     run_options, keys, seed = options["run"], options["data"], options["fit"].seed
     files = required(run_options.train, "--train", "a file of structures")
-    sets, split = {"train": as_source(files, keys, run_options.max_frames)}, None
+    split = None
+    sets: dict[str, Source] = {"train": as_source(files, keys, run_options.max_frames)}
     if run_options.valid_fraction is None:
         sets["valid"] = as_source(required(run_options.valid, "--valid", "a file, or --valid-fraction"), keys)
     elif run_options.valid is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import ase
 import ase.io
@@ -47,7 +48,7 @@ def _predicted(model: Potential, source: Source, chunk: list[int], split: str) -
         parts = np.split(found, ends) if label.per == "atom" else found
         for s, atoms, part in zip(structures, frames, parts):
             if label.name in s.labels:
-                place = atoms.arrays if label.per == "atom" else atoms.info
+                place: dict[str, Any] = atoms.arrays if label.per == "atom" else atoms.info
                 for key, value in ((label.key, s.labels[label.name]), (PREFIX + label.name, part)):
                     place[key] = float(value) if np.ndim(value) == 0 else np.asarray(value).reshape(np.shape(part))
     return frames
