@@ -106,7 +106,8 @@ def print_json(value: Any) -> None:
 def score_lines(scores: dict[str, Any]) -> list[str]:
     """Errors for a person to read."""
     return [
-        f"{label.word:8s} MAE {scores[label.mae_key]:10.3f}  RMSE {scores[label.rmse_key]:10.3f} {label.report_unit}"
+        f"{label.word + ' MAE':12s} {scores[label.mae_key]:10.3f}, "
+        f"RMSE {scores[label.rmse_key]:10.3f} {label.report_unit}"
         for label in labels()
         if label.mae_key in scores
     ]

@@ -125,7 +125,7 @@ def _print(metrics: dict[str, Any], folder: RunFolder) -> None:
         after = f"the start again, since {after} it was worse (--keep-worse keeps it)"
     print(f"\nvalidation, before -> {after}")
     for old, new in zip(score_lines(metrics["valid_before"]), score_lines(metrics["valid"])):
-        print(f"  {old}  ->  {new.split(maxsplit=1)[1]}")
+        print(f"  {old}  ->  {new.split(maxsplit=2)[2]}")
     if "test" in metrics:
         print("test\n  " + "\n  ".join(score_lines(metrics["test"])))
     print(f"{metrics['best_reason']}")
