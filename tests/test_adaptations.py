@@ -249,6 +249,7 @@ def test_two_kinds_that_ask_for_one_flag_or_one_section_are_refused_in_one_sente
             unregister_adaptation("clash")
         error = capsys.readouterr().err
         assert said in error
-        assert error.count("\n") == 1 and "expected" in error
+        assert error.count("\n") == 1
+        assert "expected" in error
     with pytest.raises(InputError, match=r"section \[delta\] of adaptation 'clash' is that of 'sparse'"):
         register_adaptation(type("Clash", (Scale,), {"kind": "clash", "section": "delta", "options": Mine}))

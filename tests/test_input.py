@@ -77,7 +77,8 @@ def test_labels_of_a_calculator_are_taken_where_there_are_no_others_and_it_is_sa
     assert np.allclose(source.read(2).forces, 0.2)
     assert source.read(0).stress[0, 1] == pytest.approx(5e-3)
     assert source.notes == (
-        f"{file}: using energy, forces, stress from the calculator's results, since no frame has REF_energy or REF_forces",
+        f"{file}: using energy, forces, stress from the calculator's results, "
+        "since no frame has REF_energy or REF_forces",
     )
 
 
@@ -88,7 +89,9 @@ def test_labels_that_were_asked_for_are_never_replaced(tmp_path):
     source = as_source(frames)
     assert energies(source) == [1.0] * 3
     assert source.read(0).stress is None
-    assert source.notes == ("atoms: 'stress' is not used; --stress-key stress trains on it (eV/A^3, positive is tensile)",)
+    assert source.notes == (
+        "atoms: 'stress' is not used; --stress-key stress trains on it (eV/A^3, positive is tensile)",
+    )
     with pytest.raises(InputError, match="no frame has the energy key 'dft'"):
         as_source(calculated(), LabelKeys(energy_key="dft"))
 
