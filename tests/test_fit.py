@@ -209,6 +209,31 @@ def test_a_learning_rate_that_explodes_is_named(base):
         fit(adapted(base), structures(), structures(), FitConfig(epochs=5, lr=1e30))
 
 
+def test_a_loss_that_rises_from_the_first_steps_on_stops_with_a_rate_to_try(base):
+    teacher = sparsify(base, SparseDelta(delta_start="paper", initial_std=0.01, initial_threshold=0.005), seed=9)
+    frames = structures(12)
+    for s in frames:
+        p = teacher(collate([s], base.atomic_numbers, base.backbone.r_max, base.backbone.dtype))
+        s.energy_ev, s.forces = p.energy.item(), p.forces.detach().numpy()
+    with pytest.raises(InputError, match=r"the loss rose from .* in \d+ steps at the learning rate 3, .* try --lr 1$"):
+        fit(unfreeze(base, "full"), frames, frames, FitConfig(epochs=9, batch_size=2, lr=3.0))
+    assert len(fit(unfreeze(base, "full"), frames, frames, FitConfig(epochs=2, batch_size=2)).epochs) == 2
+
+
+def test_what_is_not_finite_is_named_wherever_it_is_predicted(base):
+    broken = unfreeze(base, "full")
+    with torch.no_grad():
+        broken.trainable()[0][0] = math.nan
+    frames = structures(3)
+    frames[0].where = "x.xyz, frame 0"
+    with pytest.raises(InputError, match="x.xyz, frame 0: the model predicts a.* of nan, expected"):
+        evaluate(broken, frames)
+    with pytest.raises(InputError, match="x.xyz, frame 0: the model predicts an energy that is not finite"):
+        refit_e0(broken, frames)
+    with pytest.raises(InputError, match="the validation loss is nan before the first step"):
+        fit(broken, frames, frames, FitConfig(epochs=1, refit_e0=False))
+
+
 def test_missing_labels_do_not_count(base):
     frames = [from_atoms(a) for a in labelled([crystal(0), crystal(1)], stress=True)]
     frames[0].stress = None

@@ -30,7 +30,13 @@ class E0Fit:
 
     def __str__(self) -> str:
         shifts = ", ".join(f"{element} {shift:+.4f}" for element, shift in self.shift_ev.items())
-        note = "" if self.rank == self.n_elements else f", rank {self.rank} of {self.n_elements}: minimum norm"
+        note = ""
+        if self.rank < self.n_elements:
+            note = (
+                f", rank {self.rank} of {self.n_elements}: these compositions do not tell the elements apart, so that "
+                "the shift is divided among them (minimum norm), and energies of other compositions are off by an "
+                "unknown constant"
+            )
         return (
             f"E0 refit (eV): {shifts}{note}; energy RMS {self.rms_before_mev_atom:.1f} -> "
             f"{self.rms_after_mev_atom:.1f} meV/atom"
@@ -62,6 +68,9 @@ def refit_e0(
     elements = [source.elements[k] for k in occurring]
     counts = np.ascontiguousarray(counts[:, occurring])
     residual, is_isolated = _residuals(model, source, labelled.tolist(), batch_size)
+    for i in np.flatnonzero(~np.isfinite(residual)):
+        where = source.read(int(labelled[i])).where
+        raise InputError(f"{where}: the model predicts an energy that is not finite, expected a finite one")
     n_atoms = counts.sum(axis=1)
     shift = np.zeros(len(elements))
     fixed = {int(counts[i].argmax()): residual[i] for i in np.flatnonzero(is_isolated & (n_atoms == 1))}

@@ -29,7 +29,7 @@ def evaluate(
     `data`: a file, several files, ASE Atoms, Structures, or a Source. Energies in meV/atom, forces in meV/A
     (over components), stress in GPa (over the nine components), others as their Label says; an error without a
     label, or of what the model does not predict, is absent. Raises InputError as read_structures does, for an
-    element that the model lacks and for a batch_size below 1.
+    element that the model lacks, for a batch_size below 1, and for a prediction that is not finite.
     """
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
@@ -71,6 +71,11 @@ def _errors(model: Potential, batch: Batch, structures: Sequence[Structure]) -> 
         found = prediction.of(label.name).detach().double().cpu().numpy()
         parts = np.split(found, ends) if label.per == "atom" else found
         for s, part, error in zip(structures, parts, result):
+            if not np.isfinite(part).all():
+                phrase = label.phrase.removesuffix(label.name) + f"finite {label.name}"
+                raise InputError(
+                    f"{s.where}: the model predicts a {label.word} of {_first_bad(part)}, expected {phrase}"
+                )
             if label.name in s.labels:
                 difference = _difference(prediction, label.name, part, s)
                 error[label.name] = np.asarray(difference / len(s) if label.is_extensive else difference)
@@ -83,6 +88,10 @@ def _difference(prediction: Prediction, name: str, found: np.ndarray, structure:
         return found - structure.labels[name]
     labels = {key: torch.as_tensor(value) for key, value in structure.labels.items()}
     return prediction.comparisons[name].error(torch.as_tensor(found), labels[name], labels).numpy()
+
+
+def _first_bad(values: np.ndarray) -> float:
+    return float(values[~np.isfinite(values)].ravel()[0]) if values.ndim else float(values)
 
 
 def _by_element(structure: Structure, error: Errors) -> list[tuple[str, tuple[int, Errors]]]:

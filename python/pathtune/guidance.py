@@ -14,6 +14,7 @@ from typing import Any
 from pathtune.adaptations import SparseDelta
 from pathtune.adapting import sparsify
 from pathtune.atomic_energies import refit_e0
+from pathtune.conventions import check_conventions
 from pathtune.data import as_source, batches, elements_of
 from pathtune.errors import InputError
 from pathtune.evaluation import mean_loss
@@ -77,7 +78,9 @@ def choose_share(
     epochs = max(1, round(EPOCHS_SHARE * config.epochs))
     if config.refit_e0:
         base, _ = refit_e0(base, train)
-    config = dataclasses.replace(config, epochs=epochs, refit_e0=False, patience=0)
+    if config.check_units:
+        check_conventions(base, train)
+    config = dataclasses.replace(config, epochs=epochs, refit_e0=False, patience=0, check_units=False, keep_worse=True)
     elements, points = elements_of(train), _read(file, epochs, len(valid))
     for share in sorted(set(shares)):
         if any(p.share == share for p in points):

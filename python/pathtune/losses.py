@@ -46,6 +46,29 @@ class TermSums:
         return {name: self._sums[name] / count for name, count in self._counts.items() if count}
 
 
+class ErrorSums:
+    """Absolute errors of several batches, added up."""
+
+    def __init__(self):
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, prediction: Prediction, batch: Batch) -> None:
+        """One more batch."""
+        for label in outputs():
+            if label.name in prediction.outputs and label.name in batch.labels:
+                mask = batch.labels[label.name].mask
+                error = _error(label, prediction, batch).detach()[mask].abs()
+                self._sums[label.mae_key] = self._sums.get(label.mae_key, 0.0) + label.report_factor * float(
+                    error.sum()
+                )
+                self._counts[label.mae_key] = self._counts.get(label.mae_key, 0) + error.numel()
+
+    def means(self) -> dict[str, float]:
+        """Mean absolute errors in reported units, by the labels' mae_key, of those that some structure has."""
+        return {name: self._sums[name] / count for name, count in self._counts.items() if count}
+
+
 def loss_terms(
     prediction: Prediction,
     batch: Batch,
@@ -123,10 +146,9 @@ def spreads(source: Source) -> dict[str, float]:
     return found
 
 
-def _term(
-    label: Label, prediction: Prediction, batch: Batch, kind: str, huber_delta: float, spread: float = 1.0
-) -> Term:
-    value, mask = batch.labels[label.name]
+def _error(label: Label, prediction: Prediction, batch: Batch) -> torch.Tensor:
+    """Prediction minus label, per atom where extensive."""
+    value = batch.labels[label.name].value
     found = prediction.outputs[label.name]
     if label.name == "energy":
         value = (value - prediction.e0_energy).to(found.dtype)
@@ -137,6 +159,14 @@ def _term(
         error = found - value
     if label.is_extensive:
         error = error / batch.n_atoms.reshape(-1, *[1] * (error.dim() - 1))
+    return error
+
+
+def _term(
+    label: Label, prediction: Prediction, batch: Batch, kind: str, huber_delta: float, spread: float = 1.0
+) -> Term:
+    mask = batch.labels[label.name].mask
+    error = _error(label, prediction, batch)
     if spread != 1.0:
         error = error / spread
     cost = error**2

@@ -30,14 +30,14 @@ def world(tmp_path_factory):
 def fit_arguments(world, out, *more):
     return ["fit", "--model", str(world / "tiny.model"), "--train", str(world / "train.xyz"),
             "--valid", str(world / "valid.xyz"), "--epochs", "2", "--batch-size", "3",
-            "--out", str(out), *more]  # fmt: skip
+            "--keep-worse", "--out", str(out), *more]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def finished(world, tmp_path_factory):
     """The folder of a finished run."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    assert main(fit_arguments(world, out, "--schedule", "L")) == 0
+    assert main(fit_arguments(world, out, "--schedule", "L", "--test", str(world / "test.xyz"))) == 0
     return out
 
 
@@ -49,9 +49,18 @@ def test_help_of_every_verb_is_printed(verb, capsys):
     assert "usage: pathtune" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flags", [["evaluate", "--nonsense"], ["paths", "--elements"], ["merge", "--dtype", "int8"]])
+def test_a_mistake_in_the_flags_of_a_verb_prints_its_usage(flags, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(flags)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"usage: pathtune {flags[0]} ")
+
+
 def test_a_run_leaves_one_folder(finished):
     names = sorted(p.name for p in finished.iterdir() if not p.name.startswith("."))
-    assert names == ["adapter.safetensors", "checkpoint", "config.toml", "log.jsonl", "merged.model", "metrics.json"]
+    assert names == ["adapter.safetensors", "checkpoint", "config.toml", "log.csv", "log.jsonl", "merged.model",
+                     "metrics.json", "predictions.extxyz"]  # fmt: skip
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["epochs"] == 2
     assert metrics["counts"]["active"] > 0
@@ -103,6 +112,7 @@ def test_paths_lists_every_layer(world, capsys):
     out = capsys.readouterr().out
     for name in ("node_embedding.linear", "interactions.0.linear_up", "interactions.1.skip_tp", "readouts.0.linear"):
         assert name in out
+    assert max(map(len, out.splitlines())) <= 80
     assert main(["paths", "--model", str(world / "tiny.model"), "--data", str(world / "test.xyz"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert sum(row["share"] for row in rows) < 1

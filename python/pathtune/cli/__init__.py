@@ -16,6 +16,7 @@ VERBS = {
     "demo": "tune the model that comes with pathtune, compare with full fine-tuning",
     "paths": "list every adaptable weight of a model",
     "fit": "fine-tune a model on labelled structures",
+    "describe": "what a run did, as a paragraph for a methods section",
     "evaluate": "errors of a model on labelled structures",
     "merge": "fold an adapter into a plain model",
     "show": "what an adapter says of itself",
@@ -26,13 +27,17 @@ VERBS = {
 }
 
 
-def _parser(modules: dict[str, ModuleType]) -> argparse.ArgumentParser:
+def _parsed(modules: dict[str, ModuleType], argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; a mistake in a verb's flags prints the usage of that verb."""
     parser = argparse.ArgumentParser(prog="pathtune", description="Sparse fine-tuning of equivariant potentials.")
     parser.add_argument("--version", action="version", version=f"pathtune {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, module in modules.items():
         module.add_arguments(verbs.add_parser(name, help=VERBS[name], description=module.__doc__))
-    return parser
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        verbs.choices[args.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     modules = {name: importlib.import_module(f"pathtune.cli.{name}") for name in VERBS}
     try:
-        args = _parser(modules).parse_args(argv)
+        args = _parsed(modules, argv)
     except InputError as error:  # two registered adaptations that ask for one flag
         print(f"pathtune: {error}", file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ import json
 import pathlib
 import sys
 import tomllib
-from typing import Any
+from typing import Any, TypeVar
 
 from pathtune.adapter_file import load_adapter
 from pathtune.data import labels
@@ -17,6 +17,8 @@ from pathtune.loading import load
 from pathtune.model import Potential
 from pathtune.options import fields_of, from_mapping
 from pathtune.training.run import ModelOptions
+
+T = TypeVar("T")
 
 
 def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
@@ -87,7 +89,7 @@ def load_model(options: ModelOptions, adapter: str | None = None) -> Potential:
     return load_adapter(model, adapter) if adapter else model
 
 
-def required(value: str | None, flag: str, what: str) -> str:
+def required(value: T | None, flag: str, what: str) -> T:
     """The value of a flag that must be given."""
     if value is None:
         raise InputError(f"{flag} is missing, expected {what}")
@@ -111,7 +113,8 @@ def print_json(value: Any) -> None:
 def score_lines(scores: dict[str, Any]) -> list[str]:
     """Errors for a person to read."""
     return [
-        f"{label.word + ' MAE':12s} {scores[label.mae_key]:10.3f} {label.report_unit}"
+        f"{label.word + ' MAE':12s} {scores[label.mae_key]:10.3f}, "
+        f"RMSE {scores[label.rmse_key]:10.3f} {label.report_unit}"
         for label in labels()
         if label.mae_key in scores
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from pathtune.atomic_energies import refit_e0
 from pathtune.cli._common import (
@@ -20,9 +21,16 @@ from pathtune.evaluation import evaluate
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `pathtune evaluate`."""
-    parser.add_argument("--data", metavar="FILE", help="labelled structures (extxyz, .xz, anything ASE reads)")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="FILE",
+        help="labelled structures (extxyz, .xz, anything ASE reads; globs, slices such as run.traj@:20)",
+    )
     parser.add_argument("--adapter", metavar="FILE", help="an adapter of the model")
-    parser.add_argument("--e0-from", metavar="FILE", help="refit the energy of each element to this file first")
+    parser.add_argument(
+        "--e0-from", nargs="+", metavar="FILE", help="refit the energy of each element to this file first"
+    )
     parser.add_argument("--max-frames", type=int, metavar="N", help="only the first N structures")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="structures at once (default 16)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -34,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     options = options_from(args, model=ModelOptions, data=LabelKeys)
     data = required(args.data, "--data", "a file of structures")
     source = as_source(data, options["data"], args.max_frames)
+    for note in getattr(source, "notes", ()):
+        print(f"pathtune evaluate: {note}", file=sys.stderr)
     model = load_model(options["model"], args.adapter)
     if args.e0_from:
         model, fit = refit_e0(model, args.e0_from, keys=options["data"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
+import sys
 from typing import Any
 
 from pathtune.adaptations.sparse.options import AUTO, SparseDelta
@@ -17,7 +19,10 @@ from pathtune.cli._common import (
     required,
     score_lines,
 )
-from pathtune.data import Source, as_source, check_elements
+from pathtune.conventions import check_conventions
+from pathtune.data import Source, as_source, check_elements, split_off, subset
+from pathtune.errors import InputError
+from pathtune.files import write_text
 from pathtune.guidance import choose_share, draw_sweep
 from pathtune.model import Potential
 from pathtune.ops.allocator import keep_large_blocks
@@ -25,6 +30,7 @@ from pathtune.options import to_toml
 from pathtune.training import FitConfig
 from pathtune.training.folder import RunFolder
 from pathtune.training.progress import Progress
+from pathtune.training.provenance import file_hash
 from pathtune.training.run import RunOptions, adapt_as, check_arm, run_arm, sections
 
 DENOMINATORS = (("reachable_weights", "reachable"), ("adapted_weights", "adapted"), ("all_weights", "all"))
@@ -50,17 +56,15 @@ def _run(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     check_arm(options)
     run_options: RunOptions = options["run"]
     out = required(run_options.out, "--out", "a folder for the run")
-    train_file = required(run_options.train, "--train", "a file of structures")
-    train = as_source(train_file, options["data"], run_options.max_frames)
-    valid = as_source(required(run_options.valid, "--valid", "a file of structures"), options["data"])
-    config: FitConfig = options["fit"]
-    sets = {"train": train, "valid": valid}
-    if run_options.replay is not None:
-        sets["replay"] = as_source(run_options.replay, options["data"], needs_labels=config.replay_labels == "own")
+    sets, split = _sets(options)
+    train, valid = sets["train"], sets["valid"]
     n_replay = len(sets.get("replay", ()))
     base = load_model(options["model"])
     for source in sets.values():
         check_elements(source, base.atomic_numbers)
+    config: FitConfig = options["fit"]
+    if config.check_units:
+        check_conventions(base, train)
     e0_fit = None
     if config.refit_e0:
         base, e0_fit = refit_e0(base, train)
@@ -68,18 +72,47 @@ def _run(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     is_automatic = "sparse" in run_options.arm and options["delta"].active_share == AUTO
     model = None if is_automatic else adapt_as(base, train, options, n_replay)
     held.enter_context(folder.start(to_toml(**options), args.resume))
+    if split:
+        write_text(folder.split, json.dumps(split) + "\n")
+    for note in dict.fromkeys(note for source in sets.values() for note in getattr(source, "notes", ())):
+        print(f"pathtune fit: {note}", file=sys.stderr)
     if not args.json and e0_fit:
         print(e0_fit, flush=True)
     if model is None:
         options["delta"] = _decide(base, train, valid, options, folder, args.json)
         model = adapt_as(base, train, options, n_replay)
     progress = Progress(config.epochs, quiet=args.json)
-    metrics = run_arm(model, base, sets, config, folder, e0_fit, progress)
+    facts = {"model": options["model"].model, "model_sha256": file_hash(options["model"].model)}
+    metrics = run_arm(model, base, sets, config, folder, e0_fit, progress, facts)
     if args.json:
         print_json(metrics)
     else:
         _print(metrics, folder)
-    return 0
+    for warning in metrics["warnings"]:
+        print(f"pathtune fit: {warning}", file=sys.stderr)
+    return 1 if metrics["is_start"] else 0
+
+
+def _sets(options: dict[str, Any]) -> tuple[dict[str, Source], dict[str, Any] | None]:
+    """train, valid and, where asked, test and replay; and how train was split where there is no --valid."""
+    run_options, keys, seed = options["run"], options["data"], options["fit"].seed
+    files = required(run_options.train, "--train", "a file of structures")
+    split = None
+    sets: dict[str, Source] = {"train": as_source(files, keys, run_options.max_frames)}
+    if run_options.valid_fraction is None:
+        sets["valid"] = as_source(required(run_options.valid, "--valid", "a file, or --valid-fraction"), keys)
+    elif run_options.valid is not None:
+        raise InputError("--valid and --valid-fraction are both given, expected one of them")
+    else:
+        whole = sets["train"]
+        train, valid = split_off(whole, run_options.valid_fraction, seed)
+        split = {"seed": seed, "fingerprint": whole.fingerprint, "train": train, "valid": valid}
+        sets = {"train": subset(whole, train), "valid": subset(whole, valid)}
+    if run_options.test is not None:
+        sets["test"] = as_source(run_options.test, keys)
+    if run_options.replay is not None:
+        sets["replay"] = as_source(run_options.replay, keys, needs_labels=options["fit"].replay_labels == "own")
+    return sets, split
 
 
 def _decide(
@@ -89,7 +122,8 @@ def _decide(
     report = None if is_quiet else lambda line: print(line, flush=True)
     delta, file = options["delta"], folder.folder / "sweep.json"
     epochs = folder.planned_epochs(options["fit"].epochs)
-    config = dataclasses.replace(options["fit"], refit_e0=False, epochs=epochs)  # base has been refitted
+    # E0 have been refitted, and labels checked.
+    config = dataclasses.replace(options["fit"], refit_e0=False, check_units=False, epochs=epochs)
     choice = choose_share(base, train, valid, delta, config, file=file, report=report)
     draw_sweep(choice, file.with_suffix(".png"))
     if report:
@@ -98,9 +132,15 @@ def _decide(
 
 
 def _print(metrics: dict[str, Any], folder: RunFolder) -> None:
-    print(f"\nvalidation, before -> after {metrics['best_epoch']} of {metrics['epochs']} epochs")
+    after = f"after {metrics['best_epoch']} of {metrics['epochs']} epochs"
+    if metrics["is_start"]:
+        after = f"the start again, since {after} it was worse (--keep-worse keeps it)"
+    print(f"\nvalidation, before -> {after}")
     for old, new in zip(score_lines(metrics["valid_before"]), score_lines(metrics["valid"])):
         print(f"  {old}  ->  {new.split(maxsplit=2)[2]}")
+    if "test" in metrics:
+        print("test\n  " + "\n  ".join(score_lines(metrics["test"])))
+    print(f"{metrics['best_reason']}")
     counts = metrics["counts"]
     if "adapter_bytes" in metrics:
         active = counts["active"]

@@ -7,7 +7,7 @@ import dataclasses
 
 import ase.data
 
-from pathtune.adapting import paths
+from pathtune.adapting import PathRow, paths
 from pathtune.cli._common import ModelOptions, add_options, load_model, options_from, print_json
 from pathtune.data import as_source
 from pathtune.errors import InputError
@@ -16,7 +16,7 @@ from pathtune.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `pathtune paths`."""
     add_options(parser, ModelOptions)
-    parser.add_argument("--data", metavar="FILE", help="structures whose elements decide what is reachable")
+    parser.add_argument("--data", nargs="+", metavar="FILE", help="structures whose elements decide what is reachable")
     parser.add_argument("--elements", nargs="+", metavar="SYMBOL", help="these elements instead")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -28,19 +28,25 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json([dataclasses.asdict(row) for row in rows])
         return 0
-    width = max(len(row.module) for row in rows)
-    print(
-        f"{'module':{width}s}  {'path':16s} {'mul':>12s} {'weights':>9s} {'reachable':>9s} {'share':>7s} {'norm':>8s}"
-    )
-    for r in rows:
-        print(
-            f"{r.module:{width}s}  {r.path:16s} {r.mul:>12s} {r.weights:9,d} {r.reachable:9,d} "
-            f"{100 * r.share:5.1f} % {r.norm:8.4f}"
-        )
     counts = model.counts()
-    weights, reachable = sum(r.weights for r in rows), sum(r.reachable for r in rows)
-    print(f"{'total':{width}s}  {'':16s} {'':12s} {weights:9,d} {reachable:9,d}  of {counts['all_weights']:,d} weights")
+    print("\n".join(_table(rows)))
+    print(f"of {counts['all_weights']:,d} weights of the model")
     return 0
+
+
+def _table(rows: list[PathRow]) -> list[str]:
+    """Lines of at most 80 characters: each module's name, then its paths."""
+    lines = [f"{'path':18s} {'mul':>14s} {'weights':>10s} {'reachable':>10s} {'share':>7s} {'norm':>8s}"]
+    module = None
+    for r in rows:
+        if r.module != module:
+            lines.append(r.module)
+            module = r.module
+        lines.append(
+            f"  {r.path:16s} {r.mul:>14s} {r.weights:10,d} {r.reachable:10,d} {100 * r.share:5.1f} % {r.norm:8.4f}"
+        )
+    weights, reachable = sum(r.weights for r in rows), sum(r.reachable for r in rows)
+    return [*lines, f"{'total':18s} {'':14s} {weights:10,d} {reachable:10,d}"]
 
 
 def _elements(args: argparse.Namespace) -> tuple[int, ...] | None:

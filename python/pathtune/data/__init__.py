@@ -25,7 +25,7 @@ from pathtune.data.labels import (
 from pathtune.data.neighbours import Graph, find_graph
 from pathtune.data.order import in_order, shuffled
 from pathtune.data.readers import SHIPPED, demo_file, from_atoms, read_frames, register_reader
-from pathtune.data.source import Frames, Source, as_source, batches, read_structures
+from pathtune.data.source import Frames, Source, as_source, batches, read_structures, split_off, subset
 from pathtune.data.structure import ISOLATED_ATOM, Structure, check_elements, composition, elements_of
 
 __all__ = [
@@ -65,6 +65,8 @@ __all__ = [
     "register_label",
     "register_reader",
     "shuffled",
+    "split_off",
+    "subset",
     "unregister_label",
     "weight_options",
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import lzma
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 
 from pathtune.data.geometry import check_geometry
 from pathtune.data.labels import LabelKeys, labels, outputs
+from pathtune.data.notes import keys_in, notes_on
 from pathtune.data.structure import ISOLATED_ATOM, Structure
 from pathtune.errors import InputError
 from pathtune.files import checked_path
@@ -40,6 +43,30 @@ def read(file: str | pathlib.Path, keys: LabelKeys, max_frames: int | None, need
     path = pathlib.Path(file)
     reader = next((_READERS[suffix] for suffix in _READERS if path.name.endswith(suffix)), read_with_ase)
     return reader(path, keys, max_frames, needs_labels)
+
+
+def named_files(name: str | pathlib.Path) -> list[str]:
+    """The files that a name means: itself, or those that a glob finds, in order; a slice after @ stays on each.
+
+    Raises InputError for a glob that finds none.
+    """
+    file, part = split_slice(name)
+    if pathlib.Path(file).exists() or not glob.has_magic(file):
+        return [str(name)]
+    found = sorted(glob.glob(file, recursive=True))
+    if not found:
+        raise InputError(f"{file}: matches no file, expected some")
+    return [f + str(name)[len(file) :] if part else f for f in found]
+
+
+def split_slice(name: str | pathlib.Path) -> tuple[str, slice | None]:
+    """A file, and what follows it after @ as ASE takes it: "a.xyz@:20" is the first 20 frames, "a.xyz@-1" the last."""
+    file, at, text = str(name).rpartition("@")
+    if not at or pathlib.Path(name).exists() or not re.fullmatch("-?[0-9]+|(-?[0-9]*:){1,2}-?[0-9]*", text):
+        return str(name), None
+    if ":" in text:
+        return file, slice(*(int(number) if number else None for number in text.split(":")))
+    return file, slice(int(text), int(text) + 1 or None)
 
 
 def demo_file(split: str) -> pathlib.Path:
@@ -110,8 +137,17 @@ def _check_counts(text: str, where: str) -> None:
 
 
 def from_frames(frames: Sequence[ase.Atoms], keys: LabelKeys, where: str, needs_labels: bool) -> list[Structure]:
-    """from_atoms for each frame of `where`; `needs_labels`: refuse a label key that no frame has."""
-    structures = [from_atoms(atoms, keys, f"{where}, frame {i}") for i, atoms in enumerate(frames)]
+    """from_atoms for each frame of `where`; `needs_labels`: refuse a label key that no frame has.
+
+    Where no frame has a label under the default keys, the results of the frames' calculators are taken: what ASE
+    makes of VASP's and others' files. The structures' notes say so.
+    """
+    used = keys_in(frames, keys)
+    structures = [from_atoms(atoms, used, f"{where}, frame {i}") for i, atoms in enumerate(frames)]
+    notes = tuple(f"{where}: {note}" for note in notes_on(frames, structures, keys, used))
+    for s in structures:
+        s.notes = notes
+    keys = used
     if needs_labels:
         _check_present(where, structures, frames, keys)
     return structures

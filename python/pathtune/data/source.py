@@ -15,9 +15,9 @@ from pathtune.data.batch import Batch
 from pathtune.data.geometry import check_geometry
 from pathtune.data.labels import LabelKeys, labels
 from pathtune.data.neighbours import Graph, find_graph
-from pathtune.data.order import in_order
-from pathtune.data.readers import from_frames, read
-from pathtune.data.structure import Structure, composition, elements_of
+from pathtune.data.order import in_order, shuffled
+from pathtune.data.readers import from_frames, named_files, read, split_slice
+from pathtune.data.structure import ISOLATED_ATOM, Structure, composition, elements_of
 from pathtune.errors import InputError
 
 GRAPH_BYTES = 2_000_000_000  # of neighbours that one set keeps in memory
@@ -67,6 +67,7 @@ class Frames:
         self.present = {
             label.name: np.array([label.name in s.labels for s in self._structures], dtype=bool) for label in labels()
         }
+        self.notes = tuple(dict.fromkeys(note for s in self._structures for note in s.notes))  # of the files read
         self._graphs: dict[tuple[int, float], Graph] = {}
         self._free_bytes = graph_bytes
 
@@ -109,6 +110,7 @@ def as_source(
 ) -> Source:
     """A file, several files, an ASE Atoms, a list of Atoms or of Structures, or a Source, as a Source.
 
+    A file may be a glob, and end in a slice as ASE takes it: "runs/*.traj@:20" is the first 20 frames of each.
     `max_frames`: only the first so many. `needs_labels`: refuse a label key that no frame of a file, or none
     of the Atoms, has. Raises InputError as read_structures does, and for anything else.
     """
@@ -119,8 +121,13 @@ def as_source(
         return data if is_short else Frames([data.read(i) for i in range(max_frames or 0)])
     keys = keys or LabelKeys()
     if isinstance(data, (str, pathlib.Path)):
-        found = read(data, keys, max_frames, needs_labels)
-        return Frames(found) if isinstance(found, (list, tuple)) else found
+        names = named_files(data)
+        if len(names) > 1:
+            return as_source(names, keys, max_frames, needs_labels)
+        file, part = split_slice(names[0])
+        found = read(file, keys, None if part else max_frames, needs_labels)
+        source = Frames(found) if isinstance(found, (list, tuple)) else found
+        return subset(source, range(len(source))[part][:max_frames]) if part else source
     is_several = isinstance(data, Iterable) and not isinstance(data, (ase.Atoms, Structure))
     parts: list[Any] = list(data) if is_several else [data]
     if not parts:
@@ -137,6 +144,27 @@ def as_source(
     else:
         structures = [checked(s) for s in parts[:max_frames]]
     return Frames(structures[:max_frames])
+
+
+def subset(source: Source, indices: Sequence[int]) -> Frames:
+    """Some frames of a source, in memory."""
+    return Frames([source.read(i) for i in indices])
+
+
+def split_off(source: Source, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices of a training and a validation part, both ascending, drawn by `seed`; isolated atoms stay in training.
+
+    Raises InputError where either part would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"valid_fraction is {fraction}, expected a number between 0 and 1")
+    free = [i for i in range(len(source)) if source.read(i).config_type != ISOLATED_ATOM]
+    order = shuffled(len(free), max(1, len(free)), seed, 0)
+    n_valid = max(1, round(fraction * len(free)))
+    if n_valid >= len(free):
+        raise InputError(f"valid_fraction is {fraction} of {len(free)} structures, expected to leave both sets some")
+    valid = {free[k] for k in order[0][:n_valid]}
+    return [i for i in range(len(source)) if i not in valid], sorted(valid)
 
 
 def read_structures(

@@ -42,6 +42,7 @@ class Structure:
     config_type: str = "Default"
     head: str | None = None  # level of theory of the labels; None: the one that the model was loaded for
     weight: float = 1.0  # of its errors in the loss
+    notes: tuple[str, ...] = ()  # what a reader has to say of the file, in sentences
 
     forces = _label("forces", "[n_atoms, 3] eV/A, or None.")
     stress = _label("stress", "[3, 3] eV/A^3, or None.")

@@ -194,15 +194,15 @@ def _sections(trial: Trial, options: DemoOptions) -> dict[str, Any]:
     """What a config file of `pathtune fit` would say."""
     return {
         "run": RunOptions(
-            train=str(demo_file("train")),
-            valid=str(demo_file("valid")),
+            train=(str(demo_file("train")),),
+            valid=(str(demo_file("valid")),),
             arm=(trial.arm,),
             max_frames=options.max_frames,
         ),
         "model": ModelOptions(model="demo"),
         "data": LabelKeys(),
         "delta": SparseDelta() if trial.share is None else sparse_config(trial.share),
-        "fit": FitConfig(epochs=options.epochs, batch_size=BATCH_SIZE, lr=trial.lr, seed=options.seed),
+        "fit": FitConfig(epochs=options.epochs, batch_size=BATCH_SIZE, lr=trial.lr, seed=options.seed, keep_worse=True),
     }
 
 

@@ -25,6 +25,7 @@ FORM = {
     "best": [{...: object}],
     "best_loss": (float, math.inf),
     "best_epoch": int,
+    "start_loss": float,
     "epoch": int,
     "step": int,
     "loss_sum": float,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pathtune.atomic_energies import energy_error, refit_e0
+from pathtune.conventions import check_conventions
 from pathtune.data import Joined, LabelKeys, Source, as_source, check_elements
 from pathtune.errors import InputError
 from pathtune.losses import check_outputs
@@ -31,7 +32,8 @@ def fit(
     `train` and `valid`: a file, several files, ASE Atoms, Structures, or a Source. `replay`: the same, of what the base
     knows, mixed into the training data as `config` says (training/replay.py); the E0 refits do not see them. With a
     `folder` that holds a checkpoint the run continues there, to the bitwise same result. Raises InputError for bad data
-    (see read_structures), an element or a labelled output that the model lacks, or a loss that is not finite.
+    (see read_structures), labels that look like another unit or sign (check_conventions), unless `config.check_units`
+    is off, an element or a labelled output that the model lacks, or a loss that is not finite.
     """
     config = config or FitConfig()
     train = as_source(train, keys)
@@ -43,6 +45,8 @@ def fit(
         check_outputs(model, source, config.weights)
     if not model.trainable():
         raise InputError("fit: the model has nothing to train, expected one from sparsify or unfreeze")
+    if config.check_units:
+        check_conventions(Potential(model.base, model.head).to(model.device), train)
     e0_fit = None
     if config.refit_e0:
         refitted, e0_fit = refit_e0(model, train)

@@ -1,7 +1,8 @@
-"""The folder that a run leaves: config.toml, log.jsonl, checkpoint/, results. Every write is atomic."""
+"""The folder that a run leaves: config.toml, log.jsonl and log.csv, checkpoint/, results. Every write is atomic."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -23,7 +24,12 @@ LOCK = ".lock"
 DIGEST = 64  # characters of a SHA-256 at the end of a checkpoint
 # Options that a resumed run may change: where its files lie (the content of data and model is bound to the checkpoint),
 # where it computes, and its length (RunFolder.start says which way).
-FREE = {("run", "train"), ("run", "valid"), ("run", "out"), ("model", "model"), ("model", "device"), ("fit", "epochs")}
+FREE = {("run", name) for name in ("train", "valid", "test", "replay", "out")} | {
+    ("model", "model"),
+    ("model", "device"),
+    ("pull", "pull_data"),
+    ("fit", "epochs"),
+}
 
 
 class Lock:
@@ -58,6 +64,9 @@ class Lock:
         self._stream.close()
 
 
+COLUMNS = ("epoch", "train_loss", "valid_loss", "lr", "active_share", "seconds")  # of log.csv, before the errors
+
+
 class RunFolder:
     """Paths and files of one run."""
 
@@ -65,6 +74,9 @@ class RunFolder:
         self.folder = pathlib.Path(folder)
         self.config = self.folder / "config.toml"
         self.log = self.folder / "log.jsonl"
+        self.split = self.folder / "split.json"
+        self.table = self.folder / "log.csv"
+        self.predictions = self.folder / "predictions.extxyz"
         self.checkpoint = self.folder / "checkpoint" / "last.pt"
         self.adapter = self.folder / "adapter.safetensors"
         self.merged = self.folder / "merged.model"
@@ -157,6 +169,16 @@ class RunFolder:
                 os.fsync(stream.fileno())
         except OSError as error:
             raise InputError(f"{self.log}: cannot be written ({error.strerror})") from error
+
+    def write_table(self, lines: list[dict[str, Any]]) -> None:
+        """log.csv, the lines of the log as a table; what a line holds by name is a column for each name."""
+        rows = [{name: line[name] for name in COLUMNS if name in line} | line["valid_errors"] for line in lines]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.table, text.getvalue())
 
     def _check_content(self) -> None:
         """Raise InputError unless the folder is new, empty, or of an unfinished run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,13 +19,16 @@ from pathtune.atomic_energies import E0Fit
 from pathtune.data import Batch, Source, batches, shuffled
 from pathtune.errors import InputError
 from pathtune.evaluation import summed_loss
-from pathtune.losses import Term, TermSums, total
+from pathtune.losses import ErrorSums, Term, TermSums, total
 from pathtune.model import Potential, Prediction
 from pathtune.training.checkpoint import bound_to, check_belongs, check_states
 from pathtune.training.folder import RunFolder
 from pathtune.training.options import FitConfig, History, learning_rate, parameter_groups
 from pathtune.training.progress import Progress
 from pathtune.training.seam import OneProcess
+
+EARLY_STEPS = 50  # in which a rate that is far too high shows
+MOST_RISE = 40.0  # of the loss in them, far above what batches differ by
 
 
 class Loop:
@@ -62,7 +66,9 @@ class Loop:
         self.epoch = 0
         self.step = 0
         self.loss_sum = 0.0
+        self.early: list[float] = []  # losses of the first steps
         self.seconds = 0.0
+        self.start_loss = math.nan
         self.best_loss = math.inf
         self.best_epoch = 0
         self.best = model.adaptation.state()
@@ -80,7 +86,7 @@ class Loop:
                 self._train_epoch()
                 self._finish_epoch()
         self.model.adaptation.restore(self.best)
-        return History(self.lines, self.e0_fit, self.best_epoch)
+        return History(self.lines, self.e0_fit, self.best_epoch, self.start_loss)
 
     def _controllers(self, n_groups: Sequence[int]) -> list[Controller]:
         """One for each adaptation, with its own groups among the optimizer's."""
@@ -97,6 +103,7 @@ class Loop:
             frames = batches(self.model, self.train, 1)  # an iterator: each adaptation reads from the first on
             if component.begin(self.model, frames, self.loss_of):
                 self.best = self.model.adaptation.state()
+        self.start_loss = self._validate(TermSums(), ErrorSums(), "before the first step")
 
     def _train_epoch(self) -> None:
         chunks = shuffled(len(self.train), self.config.batch_size, self.config.seed, self.epoch)
@@ -105,6 +112,7 @@ class Loop:
             value = self._train_step(self._batch(chunk))
             self.loss_sum += value * len(chunk)
             self.step += 1
+            self._check_rise(value)
             for controller in self.controllers:
                 controller.after_step(self._steps_done, functools.partial(self._dense_gradients, chunk))
             self.seconds += time.monotonic() - began
@@ -141,6 +149,18 @@ class Loop:
         self.optimizer.step()
         return float(value.detach())
 
+    def _check_rise(self, value: float) -> None:
+        """Raise InputError where the last three losses of the first steps are far above that of the start."""
+        if self._steps_done > EARLY_STEPS:
+            return
+        self.early.append(value)
+        start, now = max(self.early[0], self.start_loss), statistics.median(self.early[-3:])
+        if len(self.early) >= 3 and now > MOST_RISE * start:
+            raise InputError(
+                f"fit: the loss rose from {start:.3g} to {now:.3g} in {len(self.early)} steps at the learning rate "
+                f"{self.lr:.3g}, expected it to fall: try --lr {self.lr / 3:.2g}"
+            )
+
     def _finish_epoch(self) -> None:
         began = time.monotonic()
         for controller in self.controllers:
@@ -148,9 +168,8 @@ class Loop:
         # Only an epoch with what was asked may be the best.
         is_eligible = all(controller.is_reached(self._steps_done) for controller in self.controllers)
         with self._at_average():
-            frames = batches(self.model, self.valid, self.config.batch_size)
-            parts = TermSums()
-            valid_loss = self.seam.mean(*summed_loss(self.model, frames, functools.partial(self._valid_loss, parts)))
+            parts, errors = TermSums(), ErrorSums()
+            valid_loss = self._validate(parts, errors, f"after epoch {self.epoch + 1}")
             counts = self.model.counts()
             if is_eligible and valid_loss < self.best_loss:
                 self.best_loss = valid_loss
@@ -162,6 +181,9 @@ class Loop:
             "train_loss": self.loss_sum / len(self.train),
             "valid_loss": valid_loss,
             "valid_parts": parts.means(),
+            "valid_errors": errors.means(),
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "is_eligible": is_eligible,
             "active": counts["active"],
             "active_share": self.model.active_share(counts),
             "seconds": self.seconds,
@@ -172,16 +194,29 @@ class Loop:
         self.loss_sum = 0.0
         if self.folder:
             self.folder.append_log(line)
+            self.folder.write_table(self.lines)
             self._save()
         self.progress.epoch(line, self.best_epoch)
 
-    def _valid_loss(self, parts: TermSums, prediction: Prediction, batch: Batch) -> torch.Tensor:
-        terms = self._terms_of(prediction, batch)
-        parts.add(terms)
-        return total(terms, self.scale.weights)
-
     def _terms_of(self, prediction: Prediction, batch: Batch) -> dict[str, Term]:
         return self.config.terms_of(prediction, batch, self.scale.spreads)
+
+    def _validate(self, parts: TermSums, errors: ErrorSums, when: str) -> float:
+        """The validation loss, its terms and errors added to `parts` and `errors`. InputError if it is not finite."""
+        frames = batches(self.model, self.valid, self.config.batch_size)
+        loss = self.seam.mean(*summed_loss(self.model, frames, functools.partial(self._valid_loss, parts, errors)))
+        if not math.isfinite(loss):
+            raise InputError(
+                f"fit: the validation loss is {loss} {when}, expected a finite number: try a learning rate below "
+                f"{self.lr:g}"
+            )
+        return loss
+
+    def _valid_loss(self, parts: TermSums, errors: ErrorSums, prediction: Prediction, batch: Batch) -> torch.Tensor:
+        terms = self._terms_of(prediction, batch)
+        parts.add(terms)
+        errors.add(prediction, batch)
+        return total(terms, self.scale.weights)
 
     def _is_stale(self) -> bool:
         has_best = self.best_epoch > 0
@@ -253,5 +288,15 @@ class Loop:
         return True
 
 
-# Of the loop, in a checkpoint.
-KEPT = ("best", "best_loss", "best_epoch", "epoch", "step", "loss_sum", "seconds", "lines", "planned_epochs")
+KEPT = (
+    "best",
+    "best_loss",
+    "best_epoch",
+    "start_loss",
+    "epoch",
+    "step",
+    "loss_sum",
+    "seconds",
+    "lines",
+    "planned_epochs",
+)  # of the loop, in a checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -63,6 +64,10 @@ class FitConfig:
     refit_e0_last: bool = option(True, "and once more at the end, which takes out what the energies drifted by")
     checkpoint_minutes: float = option(5.0, "longest time between checkpoints, which also end every epoch")
     seed: int = option(0, "of the order of structures and the initial delta")
+    check_units: bool = option(
+        True, "compare labels with the model's predictions first, and stop where they look like another unit or sign"
+    )
+    keep_worse: bool = option(False, "keep the best epoch, and status 0, even where it is worse than the base")
 
     def __post_init__(self):
         check_fields(self)
@@ -102,7 +107,18 @@ class History:
     epochs: list[dict[str, Any]]
     e0_fit: E0Fit | None
     best_epoch: int
+    start_loss: float = math.nan  # validation loss before the first step
     last_e0_fit: E0Fit | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why the best epoch is the best, in a sentence."""
+        if not self.best_epoch:
+            return "no epoch could be the best: what was asked of the adaptation did not hold in any"
+        best = self.epochs[self.best_epoch - 1]
+        eligible = sum(line.get("is_eligible", True) for line in self.epochs)
+        among = f"all {eligible}" if eligible == len(self.epochs) else f"the {eligible} in which the asked share held"
+        return f"epoch {self.best_epoch} has the lowest validation loss, {best['valid_loss']:.4g}, of {among}"
 
 
 def learning_rate(model: Potential, config: FitConfig, n_steps: int) -> float:

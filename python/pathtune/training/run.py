@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +16,9 @@ from pathtune.adaptations import Composition, Stored, adaptation_class, adaptati
 from pathtune.adapter_file import save_adapter
 from pathtune.adapting import adapt, merge
 from pathtune.atomic_energies import E0Fit
-from pathtune.data import LabelKeys, Source, elements_of
+from pathtune.data import LabelKeys, Source, batches, elements_of
 from pathtune.errors import InputError
-from pathtune.evaluation import evaluate
+from pathtune.evaluation import evaluate, mean_loss
 from pathtune.files import write_text
 from pathtune.loading import load, save
 from pathtune.model import Potential
@@ -24,7 +26,10 @@ from pathtune.options import check_fields, fields_of, option
 from pathtune.training.fitting import fit
 from pathtune.training.folder import RunFolder
 from pathtune.training.options import FitConfig, History
+from pathtune.training.predictions import write_predictions
 from pathtune.training.progress import Progress
+from pathtune.training.provenance import provenance
+from pathtune.training.verdict import judge, trivial_errors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,8 +53,12 @@ class ModelOptions:
 class RunOptions:
     """Data, arm and folder of a run."""
 
-    train: str | None = option(None, "labelled structures to train on")
-    valid: str | None = option(None, "labelled structures that choose the best epoch")
+    train: tuple[str, ...] | None = option(
+        None, "labelled structures to train on: files, globs, slices such as run.traj@:20"
+    )
+    valid: tuple[str, ...] | None = option(None, "labelled structures that choose the best epoch")
+    valid_fraction: float | None = option(None, "in their place this share of --train, drawn by --seed")
+    test: tuple[str, ...] | None = option(None, "labelled structures whose errors are reported at the end")
     replay: str | None = option(None, "structures of what the base knows, mixed in against forgetting")
     out: str | None = option(None, "folder to make")
     arm: tuple[str, ...] = option(("sparse",), "what to train; several build on one another", choices=adaptation_kinds)
@@ -120,24 +129,49 @@ def run_arm(
     folder: RunFolder,
     e0_fit: E0Fit | None = None,
     progress: Progress | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train `model`, made by `adapt_as` from `base` with E0 refitted already, and fill its folder, claimed by start.
+    """Train `model`, made by `adapt_as` from `base`, and fill its folder, claimed by `start`.
 
-    `sets`: train and valid, replay where there is one, and test where its errors are wanted. Returns what metrics.json
-    holds, which is written last. Raises InputError as fit does.
+    E0 of `base` have been refitted and labels checked. `sets`: train and valid, replay where there is one, and test
+    where its errors are wanted. `facts`: what else metrics.json is to hold. Returns what metrics.json holds, which is
+    written last. Raises InputError as fit does.
     """
+    began = time.monotonic()
     before = evaluate(base, sets["valid"])
-    plain = dataclasses.replace(config, refit_e0=False)
+    start, loss_of = (
+        model.adaptation.state(),
+        functools.partial(config.loss_of, scale=config.scale_of(model, sets["train"])),
+    )
+    losses = [mean_loss(model, batches(model, sets["valid"], config.batch_size), loss_of)]
+    plain = dataclasses.replace(config, refit_e0=False, check_units=False)
     history = fit(model, sets["train"], sets["valid"], plain, None, folder, progress, sets.get("replay"))
-    metrics = _metrics(model, history, sets["valid"]) | {
+    scores = evaluate(model, sets["valid"])
+    losses.append(mean_loss(model, batches(model, sets["valid"], config.batch_size), loss_of))
+    guesses = trivial_errors(sets["train"], sets["valid"])
+    verdict = judge(before, scores, (losses[0], losses[1]), guesses, history)
+    is_start = verdict.is_worse and not config.keep_worse
+    if is_start:
+        model.adaptation.restore(start)
+        model.set_e0(base.e0)
+        scores = evaluate(model, sets["valid"])
+    metrics = _metrics(model, history, scores) | {
         "valid_before": before,
         "e0_fit": dataclasses.asdict(e0_fit) if e0_fit else None,
+        "is_worse": verdict.is_worse,
+        "is_start": is_start,  # whether the result is the model as it was before training
+        "warnings": list(verdict.warnings),
+        **provenance(model, sets, config),
+        **(facts or {}),
     }
     if "test" in sets:
         metrics["test"] = evaluate(model, sets["test"])
+    judged = {name: sets[name] for name in ("valid", "test") if name in sets}
+    write_predictions(model, judged, folder.predictions)
     _save_model(model, folder, {key: metrics[key] for key in ("pathtune", "best_epoch", "epochs")})
     if folder.adapter.exists():
         metrics["adapter_bytes"] = folder.adapter.stat().st_size
+    metrics["wall_seconds"] = time.monotonic() - began  # of this process, where the run was resumed
     write_text(folder.metrics, json.dumps(metrics, indent=1) + "\n")
     return metrics
 
@@ -168,17 +202,19 @@ def _save_model(model: Potential, folder: RunFolder, summary: dict[str, Any]) ->
         save_adapter(base.use(Composition(moved, base.base, model.elements, base.e0)), folder.adapter, summary)
 
 
-def _metrics(model: Potential, history: History, valid: Source) -> dict[str, Any]:
+def _metrics(model: Potential, history: History, scores: dict[str, Any]) -> dict[str, Any]:
     best = history.epochs[history.best_epoch - 1] if history.best_epoch else {}
     summaries = zip(model.adaptation.names(), [c.summary() for c in model.adaptation.parts()])
     return {
         "pathtune": __version__,
         **{name: summary for name, summary in summaries if summary},
         "arm": model.adaptation.kind,
-        "valid": evaluate(model, valid),
+        "valid": scores,
         "valid_loss": best.get("valid_loss"),
         "counts": model.counts(),
+        "active_share": model.active_share(),
         "best_epoch": history.best_epoch,
+        "best_reason": history.reason,
         "epochs": len(history.epochs),
         "seconds": history.epochs[-1]["seconds"] if history.epochs else 0.0,
     }
