@@ -108,9 +108,9 @@ def check_fields(config: Any) -> None:
             continue
         if not _is_a(given, field.kind):
             raise InputError(f"{field.name} is {given!r}, expected {field.kind.__name__}")
-        if field.kind is float and not math.isfinite(given):
+        if field.kind is float and not math.isfinite(float(given)):  # type: ignore
             raise InputError(f"{field.name} is {given}, expected a finite number")
-        if field.kind is int and abs(given) > LARGEST_INT:
+        if field.kind is int and abs(int(given)) > LARGEST_INT:  # type: ignore
             raise InputError(f"{field.name} is {given}, expected at most {LARGEST_INT}")
         for value in given if isinstance(given, tuple) else (given,):
             if field.choices and value not in field.choices:

@@ -6,8 +6,8 @@ import dataclasses
 
 import ase.geometry
 import numpy as np
-import scipy.spatial
 import vesin
+from scipy.spatial import KDTree
 
 from pathtune.data.geometry import SMALLEST_A
 from pathtune.data.structure import Structure
@@ -59,7 +59,8 @@ def find_graph(structure: Structure, r_max: float) -> Graph:
 
 def _check_apart(structure: Structure) -> None:
     """Raise InputError for two atoms on top of each other: many of them would have a quadratic number of edges."""
-    distance, nearest = scipy.spatial.cKDTree(structure.positions).query(structure.positions, k=2)
+    found: tuple = KDTree(structure.positions).query(structure.positions, k=2)  # type: ignore
+    distance, nearest = found
     k = int(distance[:, 1].argmin())
     if distance[k, 1] < SMALLEST_A:
         raise InputError(
