@@ -13,6 +13,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+import tables
+
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS, IMAGES = ROOT / "bench" / "results", ROOT / "docs" / "images"
 COLOURS = {"stock full": "#b0b0b0", "pathtune full": "#4c8bb8", "pathtune sparse": "#d1603d"}
@@ -87,8 +89,46 @@ def plot_demo_curves() -> None:
     figure.savefig(IMAGES / "demo_curves.png", dpi=150)
 
 
+TIME_ARMS = {"full": "pathtune full", "sparse 10 %": "pathtune sparse", "sparse 3 %": "pathtune sparse"}
+
+
+def plot_time_to_error() -> None:
+    """Test error against seconds of the processor: every point is a whole command."""
+    runs = [json.loads(line) for line in (RESULTS / "time_to_error.jsonl").read_text().splitlines()]
+    names = [name for name in tables.TIME_SETS if tables.is_complete(runs, name)]
+    figure, panels = plt.subplots(1, len(names), figsize=(3.2 * len(names), 3.2), squeeze=False)
+    for axes, name in zip(panels[0], names):
+        mine = [r for r in runs if r["set"] == name]
+        stock = [r for r in mine if r["rate"]]
+        best = min(stock, key=lambda r: r["valid_forces_mae_mev_a"])
+        axes.axhline(best["test_forces_mae_mev_a"], color="#b0b0b0", ls="--", lw=1)
+        axes.plot([r["cpu_seconds"] for r in stock], [r["test_forces_mae_mev_a"] for r in stock], "s", color="#808080",
+                  label="mace_run_train, 40 epochs, 3 rates")  # fmt: skip
+        for arm, colour in TIME_ARMS.items():
+            by_length = sorted((r for r in mine if r["arm"] == arm), key=lambda r: r["epochs"])
+            points = [(r["cpu_seconds"], r["test_forces_mae_mev_a"]) for r in by_length]
+            style = "o:" if arm == "sparse 3 %" else "o-"
+            label = "pathtune, all weights" if arm == "full" else f"pathtune, {arm.removeprefix('sparse ')}"
+            axes.plot(*zip(*points), style, color=COLOURS[colour], label=label, ms=4, lw=1)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks([5, 10, 30, 100, 300], ["5", "10", "30", "100", "300"])
+        low, high = axes.get_ylim()
+        ticks = [t for t in (10, 15, 20, 30, 40, 60, 80) if low <= t <= high]
+        axes.set_yticks(ticks, [str(t) for t in ticks])
+        axes.minorticks_off()
+        axes.set_title(tables.TIME_SETS[name], fontsize=9)
+        axes.set_xlabel("seconds of one core, whole command", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0][0].set_ylabel("force MAE on test, meV/A")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=7, frameon=False, ncols=4, loc="upper center")
+    figure.tight_layout(rect=(0, 0, 1, 0.93))
+    figure.savefig(IMAGES / "time_to_error.png", dpi=150)
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(parents=True, exist_ok=True)
     plot_steps()
     plot_accuracy()
     plot_demo_curves()
+    plot_time_to_error()
