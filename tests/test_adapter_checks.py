@@ -213,7 +213,9 @@ def test_what_is_wrong_in_a_tensor_is_named(world, key):
 @pytest.mark.parametrize("components", ['[]', '[{"name": "sparse"}]', '[{"name": "e0", "kind": "sparse"}]',
                                         '[{"name": "sparse", "kind": "sparse"}, {"name": "sparse", "kind": "sparse"}]',
                                         '[{"name": "other", "kind": "sparse"}]', '[{"name": "sparse", "kind": "full"}]',
-                                        '[{"name": "sparse", "kind": "lora"}]'])  # fmt: skip
+                                        '[{"name": "sparse", "kind": "lora"}]', '[{"name": "sparse", "kind": "pull"}]',
+                                        '[{"name": "sparse", "kind": "modulation"}]',
+                                        '[{"name": "sparse", "kind": "spin"}]'])  # fmt: skip
 def test_components_that_are_not_those_of_the_tensors_are_refused(world, components):
     base, file, tensors, metadata = world
     if metadata["format"] == "2":

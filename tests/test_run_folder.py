@@ -52,7 +52,8 @@ class World:
         named = [word for flag, name in files.items() for word in (flag, str(self.folder / name))]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop.Loop, "_finish_epoch", finish)
-            return main(["fit", *named, "--epochs", str(epochs), "--batch-size", "2", "--out", str(out), *more])
+            given = ["--epochs", str(epochs), "--batch-size", "2", "--keep-worse", "--out", str(out), *more]
+            return main(["fit", *named, *given])
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_a_run_folder_that_was_copied_goes_on_to_the_same_bits_also_with_data_at
     assert_same_adapter(whole, copy)
     config = tomllib.loads((copy / "config.toml").read_text())
     assert config["run"]["out"] == "copy"
-    assert config["run"]["train"] == "train.xyz"
+    assert config["run"]["train"] == ["train.xyz"]
 
 
 OTHERS = {
@@ -313,7 +314,7 @@ def test_on_a_full_disk_the_run_stops_in_one_sentence_and_goes_on_later_to_the_s
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def finish(mine):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))  # no file can grow beyond
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limit[1]))  # no file can grow beyond
         original(mine)
 
     with monkeypatch.context() as patch:

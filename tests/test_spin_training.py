@@ -151,7 +151,7 @@ def test_losses_are_in_spreads_where_magforces_are_trained_on_only(base):
 def command(tmp_path, out, *more):
     files = ["--train", str(tmp_path / "train.xyz"), "--valid", str(tmp_path / "valid.xyz")]
     return main(["fit", "--model", str(tmp_path / "tiny.model"), *files, "--epochs", "3", "--batch-size", "4",
-                 "--spin", "C", "O", "--spin-basis", "4", "--spin-hidden", "6", "--out",
+                 "--keep-worse", "--spin", "C", "O", "--spin-basis", "4", "--spin-hidden", "6", "--out",
                  str(tmp_path / out), *more])  # fmt: skip
 
 

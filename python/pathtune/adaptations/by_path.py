@@ -147,9 +147,11 @@ class ByPath(Adaptation):
     def read(cls, base: Potential, stored: Stored) -> tuple[list[Block], dict[str, list[torch.Tensor]]]:
         """Blocks and values of a file, in the base's precision.
 
-        Raises InputError, naming the file, for an element that the base lacks and for a part that is not there.
+        Raises InputError, naming the file, for an element that the base lacks, and for a tensor that is missing or not
+        one of a path.
         """
         blocks: list[Block] = []
+        taken = {"scale"} & set(stored.tensors)
         values: dict[str, list[torch.Tensor]] = {part: [] for part in cls.parts}
         for layer in base.backbone.layers:
             dtype = base.backbone.parameters[layer.parameter].dtype
@@ -160,9 +162,12 @@ class ByPath(Adaptation):
                 if path.species_axis is not None:
                     numbers = _found(stored, f"{block.name}.atomic_numbers").tolist()
                     block = Block(layer, k, _species(base, numbers, stored.where))
+                    taken.add(f"{block.name}.atomic_numbers")
                 blocks.append(block)
+                taken |= {f"{block.name}.{part}" for part in cls.parts}
                 for part in cls.parts:
                     values[part].append(_found(stored, f"{block.name}.{part}").to(dtype))
+        stored.check_names(taken)
         return blocks, values
 
 

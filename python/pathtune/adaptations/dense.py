@@ -73,18 +73,17 @@ class Full(Adaptation):
         """The weights of a file in a copy of the backbone; InputError, naming the file, for what does not fit."""
         backbone = base.backbone.copy()
         ratio = (len(base.atomic_numbers) / stored.n_species) ** 0.5
-        for layer in _all_layers(backbone):
-            values = stored.tensors.get(f"{layer.parameter}.values")
-            if values is None:
+        layers = _all_layers(backbone)
+        known = {f"{layer.parameter}.{part}" for layer in layers for part in ("indices", "values")}
+        stored.check_names(known & set(stored.tensors))
+        for layer in layers:
+            name, indices = layer.parameter, torch.arange(layer.numel)
+            if f"{name}.values" not in stored.tensors:
                 continue
-            canonical = stored.tensors.get(f"{layer.parameter}.indices")
-            indices = torch.arange(layer.numel)
-            if canonical is not None:
-                indices = from_canonical(layer, canonical.long(), base.atomic_numbers, stored.where)
-            if values.shape != indices.shape:
-                raise InputError(
-                    f"{stored.where}: {layer.parameter} has {values.numel()} values, expected {indices.numel()}"
-                )
+            if f"{name}.indices" in stored.tensors:
+                canonical = stored.indices(f"{name}.indices", layer.numel)
+                indices = from_canonical(layer, canonical, base.atomic_numbers, stored.where)
+            values = stored.values(f"{name}.values", indices.numel())
             if ratio != 1.0 and layer.kind == "species linear":
                 values = values * ratio  # e3nn's path weight holds 1/sqrt(n_species)
             parameter = backbone.parameters[layer.parameter]

@@ -131,7 +131,8 @@ class Pull(Adaptation):
 
     @classmethod
     def from_tensors(cls, base: Potential, stored: Stored) -> Adaptation:
-        """One that does nothing."""
+        """One that does nothing. InputError for a tensor."""
+        stored.check_names(())
         return cls()
 
 

@@ -48,10 +48,10 @@ def read(file: str | pathlib.Path, keys: LabelKeys, max_frames: int | None, need
 def named_files(name: str | pathlib.Path) -> list[str]:
     """The files that a name means: itself, or those that a glob finds, in order; a slice after @ stays on each.
 
-    Raises InputError for a glob that finds none.
+    Raises InputError for a glob that finds none, and as checked_path.
     """
     file, part = split_slice(name)
-    if pathlib.Path(file).exists() or not glob.has_magic(file):
+    if checked_path(file).exists() or not glob.has_magic(file):
         return [str(name)]
     found = sorted(glob.glob(file, recursive=True))
     if not found:
@@ -62,7 +62,7 @@ def named_files(name: str | pathlib.Path) -> list[str]:
 def split_slice(name: str | pathlib.Path) -> tuple[str, slice | None]:
     """A file, and what follows it after @ as ASE takes it: "a.xyz@:20" is the first 20 frames, "a.xyz@-1" the last."""
     file, at, text = str(name).rpartition("@")
-    if not at or pathlib.Path(name).exists() or not re.fullmatch("-?[0-9]+|(-?[0-9]*:){1,2}-?[0-9]*", text):
+    if not at or checked_path(name).exists() or not re.fullmatch("-?[0-9]+|(-?[0-9]*:){1,2}-?[0-9]*", text):
         return str(name), None
     if ":" in text:
         return file, slice(*(int(number) if number else None for number in text.split(":")))
