@@ -114,7 +114,7 @@ def plot_time_to_error() -> None:
         axes.set_yscale("log")
         axes.set_xticks([5, 10, 30, 100, 300], ["5", "10", "30", "100", "300"])
         low, high = axes.get_ylim()
-        ticks = [t for t in (10, 15, 20, 30, 40, 60, 80) if low <= t <= high]
+        ticks = [t for t in (10, 15, 20, 30, 35, 40, 45, 50, 60, 80) if low <= t <= high]
         axes.set_yticks(ticks, [str(t) for t in ticks])
         axes.minorticks_off()
         axes.set_title(tables.TIME_SETS[name], fontsize=9)
