@@ -63,7 +63,7 @@ def test_a_pull_and_replay_hold_a_sevennet_near_its_base(kinds):
     for strength, weight in ((0.0, 0.0), (1e4, 100.0)):
         pull = PullOptions(pull="ewc", pull_strength=strength)
         model = adapt(base, [*kinds, "pull"], [1, 6, 8], {"pull": pull})
-        config = FitConfig(epochs=4, batch_size=2, replay_weight=weight)
+        config = FitConfig(epochs=4, batch_size=2, lr=1e-3, replay_weight=weight)
         fit(model, structures, structures, config, replay=known)
         moved.append(float((model(batch).forces - base(batch).forces).detach().abs().mean()))
     assert moved[0] > moved[1] > 0
