@@ -85,6 +85,7 @@ def test_metrics_hold_what_a_methods_section_needs_and_describe_prints_it(run, c
                   metrics["fingerprints"]["train"][:12], "Test errors: energy MAE", "seed 0",
                   metrics["versions"]["torch"]):  # fmt: skip
         assert words in printed, words
+    assert "energy 1, forces 100." in printed  # only labels that the structures have
 
 
 def test_describe_of_anything_else_is_one_sentence(run, tmp_path, capsys):

@@ -47,7 +47,7 @@ def describe(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """The paragraph, of what metrics.json and config.toml of a run hold."""
     fit, data = config.get("fit", {}), metrics["n_structures"]
     counts, versions = metrics["counts"], metrics["versions"]
-    weights = ", ".join(f"{label.name} {fit[key]:g}" for label, key in _weights(fit))
+    weights = ", ".join(f"{label.name} {fit[key]:g}" for label, key in _weights(fit, metrics["valid"]))
     sentences = [
         f"The pretrained {metrics['base']} {metrics.get('model') or 'model'}{_hash(metrics.get('model_sha256'))} was "
         f"fine-tuned (arm {metrics['arm']}) on {data['train']} structures, with {data['valid']} for validation"
@@ -64,7 +64,7 @@ def describe(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"Validation errors: {_errors(metrics['valid'])}.",
         f"Test errors: {_errors(metrics['test'])}." if "test" in metrics else "",
         f"Software: {', '.join(f'{name} {version}' for name, version in versions.items())}.",
-        f"Machine: {metrics['machine']['processor']}, {metrics['machine']['threads']} threads"
+        f"Machine: {metrics['machine']['processor']}, {_plural(metrics['machine']['threads'], 'thread')}"
         + (f", {metrics['machine']['gpu']}" if "gpu" in metrics["machine"] else "")
         + f"; {metrics['seconds']:.0f} s of training.",
         f"Data (SHA-256 of the content): {_fingerprints(metrics['fingerprints'])}.",
@@ -72,8 +72,14 @@ def describe(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _weights(fit: Mapping[str, Any]) -> list[tuple[Any, str]]:
-    return [(label, f"{label.name}_weight") for label in labels() if f"{label.name}_weight" in fit]
+def _plural(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
+def _weights(fit: Mapping[str, Any], scores: Mapping[str, Any]) -> list[tuple[Any, str]]:
+    """Labels that the structures had, and the options that weigh them."""
+    found = [(label, f"{label.name}_weight") for label in labels() if label.mae_key in scores]
+    return [(label, key) for label, key in found if key in fit]
 
 
 def _e0(metrics: Mapping[str, Any]) -> str:
