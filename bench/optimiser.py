@@ -1,6 +1,7 @@
 """Force errors of `fit` with default settings: no option but the arm, the share and the epochs; three seeds.
 
-    python bench/optimiser.py SET [SET ...]          # ethanol450 ethanol50 3bpa; with sevenn: agau copper
+    python bench/optimiser.py SET [SET ...]   # ethanol450 ethanol50 3bpa salicylic paracetamol
+    python bench/optimiser.py SET [SET ...]   # with sevenn: agau copper lithium tungsten hfo2
 
 Results are kept one by one in bench/results/optimiser.jsonl and not repeated. PATHTUNE_DATA as in CONTRIBUTING.md; one
 thread. MACE_SPICE for molecules, SevenNet-0 for crystals. `python bench/tables.py` writes the table of docs/results.md.
@@ -32,8 +33,14 @@ SETS = {
     "3bpa": ("molecules/3bpa", ("train", "valid", "test_mixedT"), (None, None, 200), 40, 8),
     "agau": ("lam/agau_pbed3", ("train", "valid", "test"), (52, 34, 71), 28, 4),
     "copper": ("crystals/dnp_Cu", ("train", "valid", "test"), (60, 30, 30), 16, 4),
+    # Sets on which nothing was chosen; frames and epochs were fixed before the first run.
+    "salicylic": ("rmd17/salicylic", ("train", "valid", "test"), (None, None, 400), 60, 8),
+    "paracetamol": ("rmd17/paracetamol", ("train", "valid", "test"), (None, None, 400), 60, 8),
+    "lithium": ("crystals/mlearn_Li", ("train", "valid", "test"), (60, None, None), 16, 4),
+    "tungsten": ("crystals/w_snap", ("train", "valid", "test"), (60, 30, 60), 16, 4),
+    "hfo2": ("lam/hfo2_dpgen", ("train", "valid", "test"), (60, 30, 40), 16, 4),
 }
-MOLECULES = ("ethanol450", "ethanol50", "3bpa")
+MOLECULES = ("ethanol450", "ethanol50", "3bpa", "salicylic", "paracetamol")
 WITHOUT_10 = ("ethanol50", "agau", "copper")
 DRAWN = 450  # of the 900 frames of ethanol450, by seed 0
 

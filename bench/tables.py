@@ -256,10 +256,20 @@ SYSTEMS = {
 }  # fmt: skip
 
 
-def optimiser_table() -> str:
+UNTOUCHED = {
+    "salicylic": "salicylic acid, 100 structures, 780 steps",
+    "paracetamol": "paracetamol, 100 structures, 780 steps",
+    "lithium": "lithium, 60 structures, 240 steps",
+    "tungsten": "tungsten, 60 structures, 240 steps",
+    "hfo2": "HfO2, 60 structures, 240 steps",
+}
+
+
+def optimiser_table(systems: dict[str, str] | None = None) -> str:
+    systems = systems or SYSTEMS
     runs = [json.loads(line) for line in (RESULTS / "optimiser.jsonl").read_text().splitlines()]
     body = []
-    for name, title in SYSTEMS.items():
+    for name, title in systems.items():
         of_full = None
         for arm in ("full", "10 %", "3 %"):
             mine = [r for r in runs if (r["set"], r["arm"]) == (name, arm)]
@@ -291,6 +301,7 @@ def operator_table() -> str:
 TABLES = {
     "demo": demo_table,
     "optimiser": optimiser_table,
+    "untouched": lambda: optimiser_table(UNTOUCHED),
     "demo_model": demo_model_table,
     "demo_shares": share_table,
     "scaling": scaling_table,
