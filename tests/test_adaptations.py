@@ -17,6 +17,7 @@ from pathtune.cli import main
 from pathtune.data import from_atoms
 from pathtune.layers import select_layers
 from pathtune.options import option
+from stopping import interrupted_after
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 ELEMENTS = (1, 6, 8)
@@ -131,9 +132,7 @@ def test_a_registered_kind_and_its_compositions_train_merge_and_load_bitwise(toy
 
 
 @pytest.mark.parametrize("kinds", [("scale",), ("scale", "sparse"), ("sparse", "lora")], ids="+".join)
-def test_the_command_line_knows_a_registered_kind_and_resumes_it_bitwise(toys, tmp_path, monkeypatch, capsys, kinds):
-    from pathtune.training import loop
-
+def test_the_command_line_knows_a_registered_kind_and_resumes_it_bitwise(toys, tmp_path, capsys, kinds):
     torch.save(tiny_mace(torch.float32), tmp_path / "tiny.model")
     for name, seed in (("train", 0), ("valid", 50)):
         ase.io.write(tmp_path / f"{name}.xyz", frames(seed), format="extxyz")
@@ -144,15 +143,7 @@ def test_the_command_line_knows_a_registered_kind_and_resumes_it_bitwise(toys, t
                      "--arm", *kinds, "--keep-worse", "--out", str(tmp_path / out), *more])  # fmt: skip
 
     assert command("whole") == 0
-    original = loop.Loop._finish_epoch
-
-    def interrupt(self):
-        original(self)
-        if self.epoch == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "_finish_epoch", interrupt)
+    with interrupted_after(2):
         assert command("broken") == 130
     assert command("broken", "--resume") == 0
     whole, broken = (read_adapter(tmp_path / out / "adapter.safetensors")[0] for out in ("whole", "broken"))

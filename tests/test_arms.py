@@ -14,6 +14,7 @@ from pathtune.adaptations.modulation import ModulationOptions
 from pathtune.adapter_file import read_adapter
 from pathtune.data import from_atoms
 from pathtune.training.folder import RunFolder
+from stopping import killed_at
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 SPARSE = {"delta": SparseDelta(active_share=0.05)}
@@ -76,30 +77,15 @@ def test_an_arm_starts_as_the_base_trains_and_goes_through_file_and_merging_bitw
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
 
 
-class Killed(BaseException):
-    pass
-
-
 @arms
-def test_a_killed_run_of_an_arm_resumes_bitwise(base, tmp_path, monkeypatch, kinds):
-    from pathtune.training import loop
-
+def test_a_killed_run_of_an_arm_resumes_bitwise(base, tmp_path, kinds):
     config = FitConfig(epochs=3, batch_size=2, checkpoint_minutes=1e-9)
     expected = adapted(base, kinds)
     fit(expected, structures(0), structures(50), config)
-    step = loop.Loop._train_step
-
-    def killed(self, batch):
-        if self._steps_done == 3:
-            raise Killed
-        return step(self, batch)
-
     folder = RunFolder(tmp_path / "run")
     folder.folder.mkdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "_train_step", killed)
-        with pytest.raises(Killed):
-            fit(adapted(base, kinds), structures(0), structures(50), config, folder=folder)
+    with killed_at(3):
+        fit(adapted(base, kinds), structures(0), structures(50), config, folder=folder)
     resumed = adapted(base, kinds)
     fit(resumed, structures(0), structures(50), config, folder=folder)
     pairs = zip(expected.trainable(), resumed.trainable(), strict=True)

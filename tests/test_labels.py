@@ -30,7 +30,7 @@ from pathtune.cli import _common, main
 from pathtune.data import as_source, batches, labels
 from pathtune.losses import loss_terms, total
 from pathtune.training.folder import RunFolder
-from pathtune.training.loop import Loop
+from stopping import interrupted_after
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 ALL_WEIGHTS = SparseDelta(active_share=1.0)
@@ -144,7 +144,7 @@ def test_the_command_line_has_its_flags_and_prints_it(toys, tmp_path, monkeypatc
     assert json.loads(capsys.readouterr().out)["valid"]["charge_mae_me"] > 0
 
 
-def test_a_run_on_it_resumes_bitwise_and_its_adapter_loads(toys, tmp_path, monkeypatch):
+def test_a_run_on_it_resumes_bitwise_and_its_adapter_loads(toys, tmp_path):
     config = FitConfig(epochs=3, batch_size=2, charge_weight=3.0)
     frames = toys.toy_frames(4)
 
@@ -156,17 +156,8 @@ def test_a_run_on_it_resumes_bitwise_and_its_adapter_loads(toys, tmp_path, monke
         return model
 
     expected = trained("whole")
-    original = Loop._finish_epoch
-
-    def interrupt(self):
-        original(self)
-        if self.epoch == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_finish_epoch", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            trained("broken")
+    with interrupted_after(2), pytest.raises(KeyboardInterrupt):
+        trained("broken")
     resumed = trained("broken")
     assert all(torch.equal(a, b) for a, b in zip(expected.trainable(), resumed.trainable(), strict=True))
     save_adapter(resumed, tmp_path / "a.safetensors")

@@ -10,6 +10,7 @@ from pathtune.adaptations import pull as module
 from pathtune.adaptations.pull import PullOptions, changed_weights, fisher_diagonal
 from pathtune.data import Request, from_atoms
 from pathtune.training.folder import RunFolder
+from stopping import killed_at
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 ARMS = [("full",), ("readout",), ("lora",), ("modulation",), ("sparse",), ("sparse", "lora")]
@@ -116,31 +117,16 @@ def test_ewc_remembers_the_structures_that_are_named_and_needs_no_labels(base, t
     assert not any(torch.equal(f, theirs[name]) for name, f in mine.items())
 
 
-class Killed(BaseException):
-    pass
-
-
 def test_a_killed_run_with_ewc_resumes_bitwise_and_does_not_compute_the_fisher_information_again(
     base, tmp_path, monkeypatch
 ):
-    from pathtune.training import loop
-
     config = FitConfig(epochs=2, batch_size=2, checkpoint_minutes=1e-9)
     expected = pulled(base, ["lora"], pull="ewc")
     fit(expected, structures(0), structures(50), config)
-    step = loop.Loop._train_step
-
-    def killed(self, batch):
-        if self._steps_done == 3:
-            raise Killed
-        return step(self, batch)
-
     folder = RunFolder(tmp_path / "run")
     folder.folder.mkdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "_train_step", killed)
-        with pytest.raises(Killed):
-            fit(pulled(base, ["lora"], pull="ewc"), structures(0), structures(50), config, folder=folder)
+    with killed_at(3):
+        fit(pulled(base, ["lora"], pull="ewc"), structures(0), structures(50), config, folder=folder)
     monkeypatch.setattr(module, "fisher_diagonal", None)
     resumed = pulled(base, ["lora"], pull="ewc")
     fit(resumed, structures(0), structures(50), config, folder=folder)

@@ -15,6 +15,7 @@ from pathtune.adaptations import Stored
 from pathtune.adapter_file import read_adapter
 from pathtune.cli import main
 from pathtune.data import as_source, batches
+from stopping import interrupted_after
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 ALL = (1, 6, 8)
@@ -165,20 +166,10 @@ def files(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:pathtune")
 @pytest.mark.parametrize("kinds", [("spin",), ("sparse", "spin"), ("full", "spin")], ids="+".join)
-def test_the_command_line_trains_resumes_bitwise_and_leaves_what_loads(files, monkeypatch, capsys, kinds):
-    from pathtune.training import loop
-
+def test_the_command_line_trains_resumes_bitwise_and_leaves_what_loads(files, capsys, kinds):
     arm = ["--arm", *kinds, "--spin-order", "many-body"]
     assert command(files, "whole", *arm) == 0
-    original = loop.Loop._finish_epoch
-
-    def interrupt(self):
-        original(self)
-        if self.epoch == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "_finish_epoch", interrupt)
+    with interrupted_after(2):
         assert command(files, "broken", *arm) == 130
     assert command(files, "broken", *arm, "--resume") == 0
     whole, broken = (read_adapter(files / out / "adapter.safetensors")[0] for out in ("whole", "broken"))
