@@ -136,6 +136,7 @@ def test_the_command_line_replays_a_file_and_resumes_bitwise(tmp_path, monkeypat
     whole, broken = (read_adapter(tmp_path / out / "adapter.safetensors")[0] for out in ("whole", "broken"))
     assert all(torch.equal(tensor, broken[name]) for name, tensor in whole.items())
     assert json.loads((tmp_path / "whole" / "metrics.json").read_text())["arm"] == "lora"
+    assert json.loads((tmp_path / "whole" / "metrics.json").read_text())["n_steps"] == 8  # replayed structures count
     capsys.readouterr()
     assert command("own", "--replay-labels", "own") == 2
     assert "old.xyz: no frame has the energy key 'REF_energy'" in capsys.readouterr().err

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from pathtune.data import Batch, LabelKeys, Structure, as_source, batches, check_elements, in_order, outputs
+from pathtune.data import Batch, Label, LabelKeys, Structure, as_source, batches, check_elements, in_order, outputs
 from pathtune.errors import InputError
 from pathtune.model import Potential, Prediction
 
@@ -63,13 +63,8 @@ def evaluate(
 def _errors(model: Potential, batch: Batch, structures: Sequence[Structure]) -> list[Errors]:
     """Per structure the errors that its labels allow, in the labels' units, per atom where extensive."""
     prediction = model(batch, outputs=batch.wanted)
-    ends = np.cumsum([len(s) for s in structures])[:-1]
     result: list[Errors] = [{} for _ in structures]
-    for label in outputs():
-        if label.name not in prediction.outputs:
-            continue
-        found = prediction.of(label.name).detach().double().cpu().numpy()
-        parts = np.split(found, ends) if label.per == "atom" else found
+    for label, parts in by_structure(prediction, structures):
         for s, part, error in zip(structures, parts, result):
             if not np.isfinite(part).all():
                 phrase = label.phrase.removesuffix(label.name) + f"finite {label.name}"
@@ -80,6 +75,15 @@ def _errors(model: Potential, batch: Batch, structures: Sequence[Structure]) -> 
                 difference = _difference(prediction, label.name, part, s)
                 error[label.name] = np.asarray(difference / len(s) if label.is_extensive else difference)
     return result
+
+
+def by_structure(prediction: Prediction, structures: Sequence[Structure]) -> Iterator[tuple[Label, list[np.ndarray]]]:
+    """Each label that is predicted, with its value for each of the structures of the batch, float64."""
+    ends = np.cumsum([len(s) for s in structures])[:-1]
+    for label in outputs():
+        if label.name in prediction.outputs:
+            found = prediction.of(label.name).detach().double().cpu().numpy()
+            yield label, np.split(found, ends) if label.per == "atom" else list(found)
 
 
 def _difference(prediction: Prediction, name: str, found: np.ndarray, structure: Structure) -> np.ndarray:

@@ -23,6 +23,7 @@ from pathtune.layers import select_layers
 from pathtune.loading import load
 from pathtune.losses import loss
 from pathtune.model import Potential
+from pathtune.training.provenance import processor
 
 Step = Callable[[], None]
 # Families of operators in a profile, by the beginning of their names.
@@ -209,10 +210,4 @@ def bench_step(name: str, n_atoms: int, arm: str, active_share: float, rounds: i
 
 def machine() -> dict[str, str]:
     """Processor, system and torch version: what a time depends on."""
-    model = "unknown"
-    try:
-        with open("/proc/cpuinfo") as stream:
-            model = next((line.split(":")[1].strip() for line in stream if line.startswith("model name")), model)
-    except OSError:
-        pass
-    return {"processor": model, "system": platform.system(), "torch": torch.__version__}
+    return {"processor": processor() or "unknown", "system": platform.system(), "torch": torch.__version__}

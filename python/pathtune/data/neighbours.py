@@ -42,10 +42,7 @@ def find_graph(structure: Structure, r_max: float) -> Graph:
     )
     if len(distance) and distance.min() < SMALLEST_A:
         k = int(distance.argmin())
-        raise InputError(
-            f"{structure.where}: atoms {i[k]} and {j[k]} are {distance[k]:.3g} A apart, "
-            f"expected at least {SMALLEST_A} A"
-        )
+        raise _too_close(structure, i[k], j[k], distance[k])
     i, j, shift = i.astype(np.int64), j.astype(np.int64), shift.astype(np.float64)
     pair = np.arange(len(i), dtype=np.int64)
     sender = np.concatenate([i, j])
@@ -63,10 +60,13 @@ def _check_apart(structure: Structure) -> None:
     distance, nearest = found
     k = int(distance[:, 1].argmin())
     if distance[k, 1] < SMALLEST_A:
-        raise InputError(
-            f"{structure.where}: atoms {k} and {nearest[k, 1]} are {distance[k, 1]:.3g} A apart, "
-            f"expected at least {SMALLEST_A} A"
-        )
+        raise _too_close(structure, k, nearest[k, 1], distance[k, 1])
+
+
+def _too_close(structure: Structure, i: int, j: int, distance: float) -> InputError:
+    return InputError(
+        f"{structure.where}: atoms {i} and {j} are {distance:.3g} A apart, expected at least {SMALLEST_A} A"
+    )
 
 
 def _first_seen(labels: np.ndarray) -> np.ndarray:

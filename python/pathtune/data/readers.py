@@ -16,7 +16,7 @@ import numpy as np
 
 from pathtune.data.geometry import check_geometry
 from pathtune.data.labels import LabelKeys, labels, outputs
-from pathtune.data.notes import keys_in, notes_on
+from pathtune.data.notes import keys_in, notes_on, results_of
 from pathtune.data.structure import ISOLATED_ATOM, Structure
 from pathtune.errors import InputError
 from pathtune.files import checked_path
@@ -147,9 +147,8 @@ def from_frames(frames: Sequence[ase.Atoms], keys: LabelKeys, where: str, needs_
     notes = tuple(f"{where}: {note}" for note in notes_on(frames, structures, keys, used))
     for s in structures:
         s.notes = notes
-    keys = used
     if needs_labels:
-        _check_present(where, structures, frames, keys)
+        _check_present(where, structures, frames, used)
     return structures
 
 
@@ -163,7 +162,7 @@ def from_atoms(
     keys = keys or LabelKeys()
     if len(atoms) == 0:
         raise InputError(f"{where}: has no atoms, expected at least one")
-    results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
+    results = results_of(atoms)
     found = {}
     for label in labels():
         if not (with_outputs or label.is_input):
@@ -213,4 +212,4 @@ def _check_present(where: str, structures: list[Structure], frames: Sequence[ase
 
 
 def _result_keys(frames: Sequence[ase.Atoms]) -> set[str]:
-    return {k for a in frames if a.calc is not None for k in getattr(a.calc, "results", {})}
+    return {k for a in frames for k in results_of(a)}

@@ -80,6 +80,10 @@ class FitConfig:
         if self.beta1 is not None and not 0 <= self.beta1 < 1:
             raise InputError(f"beta1 is {self.beta1}, expected a number in [0, 1)")
 
+    def n_steps(self, n_frames: int) -> int:
+        """Of a run on so many structures, replayed ones included."""
+        return self.epochs * math.ceil(n_frames / self.batch_size)
+
     def scale_of(self, model: Potential, train: Source) -> LossScale:
         """By what the errors of each label are divided, and what each then counts."""
         is_conjugate = any(bool(np.any(train.present.get(label.name, False))) for label in conjugates(model.inputs))

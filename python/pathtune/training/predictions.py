@@ -11,7 +11,8 @@ import ase
 import ase.io
 import numpy as np
 
-from pathtune.data import Source, Structure, in_order, outputs
+from pathtune.data import Source, Structure, in_order
+from pathtune.evaluation import by_structure
 from pathtune.files import write_text
 from pathtune.model import Potential
 
@@ -40,12 +41,7 @@ def _predicted(model: Potential, source: Source, chunk: list[int], split: str) -
     prediction = model(batch, outputs=batch.wanted)
     structures = [source.read(i) for i in chunk]
     frames = [_atoms(s, split) for s in structures]
-    ends = np.cumsum([len(s) for s in structures])[:-1]
-    for label in outputs():
-        if label.name not in prediction.outputs:
-            continue
-        found = prediction.of(label.name).detach().double().cpu().numpy()
-        parts = np.split(found, ends) if label.per == "atom" else found
+    for label, parts in by_structure(prediction, structures):
         for s, atoms, part in zip(structures, frames, parts):
             if label.name in s.labels:
                 place: dict[str, Any] = atoms.arrays if label.per == "atom" else atoms.info

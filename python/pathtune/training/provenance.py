@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import math
 import pathlib
 import platform
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ CPU_FILE = "/proc/cpuinfo"
 
 def provenance(model: Potential, sets: Mapping[str, Source], config: FitConfig) -> dict[str, Any]:
     """Rate and beta1 in force, versions, numbers and fingerprints of the structures, seed and machine."""
-    n_steps = config.epochs * math.ceil(len(sets["train"]) / config.batch_size)
+    n_steps = config.n_steps(len(sets["train"]) + len(sets.get("replay", ())))
     beta1 = model.adaptation.parts()[0].beta1(n_steps) if config.beta1 is None else config.beta1
     return {
         "learning_rate": learning_rate(model, config, n_steps),
@@ -49,12 +48,20 @@ def versions(model: Potential) -> dict[str, str]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Processor, threads, and the GPU where one computes."""
-    names = [line for line in _lines(CPU_FILE) if line.startswith("model name")]
-    processor = names[0].split(":", 1)[1].strip() if names else platform.machine()
-    result = {"system": platform.platform(), "processor": processor, "threads": torch.get_num_threads()}
+    result = {
+        "system": platform.platform(),
+        "processor": processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
     if device.type == "cuda":
         result["gpu"] = torch.cuda.get_device_name(device)
     return result
+
+
+def processor() -> str | None:
+    """Its name; None where the system does not say."""
+    names = [line for line in _lines(CPU_FILE) if line.startswith("model name")]
+    return names[0].split(":", 1)[1].strip() if names else None
 
 
 def file_hash(file: str | pathlib.Path) -> str | None:

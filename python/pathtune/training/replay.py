@@ -19,6 +19,7 @@ import numpy as np
 from pathtune.data import Relabelled, Source, batches, in_order, outputs
 from pathtune.data.batch import Batch
 from pathtune.data.structure import Structure
+from pathtune.evaluation import by_structure
 from pathtune.model import Potential
 
 SIZE = 16  # structures that are labelled at once
@@ -48,12 +49,7 @@ def _predictions(base: Potential, batch: Batch, structures: list[Structure]) -> 
     given = {label.name for label in outputs()}
     result = [{name: v for name, v in s.labels.items() if name not in given} for s in structures]
     prediction = base(batch, outputs=[label.name for label in outputs() if label.name in base.backbone.outputs])
-    ends = np.cumsum([len(s) for s in structures])[:-1]
-    for label in outputs():
-        if label.name not in prediction.outputs:
-            continue
-        found = prediction.of(label.name).detach().double().cpu().numpy()
-        parts = np.split(found, ends) if label.per == "atom" else found
+    for label, parts in by_structure(prediction, structures):
         for s, labels, part in zip(structures, result, parts):
             if s.has_volume or not label.needs_volume:
                 labels[label.name] = np.asarray(part)

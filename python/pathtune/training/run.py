@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import functools
 import json
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -114,7 +113,7 @@ def adapt_as(base: Potential, train: Source, options: Mapping[str, Any], n_repla
     """
     run: RunOptions = options["run"]
     config: FitConfig = options["fit"]
-    n_steps = config.epochs * math.ceil((len(train) + n_replay) / config.batch_size)
+    n_steps = config.n_steps(len(train) + n_replay)
     for kind in run.arm:
         cls = adaptation_class(kind)
         cls.check(options.get(cls.section), n_steps)
