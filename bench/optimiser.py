@@ -51,15 +51,16 @@ def evenly(structures, n):
     return [structures[i * len(structures) // n] for i in range(n)]
 
 
-def read_set(name):
-    """The three splits, the epochs and the batch size."""
+def read_set(name, all_training=False):
+    """The three splits, the epochs and the batch size; with `all_training` every training frame of the files."""
     folder, files, sizes, epochs, batch_size = SETS[name]
+    sizes = (None, *sizes[1:]) if all_training else sizes
     splits = {}
     for split, file, n in zip(("train", "valid", "test"), files, sizes):
         structures = pathtune.read_structures(DATA / folder / f"{file}.extxyz.xz")
         take_first = name.startswith("ethanol")
         splits[split] = structures if n is None else structures[:n] if take_first else evenly(structures, n)
-    if name == "ethanol450":
+    if name == "ethanol450" and not all_training:
         order = np.random.RandomState(0).permutation(len(splits["train"]))[:DRAWN]
         splits["train"] = [splits["train"][i] for i in order]
     return splits, epochs, batch_size

@@ -185,6 +185,17 @@ def test_beta1_is_one_minus_twelve_steps_over_those_of_the_run_within_limits(n_s
     assert beta1_for(n_steps) == pytest.approx(beta1)
 
 
+def test_one_minus_beta1_of_a_share_lies_between_that_of_3_percent_and_of_all_weights(base):
+    for n_steps in (240, 2280):
+        shares = (0.01, 0.03, 0.1, 0.3, 1.0)
+        found = [sparsify(base, SparseDelta(active_share=s)).adaptation.parts()[0].beta1(n_steps) for s in shares]
+        assert found[0] == found[1] == pytest.approx(0.98)
+        assert found[-1] == pytest.approx(beta1_for(n_steps))
+        assert sorted(found[1:], reverse=n_steps == 240) == found[1:]
+        middle = sparsify(base, SparseDelta(active_share=0.03**0.5)).adaptation.parts()[0].beta1(n_steps)
+        assert 1 - middle == pytest.approx(((1 - found[1]) * (1 - found[-1])) ** 0.5)
+
+
 def test_rate_and_beta1_follow_the_length_of_the_run_unless_they_are_asked(base):
     full = unfreeze(base, "full")
     for epochs in (3, 30):
@@ -194,6 +205,8 @@ def test_rate_and_beta1_follow_the_length_of_the_run_unless_they_are_asked(base)
     (groups,) = parameter_groups(sparsify(base, SparseDelta(active_share=0.03)), FitConfig(), 2280)
     assert groups[0]["betas"][0] == 0.98
     assert groups[0]["lr"] == pytest.approx(1.2e-3 * (2280 / 0.03) ** 0.5)
+    (groups,) = parameter_groups(sparsify(base, SparseDelta(active_share=1.0)), FitConfig(), 2280)
+    assert groups[0]["betas"][0] == beta1_for(2280)
     (groups,) = parameter_groups(full, FitConfig(lr=0.5, beta1=0.3), 2280)
     assert (groups[0]["lr"], groups[0]["betas"][0]) == (0.5, 0.3)
 

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 PAPER_RATE = 0.01
 RATE = 1.2e-3  # per root of a step, while all weights are candidates (docs/decisions/0010-optimiser.md)
 MOST_RATE = 0.5
-NARROWED_STEPS = 4.0  # 1 - beta1 of a narrowed delta is this over the number of steps
-MOST_BETA1 = 0.98  # of a narrowed delta, whose average has to follow what is dropped
+NARROWED_STEPS = 4.0  # 1 - beta1 of a delta that is narrowed to NARROW_SHARE is this over the number of steps
+MOST_BETA1 = 0.98  # of such a delta, whose average has to follow what is dropped
+NARROW_SHARE = 0.03
 PARTS = ("indices", "values", "threshold")  # of every layer, in an adapter file
 
 
@@ -183,8 +184,16 @@ class Sparse(SparseEntries):
         return result
 
     def beta1(self, n_steps: int) -> float:
-        """Nearly the same for any length: only the steps after the last narrowing are of the final set."""
-        return min(beta1_for(n_steps, NARROWED_STEPS), MOST_BETA1) if self.config.final_share else beta1_for(n_steps)
+        """That of full fine-tuning where nothing is narrowed, nearly the same for any length where most weights are.
+
+        Between 1 and NARROW_SHARE of the weights 1 - beta1 goes from the one to the other as a power of the share.
+        """
+        unnarrowed, share = beta1_for(n_steps), self.config.final_share
+        if share is None:
+            return unnarrowed
+        narrowed = min(beta1_for(n_steps, NARROWED_STEPS), MOST_BETA1)
+        part = min(1.0, math.log(share) / math.log(NARROW_SHARE))
+        return 1 - (1 - narrowed) ** part * (1 - unnarrowed) ** (1 - part)
 
     def groups(self) -> list[dict[str, Any]]:
         """D, and thresholds where there are any, each with its own weight decay (docs/theory.md)."""
