@@ -1,0 +1,97 @@
+"""The report in a real browser: headless Chromium, wide and narrow, light and dark. `pytest -m browser`."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from pathtune import demo_file
+from pathtune.cli import main
+
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("needs_mace")]
+SIZES = {"wide": (1280, 5200), "narrow": (390, 9000)}
+MEASURE = "<script>document.title = [document.documentElement.scrollWidth, window.innerWidth].join(' ')</script>"
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The command; tests fail without it, since nobody asks for them by accident."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert found, "chromium is not installed: apt-get install chromium"
+    return found
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A full report of the demo's model with a retention set, and a comparison of two runs."""
+    folder = tmp_path_factory.mktemp("pages")
+    runs = [folder / f"<script>run {seed}" for seed in (0, 1)]
+    for seed, run in enumerate(runs):
+        assert main(["fit", "--model", "demo", "--train", str(demo_file("train")), "--valid", str(demo_file("valid")),
+                     "--epochs", "2", "--max-frames", "20", "--keep-worse", "--no-report", "--seed", str(seed),
+                     "--out", str(run)]) == 0  # fmt: skip
+    retention = str(demo_file("test")) + "@:10"
+    few = ["--max-frames", "8"]
+    assert main(["report", str(runs[0]), "--retention", retention, *few, "--out", str(folder / "one")]) == 0
+    assert main(["report", *map(str, runs), *few, "--out", str(folder / "two")]) == 0
+    return {"one": folder / "one" / "index.html", "two": folder / "two" / "index.html"}
+
+
+def browse(chromium, page, size, scheme, folder, *flags):
+    """What Chromium prints: its standard output, and the messages of the console."""
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr",
+               f"--user-data-dir={folder / 'profile'}", f"--window-size={size[0]},{size[1]}",
+               f"--log-net-log={folder / 'net.json'}", "--disable-background-networking", "--disable-component-update",
+               *(["--force-dark-mode"] if scheme == "dark" else []), *flags, page.as_uri()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def requests(log):
+    """Addresses of the page's requests that are no file and no data; Chromium's own start with its services."""
+    found = re.findall(r'"url":"([^"]+)"', log.read_text())
+    return {url for url in found if url.startswith(("http", "ws", "ftp")) and "google" not in url}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", SIZES)
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_it_shows_without_error_or_request_and_fits_the_window(chromium, pages, tmp_path, name, width, scheme):
+    picture = tmp_path / "picture.png"
+    _, console = browse(chromium, pages[name], SIZES[width], scheme, tmp_path, f"--screenshot={picture}")
+    assert not console
+    assert not requests(tmp_path / "net.json")
+    pixels = corner(picture)
+    assert (pixels.mean() > 200) == (scheme == "light")
+    measured = tmp_path / "measured.html"
+    measured.write_text(pages[name].read_text().replace("</body>", MEASURE + "</body>"))
+    dom, _ = browse(chromium, measured, SIZES[width], scheme, tmp_path, "--dump-dom")
+    content, window = map(int, html.unescape(re.search("<title>(.*?)</title>", dom)[1]).split())
+    assert window == SIZES[width][0]
+    assert content <= window
+
+
+def corner(picture):
+    from matplotlib.image import imread
+
+    return 255 * np.asarray(imread(picture))[:20, :20, :3]
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_the_page_is_valid_html_and_every_image_has_a_text(pages, name):
+    import html5lib
+
+    parser = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False)
+    tree = parser.parse(pages[name].read_text())
+    drawings = [e for e in tree.iter() if str(e.tag).endswith("}svg") or e.tag in ("svg", "img")]
+    assert len(drawings) >= 2
+    for drawing in drawings:
+        assert len(drawing.get("aria-label") or drawing.get("alt") or "") > 20
+    ids = [e.get("id") for e in tree.iter() if e.get("id")]
+    assert len(ids) == len(set(ids))
+    numbers = json.loads((pages[name].parent / "report.json").read_text())
+    assert numbers["kind"] == {"one": "run", "two": "comparison"}[name]
