@@ -14,7 +14,9 @@ from pathtune.cli import main
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("needs_mace")]
 SIZES = {"wide": (1280, 5200), "narrow": (390, 9000)}
-MEASURE = "<script>document.title = [document.documentElement.scrollWidth, window.innerWidth].join(' ')</script>"
+MEASURE = """<script>document.title = [document.documentElement.scrollWidth, window.innerWidth,
+performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length].join(' ')</script>"""
+OWN_SERVICES = ("google", "gvt1.com")  # in the addresses that Chromium asks by itself
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +54,10 @@ def browse(chromium, page, size, scheme, folder, *flags):
 
 
 def requests(log):
-    """Addresses of the page's requests that are no file and no data; Chromium's own start with its services."""
+    """Addresses that were asked, beside files, data and Chromium's own services."""
     found = re.findall(r'"url":"([^"]+)"', log.read_text())
-    return {url for url in found if url.startswith(("http", "ws", "ftp")) and "google" not in url}
+    asked = [url for url in found if url.startswith(("http", "ws", "ftp"))]
+    return {url for url in asked if not any(name in url for name in OWN_SERVICES)}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -70,7 +73,8 @@ def test_it_shows_without_error_or_request_and_fits_the_window(chromium, pages, 
     measured = tmp_path / "measured.html"
     measured.write_text(pages[name].read_text().replace("</body>", MEASURE + "</body>"))
     dom, _ = browse(chromium, measured, SIZES[width], scheme, tmp_path, "--dump-dom")
-    content, window = map(int, html.unescape(re.search("<title>(.*?)</title>", dom)[1]).split())
+    content, window, n_resources = map(int, html.unescape(re.search("<title>(.*?)</title>", dom)[1]).split())
+    assert n_resources == 0
     assert window == SIZES[width][0]
     assert content <= window
 

@@ -58,8 +58,14 @@ def comparison(
 
 
 def _facts(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str, Any]:
-    columns = [("run", TEXT), ("arm", TEXT), ("seed", COUNT), ("training structures", COUNT), ("values changed", COUNT),
-               ("of the reachable", PERCENT)]  # fmt: skip
+    columns = [
+        ("run", TEXT),
+        ("arm", TEXT),
+        ("seed", COUNT),
+        ("training structures", COUNT),
+        ("values changed", COUNT),
+        ("of the reachable", PERCENT),
+    ]
     rows = [
         [name, m["arm"], m["seed"], m["n_structures"]["train"], m["counts"]["active"], m["active_share"]]
         for name, m in zip(names, [run.metrics for run in runs])
@@ -104,9 +110,16 @@ def _overlaps(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str, An
                 found["cosine"],
             ]
         )
-    columns = [("runs", TEXT), ("first changes", COUNT), ("second changes", COUNT), ("both", COUNT),
-               ("overlap", PERCENT),
-               ("by chance", PERCENT), ("ceiling", PERCENT), ("cosine", NUMBER)]  # fmt: skip
+    columns = [
+        ("runs", TEXT),
+        ("first changes", COUNT),
+        ("second changes", COUNT),
+        ("both", COUNT),
+        ("overlap", PERCENT),
+        ("by chance", PERCENT),
+        ("ceiling", PERCENT),
+        ("cosine", NUMBER),
+    ]
     bars = [{"name": r[0], "jaccard": r[4], "chance": r[5], "ceiling": r[6]} for r in rows]
     said = "; ".join(f"{b['name']}: {percent(b['jaccard'])}, by chance {percent(b['chance'])}" for b in bars)
     return panel(

@@ -103,15 +103,19 @@ def _facts(run: FinishedRun, source: Source, n_measured: int | None, what: str) 
         *[[f"structures, {name}", "", n] for name, n in m["n_structures"].items()],
         ["structures judged here", what, len(source)],
         ["values changed", "", counts["active"]],
-        *[[f"weights, {name.split('_')[0]}", "", counts[name]]
-          for name in ("reachable_weights", "adapted_weights", "all_weights")],
+        *[
+            [f"weights, {name.split('_')[0]}", "", counts[name]]
+            for name in ("reachable_weights", "adapted_weights", "all_weights")
+        ],
         ["precision", m["dtype"], None],
         *[[name, version, None] for name, version in m["versions"].items()],
-    ]  # fmt: skip
+    ]
     if n_measured is not None:
         rows.insert(-len(m["versions"]) - 1, ["structures that importance is measured on", "", n_measured])
-    shares = [[f"changed of the {name.split('_')[0]}", counts["active"] / max(1, counts[name])]
-              for name in ("reachable_weights", "adapted_weights", "all_weights")]  # fmt: skip
+    shares = [
+        [f"changed of the {name.split('_')[0]}", counts["active"] / max(1, counts[name])]
+        for name in ("reachable_weights", "adapted_weights", "all_weights")
+    ]
     return {
         "rows": table("What was run", [("", TEXT), ("", TEXT), ("", COUNT)], rows),
         "shares": table("Share of the weights, by denominator", [("", TEXT), ("", PERCENT)], shares),

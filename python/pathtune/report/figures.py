@@ -10,8 +10,15 @@ import numpy as np
 from pathtune.plots import new_figure
 
 # Of Okabe and Ito's palette, which those with any colour vision can tell apart; the page has a variable for each.
-COLOURS = {"ink": "#1b1f24", "soft": "#5d6570", "rule": "#d3d7dc", "blue": "#0072b2", "orange": "#d55e00",
-           "green": "#009e73", "purple": "#9a5c87"}  # fmt: skip
+COLOURS = {
+    "ink": "#1b1f24",
+    "soft": "#5d6570",
+    "rule": "#d3d7dc",
+    "blue": "#0072b2",
+    "orange": "#d55e00",
+    "green": "#009e73",
+    "purple": "#9a5c87",
+}
 FONT = "DejaVu Sans"
 WIDTH = 4.7  # inches: so that text stays readable on a phone
 INK, SOFT, RULE, BLUE, ORANGE = (COLOURS[name] for name in ("ink", "soft", "rule", "blue", "orange"))
@@ -164,9 +171,14 @@ def _bars(groups: Sequence[str], series: Sequence[tuple[str, str, Sequence[float
         for y, v, value in zip(places, shown, values):
             if value is not None:
                 axes.annotate(
-                    f"{v:.3g}", (v, y), (3 if v >= 0 else -3, 0), textcoords="offset points", va="center", fontsize=8,
+                    f"{v:.3g}",
+                    (v, y),
+                    (3 if v >= 0 else -3, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8,
                     ha="left" if v >= 0 else "right",
-                )  # fmt: skip
+                )
     axes.axvline(0, color=INK, lw=0.8)
     axes.margins(x=0.12)
     axes.set_yticks([-i for i in range(len(groups))], [short(g) for g in groups])
@@ -194,8 +206,11 @@ def _side_by_side(data: Mapping[str, Any]) -> Any:
 
 def _overlap(data: Mapping[str, Any]) -> Any:
     rows = data["rows"]
-    series = [("overlap", BLUE, [r["jaccard"] for r in rows]), ("by chance", SOFT, [r["chance"] for r in rows]),
-              ("ceiling", RULE, [r["ceiling"] for r in rows])]  # fmt: skip
+    series = [
+        ("overlap", BLUE, [r["jaccard"] for r in rows]),
+        ("by chance", SOFT, [r["chance"] for r in rows]),
+        ("ceiling", RULE, [r["ceiling"] for r in rows]),
+    ]
     return _bars([r["name"] for r in rows], series, "weights in both, % of those in either")
 
 
@@ -252,8 +267,9 @@ def _rates(data: Mapping[str, Any]) -> Any:
         axes.plot(*zip(*mine), ls="", marker=mark, color=colour, ms=5, label=group)
     for which in ("x", "y"):
         _plain_log(axes, which)
-    axes.set(xlim=ends, ylim=ends, xlabel="predicted by Fisher information, % of reachable",
-             ylabel="changed, % of reachable")  # fmt: skip
+    axes.set(
+        xlim=ends, ylim=ends, xlabel="predicted by Fisher information, % of reachable", ylabel="changed, % of reachable"
+    )
     axes.legend()
     return figure
 

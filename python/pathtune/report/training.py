@@ -23,14 +23,23 @@ def curve_panel(lines: Sequence[Mapping[str, Any]], best_epoch: int) -> dict[str
         name: [line[name] for line in lines] for name in ("epoch", "train_loss", "valid_loss", "active_share", "lr")
     }
     first, last = (lines[0], lines[-1]) if lines else ({}, {})
-    alt = "No epoch was trained." if not lines else (
-        f"Validation loss {number(first['valid_loss'])} after the first epoch, {number(last['valid_loss'])} after "
-        f"epoch {last['epoch']}; share of weights changed {percent(first['active_share'])} to "
-        f"{percent(last['active_share'])}."
-    )  # fmt: skip
+    alt = (
+        "No epoch was trained."
+        if not lines
+        else (
+            f"Validation loss {number(first['valid_loss'])} after the first epoch, {number(last['valid_loss'])} after "
+            f"epoch {last['epoch']}; share of weights changed {percent(first['active_share'])} to "
+            f"{percent(last['active_share'])}."
+        )
+    )
     rows = [[line[k] for k in ("epoch", "train_loss", "valid_loss", "active_share", "lr")] for line in _thinned(lines)]
-    columns = [("epoch", COUNT), ("training loss", NUMBER), ("validation loss", NUMBER), ("share changed", "percent"),
-               ("learning rate", NUMBER)]  # fmt: skip
+    columns = [
+        ("epoch", COUNT),
+        ("training loss", NUMBER),
+        ("validation loss", NUMBER),
+        ("share changed", "percent"),
+        ("learning rate", NUMBER),
+    ]
     return panel(
         "curve",
         "Learning curve",
@@ -134,10 +143,14 @@ def errors_panel(before: Mapping[str, Any], after: Mapping[str, Any], what: str)
     forces = next((label for label in _known(after) if label.per == "atom"), None)
     unit = forces.report_unit if forces else ""
     worst = max(bars, key=lambda bar: bar["after"], default=None)
-    alt = "" if worst is None else (
-        f"Errors of forces by element and config_type; the largest after is {number(worst['after'])} {unit}, "
-        f"of {worst['name']}."
-    )  # fmt: skip
+    alt = (
+        ""
+        if worst is None
+        else (
+            f"Errors of forces by element and config_type; the largest after is {number(worst['after'])} {unit}, "
+            f"of {worst['name']}."
+        )
+    )
     return panel(
         "errors",
         f"Errors on {what}, by element and config_type",
@@ -155,12 +168,24 @@ def _known(scores: Mapping[str, Any]) -> list[Label]:
 
 def _overall(before: Mapping[str, Any], after: Mapping[str, Any], first: str = "before") -> dict[str, Any]:
     rows = [
-        [label.name, before.get(label.mae_key), after[label.mae_key], before.get(label.rmse_key), after[label.rmse_key],
-         label.report_unit]
+        [
+            label.name,
+            before.get(label.mae_key),
+            after[label.mae_key],
+            before.get(label.rmse_key),
+            after[label.rmse_key],
+            label.report_unit,
+        ]
         for label in _known(after)
-    ]  # fmt: skip
-    columns = [("label", TEXT), (f"MAE {first}", NUMBER), ("MAE after", NUMBER), (f"RMSE {first}", NUMBER),
-               ("RMSE after", NUMBER), ("unit", TEXT)]  # fmt: skip
+    ]
+    columns = [
+        ("label", TEXT),
+        (f"MAE {first}", NUMBER),
+        ("MAE after", NUMBER),
+        (f"RMSE {first}", NUMBER),
+        ("RMSE after", NUMBER),
+        ("unit", TEXT),
+    ]
     return table(f"All {after['n_structures']} structures", columns, rows)
 
 
@@ -170,10 +195,15 @@ def forgetting_panel(base: Potential, model: Potential, retention: Source) -> di
     tuned = model.with_e0(own.e0)
     before, after = evaluate(own, retention), evaluate(tuned, retention)
     bars = [
-        {"name": f"{label.word}, {label.report_unit}", "by": "label", "n": after["n_structures"],
-         "before": before[label.mae_key], "after": after[label.mae_key]}
+        {
+            "name": f"{label.word}, {label.report_unit}",
+            "by": "label",
+            "n": after["n_structures"],
+            "before": before[label.mae_key],
+            "after": after[label.mae_key],
+        }
         for label in _known(after)
-    ]  # fmt: skip
+    ]
     said = "; ".join(f"{b['name']}: {number(b['before'])} before, {number(b['after'])} after" for b in bars)
     return panel(
         "forgetting",

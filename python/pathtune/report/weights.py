@@ -21,14 +21,25 @@ def weight_panels(found: Importance) -> list[dict[str, Any]]:
 def shapley_panel(found: Importance) -> dict[str, Any]:
     """Exact Shapley shares beside shares of the weights."""
     rows = [
-        {"group": g.group, "shapley_share": g.shapley_share, "changed_share": g.changed_share,
-         "reachable_share": g.reachable / max(1, sum(x.reachable for x in found.groups))}
+        {
+            "group": g.group,
+            "shapley_share": g.shapley_share,
+            "changed_share": g.changed_share,
+            "reachable_share": g.reachable / max(1, sum(x.reachable for x in found.groups)),
+        }
         for g in found.groups
-    ]  # fmt: skip
+    ]
     said = ", ".join(f"{r['group']} {percent(r['shapley_share'])}" for r in rows)
-    columns = [("group", TEXT), ("Shapley value", NUMBER), ("Shapley share", PERCENT), ("loss if left out", NUMBER),
-               ("integrated", PERCENT), ("changed", COUNT), ("reachable", COUNT),
-               ("share of changed", PERCENT)]  # fmt: skip
+    columns = [
+        ("group", TEXT),
+        ("Shapley value", NUMBER),
+        ("Shapley share", PERCENT),
+        ("loss if left out", NUMBER),
+        ("integrated", PERCENT),
+        ("changed", COUNT),
+        ("reachable", COUNT),
+        ("share of changed", PERCENT),
+    ]
     cells = [
         [g.group, g.shapley, g.shapley_share, g.left_out, g.integrated_share, g.changed, g.reachable, g.changed_share]
         for g in found.groups
@@ -81,8 +92,15 @@ def map_panel(found: Importance) -> dict[str, Any]:
     values = [[cells.get((layer, group)) for group in groups] for layer in layers]
     top = max(cells, key=lambda key: cells[key])
     alt = f"Shares by layer and l; the largest is {percent(cells[top])}, of {top[1]} in {top[0]}."
-    columns = [("layer", TEXT), ("path", TEXT), ("group", TEXT), ("share", PERCENT), ("changed", COUNT),
-               ("reachable", COUNT), ("rms change / rms weight", PERCENT)]  # fmt: skip
+    columns = [
+        ("layer", TEXT),
+        ("path", TEXT),
+        ("group", TEXT),
+        ("share", PERCENT),
+        ("changed", COUNT),
+        ("reachable", COUNT),
+        ("rms change / rms weight", PERCENT),
+    ]
     rows = [
         [p.layer, p.path, p.group, p.integrated_share, p.changed, p.reachable, p.relative_change] for p in found.parts
     ]
@@ -136,8 +154,14 @@ def elements_panel(found: Importance) -> dict[str, Any]:
     pairs = [[cells.get((name, group)) for group in groups] for name in names]
     values = [[None if row is None else row.rate for row in line] for line in pairs]
     top = max(found.elements, key=lambda row: row.rate or 0.0)
-    columns = [("element", TEXT), ("group", TEXT), ("changed", COUNT), ("reachable", COUNT), ("rate", PERCENT),
-               ("share of the loss taken off", PERCENT)]  # fmt: skip
+    columns = [
+        ("element", TEXT),
+        ("group", TEXT),
+        ("changed", COUNT),
+        ("reachable", COUNT),
+        ("rate", PERCENT),
+        ("share of the loss taken off", PERCENT),
+    ]
     rows = [[r.element, r.group, r.changed, r.reachable, r.rate, r.integrated_share] for r in found.elements]
     return panel(
         "elements",
@@ -145,10 +169,15 @@ def elements_panel(found: Importance) -> dict[str, Any]:
         "A cell is the share of an element's reachable weights of this l, in the layers that "
         "have weights of their own for "
         "each element, that was changed; elements that the data lack cannot change and are not shown.",
-        {"kind": "elements", "alt": f"Rates by element and l; the largest is {percent(top.rate)}, of {top.element}, "
-         f"{top.group}.", "elements": names, "groups": groups, "values": values},
+        {
+            "kind": "elements",
+            "alt": f"Rates by element and l; the largest is {percent(top.rate)}, of {top.element}, {top.group}.",
+            "elements": names,
+            "groups": groups,
+            "values": values,
+        },
         [table("Element by degree", columns, rows)],
-    )  # fmt: skip
+    )
 
 
 def surroundings_panel(found: Importance) -> dict[str, Any]:
@@ -157,10 +186,14 @@ def surroundings_panel(found: Importance) -> dict[str, Any]:
     order = {f"l = {k}": (mean, spread) for k, mean, spread in found.anisotropy}
     names = [g for g in dict.fromkeys([*fisher, *order]) if fisher.get(g) is not None or g in order]
     rows = [
-        {"group": g, "fisher_share": fisher.get(g), "order": order.get(g, (None, None))[0],
-         "order_spread": order.get(g, (None, None))[1]}
+        {
+            "group": g,
+            "fisher_share": fisher.get(g),
+            "order": order.get(g, (None, None))[0],
+            "order_spread": order.get(g, (None, None))[1],
+        }
         for g in names
-    ]  # fmt: skip
+    ]
     said = ", ".join(f"{r['group']} {number(r['order'])}" for r in rows if r["order"] is not None)
     columns = [("group", TEXT), ("Fisher share of the base", PERCENT), ("anisotropy q", NUMBER), ("its spread", NUMBER)]
     return panel(
