@@ -6,9 +6,9 @@
     python bench/interpretation.py sets      # several materials, two seeds: is l = 2 more in transition metals?
     python bench/interpretation.py summary   # what the committed runs say, as JSON
 
-All but demo: SevenNet-0 (in its environment), 40 training structures, 80 steps, 3 % of the reachable weights, importance
-on 16 validation structures that were not trained on. Runs are kept one by one in bench/results/interpretation.jsonl and not
-repeated; one thread. PATHTUNE_DATA as in CONTRIBUTING.md.
+All but demo: SevenNet-0 (in its own environment), 40 training structures, 80 steps, 3 % of the reachable weights,
+importance on 16 validation structures that were not trained on. Runs are kept one by one in
+bench/results/interpretation.jsonl and not repeated; one thread. PATHTUNE_DATA as in CONTRIBUTING.md.
 """
 
 import dataclasses
