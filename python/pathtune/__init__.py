@@ -18,6 +18,7 @@ from pathtune.data import Label, LabelKeys, Source, Structure, demo_file, read_s
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
 from pathtune.guidance import ShareChoice, choose_share
+from pathtune.importance import Importance, importance
 from pathtune.loading import load, save
 from pathtune.model import Potential
 from pathtune.training import FitConfig, History, fit
@@ -27,6 +28,7 @@ __all__ = [
     "E0Fit",
     "FitConfig",
     "History",
+    "Importance",
     "InputError",
     "Label",
     "LabelKeys",
@@ -45,6 +47,7 @@ __all__ = [
     "evaluate",
     "extract",
     "fit",
+    "importance",
     "load",
     "load_adapter",
     "merge",

@@ -6,6 +6,7 @@ import json
 import math
 import numbers
 import pathlib
+import tomllib
 from typing import Any
 
 from pathtune.errors import InputError
@@ -54,6 +55,14 @@ def from_json(text: str, form: Any, where: str, at: str = "the content") -> Any:
 def read_json(file: str | pathlib.Path, form: Any) -> Any:
     """The value of a JSON file. Raises InputError as read_text and from_json."""
     return from_json(read_text(file), form, str(file))
+
+
+def read_toml(file: str | pathlib.Path) -> dict[str, Any]:
+    """A TOML file; InputError as read_text, and when it is not TOML."""
+    try:
+        return tomllib.loads(read_text(file))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{file}: is not TOML ({error})") from error
 
 
 def _is(value: Any, form: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -23,11 +24,18 @@ class Path:
     shape: tuple[int, ...]  # [mul_in, mul_out], or [mul_in, n_species, mul_out], or the mode's own
     species_axis: int | None = None  # which axis counts species, if any
     is_reachable: bool = True  # False: no input reaches it, such as the weights of another modality
+    gates: int = 0  # of its output channels the last so many, scalars that gate features of other degrees
 
     @property
     def numel(self) -> int:
         """Number of weights."""
         return int(torch.Size(self.shape).numel())
+
+    @property
+    def degree(self) -> int | None:
+        """l of the features that it maps to features of the same l; None where there is no such single l."""
+        found = re.match(r"(\d+)[eo](?: x \d+[eo])? -> (\d+)[eo]", self.text)
+        return int(found[1]) if found and found[1] == found[2] else None
 
     @property
     def mul(self) -> str:

@@ -144,12 +144,14 @@ def changed_weights(model: Potential) -> dict[str, torch.Tensor]:
     return found | model.effective_weights()
 
 
-def fisher_diagonal(model: Potential, frames: Iterable[Batch], seed: int) -> dict[str, torch.Tensor]:
+def fisher_diagonal(
+    model: Potential, frames: Iterable[Batch], seed: int, names: Sequence[str] | None = None
+) -> dict[str, torch.Tensor]:
     """F at the base of every weight that the model may change, of the shape of W; `frames` of one structure each.
 
-    Raises InputError where there is none.
+    `names`: of other parameters instead. Raises InputError where there is no structure.
     """
-    names = list(changed_weights(model))
+    names = list(changed_weights(model)) if names is None else list(names)
     base = {name: model.base.parameters[name].detach().clone().requires_grad_() for name in names}
     sums = {name: torch.zeros_like(w) for name, w in base.items()}
     generator = torch.Generator().manual_seed(seed)

@@ -170,6 +170,7 @@ def _layers(stock: Any, modality: str | None) -> tuple[Layer, ...]:
         layer = layer_of(name, module, species_input)
         if layer is None:
             continue
+        layer = dataclasses.replace(layer, paths=_with_gates(stock, name, module, layer.paths))
         if getattr(stock.get_submodule(name.split(".")[0]), "num_modalities", 0) > 1:
             n_blocks = len(list(module.irreps_in))
             modal = [k for k, ins in enumerate(module.instructions) if ins.i_in == n_blocks - 1]
@@ -184,11 +185,35 @@ def _layers(stock: Any, modality: str | None) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
+def _with_gates(stock: Any, name: str, module: Any, paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The paths of a linear, those with outputs that only gate other features with their number.
+
+    The gate of an interaction reads what its self connection and its second self interaction give: scalars, gates, and
+    the features that these gate.
+    """
+    part = name.split(".")[0]
+    gate = stock._modules.get(f"{part.split('_')[0]}_equivariant_gate")
+    if gate is None or not part.endswith(("_self_interaction_2", "_self_connection_intro")):
+        return tuple(paths)
+    n_scalars = sum(mul_ir.dim for mul_ir in gate.gate.irreps_scalars)
+    last = n_scalars + gate.gate.irreps_gates.dim
+    ranges = module.irreps_out.slices()
+    instructions = [ins for ins in module.instructions if getattr(ins, "i_in", 0) != -1]
+    return tuple(
+        dataclasses.replace(path, gates=_overlap(ranges[ins.i_out], n_scalars, last) if path.degree == 0 else 0)
+        for path, ins in zip(paths, instructions, strict=True)
+    )
+
+
+def _overlap(block: slice, start: int, stop: int) -> int:
+    return max(0, min(block.stop, stop) - max(block.start, start))
+
+
 def _by_modality(path: Path, names: Sequence[str], modality: str | None) -> list[Path]:
     """A path from the one-hot modality as one path for each: only the weights of ours are reachable."""
     mul_out = path.shape[-1]
     return [
-        Path(f"{path.text} ({name})", path.offset + k * mul_out, (1, mul_out), None, name == modality)
+        Path(f"{path.text} ({name})", path.offset + k * mul_out, (1, mul_out), None, name == modality, path.gates)
         for k, name in enumerate(names)
     ]
 

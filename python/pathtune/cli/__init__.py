@@ -16,6 +16,7 @@ VERBS = {
     "demo": "tune the model that comes with pathtune, compare with full fine-tuning",
     "paths": "list every adaptable weight of a model",
     "fit": "fine-tune a model on labelled structures",
+    "report": "a page of what a run changed, gained and forgot, or of how several compare",
     "describe": "what a run did, as a paragraph for a methods section",
     "evaluate": "errors of a model on labelled structures",
     "merge": "fold an adapter into a plain model",

@@ -6,13 +6,13 @@ import argparse
 import json
 import pathlib
 import sys
-import tomllib
 from typing import Any, TypeVar
 
 from pathtune.adapter_file import load_adapter
 from pathtune.data import labels
 from pathtune.errors import InputError
-from pathtune.files import checked_path, read_text
+from pathtune.files import checked_path
+from pathtune.forms import read_toml
 from pathtune.loading import load
 from pathtune.model import Potential
 from pathtune.options import fields_of, from_mapping
@@ -71,14 +71,6 @@ def options_from(args: argparse.Namespace, **sections: type) -> dict[str, Any]:
                 values[field.name] = tuple(flag) if isinstance(flag, list) else flag
         result[name] = from_mapping(cls, values, f"{file}, [{name}]" if file else "options")
     return result
-
-
-def read_toml(file: str | pathlib.Path) -> dict[str, Any]:
-    """A TOML file; InputError as read_text, and when it is not TOML."""
-    try:
-        return tomllib.loads(read_text(file))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{file}: is not TOML ({error})") from error
 
 
 def load_model(options: ModelOptions, adapter: str | None = None) -> Potential:

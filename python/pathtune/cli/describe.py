@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import pathlib
 import textwrap
-from collections.abc import Mapping
-from typing import Any
 
-from pathtune.cli._common import read_toml
-from pathtune.data import labels
-from pathtune.errors import InputError
+from pathtune.forms import read_toml
 from pathtune.training.folder import RunFolder
+from pathtune.training.methods import describe, read_metrics
 
 WIDTH = 100
-DIGITS = 12  # of a hash, enough to tell two files apart
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,80 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the paragraph."""
     folder = RunFolder(args.run)
-    metrics = _metrics(folder.metrics)
+    metrics = read_metrics(folder.metrics)
     print(textwrap.fill(describe(metrics, read_toml(folder.config)), WIDTH, break_long_words=False))
     return 0
-
-
-def _metrics(file: pathlib.Path) -> dict[str, Any]:
-    try:
-        metrics = json.loads(file.read_text())
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}), expected the folder of a finished run") from error
-    except ValueError as error:
-        raise InputError(f"{file}: is not JSON ({error}), expected what pathtune fit writes") from error
-    if "versions" not in metrics:
-        raise InputError(f"{file}: holds no versions, expected a run of this version of pathtune")
-    return metrics
-
-
-def describe(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """The paragraph, of what metrics.json and config.toml of a run hold."""
-    fit, data = config.get("fit", {}), metrics["n_structures"]
-    counts, versions = metrics["counts"], metrics["versions"]
-    weights = ", ".join(f"{label.name} {fit[key]:g}" for label, key in _weights(fit, metrics["valid"]))
-    sentences = [
-        f"The pretrained {metrics['base']} {metrics.get('model') or 'model'}{_hash(metrics.get('model_sha256'))} was "
-        f"fine-tuned (arm {metrics['arm']}) on {data['train']} structures, with {data['valid']} for validation"
-        + (f" and {data['test']} for testing." if "test" in data else "."),
-        f"{counts['active']:,d} of its {counts['all_weights']:,d} weights were changed "
-        f"({100 * metrics['active_share']:.3g} % of the {counts['reachable_weights']:,d} that the data can reach).",
-        f"Training took {metrics['epochs']} epochs in batches of {metrics['batch_size']} with schedule-free AdamW, "
-        f"learning rate {metrics['learning_rate']:.3g}, beta1 {metrics['beta1']:.3g}, seed {metrics['seed']}, "
-        f"precision {metrics['dtype']}, on a {fit.get('loss', '')} loss with the weights {weights}.",
-        _e0(metrics),
-        f"The result is the best epoch on validation: {metrics['best_reason']}."
-        if not metrics["is_start"]
-        else "The training made it worse; the result is the pretrained model with refitted atomic energies.",
-        f"Validation errors: {_errors(metrics['valid'])}.",
-        f"Test errors: {_errors(metrics['test'])}." if "test" in metrics else "",
-        f"Software: {', '.join(f'{name} {version}' for name, version in versions.items())}.",
-        f"Machine: {metrics['machine']['processor']}, {_plural(metrics['machine']['threads'], 'thread')}"
-        + (f", {metrics['machine']['gpu']}" if "gpu" in metrics["machine"] else "")
-        + f"; {metrics['seconds']:.0f} s of training.",
-        f"Data (SHA-256 of the content): {_fingerprints(metrics['fingerprints'])}.",
-    ]
-    return " ".join(sentence for sentence in sentences if sentence)
-
-
-def _plural(n: int, word: str) -> str:
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"
-
-
-def _weights(fit: Mapping[str, Any], scores: Mapping[str, Any]) -> list[tuple[Any, str]]:
-    """Labels that the structures had, and the options that weigh them."""
-    found = [(label, f"{label.name}_weight") for label in labels() if label.mae_key in scores]
-    return [(label, key) for label, key in found if key in fit]
-
-
-def _e0(metrics: Mapping[str, Any]) -> str:
-    if not metrics["e0_fit"]:
-        return "Atomic energies were kept."
-    elements = ", ".join(metrics["e0_fit"]["shift_ev"])
-    return f"Atomic energies ({elements}) were refitted to the training data by least squares." if elements else ""
-
-
-def _errors(scores: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{label.word} MAE {scores[label.mae_key]:.3g} and RMSE {scores[label.rmse_key]:.3g} {label.report_unit}"
-        for label in labels()
-        if label.mae_key in scores
-    )
-
-
-def _fingerprints(found: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value[:DIGITS]}" for name, value in found.items())
-
-
-def _hash(value: str | None) -> str:
-    return f" (SHA-256 {value[:DIGITS]})" if value else ""

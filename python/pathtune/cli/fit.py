@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import pathlib
 import sys
+import tomllib
 from typing import Any
 
 from pathtune.adaptations.sparse.options import AUTO, SparseDelta
@@ -27,12 +29,16 @@ from pathtune.guidance import choose_share, draw_sweep
 from pathtune.model import Potential
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.options import to_toml
+from pathtune.report.contents import run_report
+from pathtune.report.page import write_report
+from pathtune.report.run import FinishedRun, read_lines
 from pathtune.training import FitConfig
 from pathtune.training.folder import RunFolder
 from pathtune.training.progress import Progress
 from pathtune.training.provenance import file_hash
 from pathtune.training.run import RunOptions, adapt_as, check_arm, run_arm, sections
 
+REPORT = "report"  # folder of the page, within that of the run
 DENOMINATORS = (("reachable_weights", "reachable"), ("adapted_weights", "adapted"), ("all_weights", "all"))
 
 
@@ -84,10 +90,11 @@ def _run(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
     progress = Progress(config.epochs, quiet=args.json)
     facts = {"model": options["model"].model, "model_sha256": file_hash(options["model"].model)}
     metrics = run_arm(model, base, sets, config, folder, e0_fit, progress, facts)
+    page = _report(model, base, sets, options, folder, metrics) if run_options.report else None
     if args.json:
         print_json(metrics)
     else:
-        _print(metrics, folder)
+        _print(metrics, folder, page)
     for warning in metrics["warnings"]:
         print(f"pathtune fit: {warning}", file=sys.stderr)
     return 1 if metrics["is_start"] else 0
@@ -131,7 +138,25 @@ def _decide(
     return dataclasses.replace(delta, active_share=choice.share)
 
 
-def _print(metrics: dict[str, Any], folder: RunFolder) -> None:
+def _report(
+    model: Potential,
+    base: Potential,
+    sets: dict[str, Source],
+    options: dict[str, Any],
+    folder: RunFolder,
+    metrics: dict[str, Any],
+) -> pathlib.Path | None:
+    """The page with the panels that cost little; None, with a note, where it cannot be written: the run is done."""
+    config = tomllib.loads(to_toml(**options))
+    run = FinishedRun(folder, metrics, config, read_lines(folder), base, model, sets["valid"], model.elements)
+    try:
+        return write_report(run_report(run, is_full=False), folder.folder / REPORT, folder.folder)
+    except (InputError, ImportError) as error:
+        print(f"pathtune fit: no report: {error}", file=sys.stderr)
+        return None
+
+
+def _print(metrics: dict[str, Any], folder: RunFolder, page: pathlib.Path | None) -> None:
     after = f"after {metrics['best_epoch']} of {metrics['epochs']} epochs"
     if metrics["is_start"]:
         after = f"the start again, since {after} it was worse (--keep-worse keeps it)"
@@ -153,3 +178,5 @@ def _print(metrics: dict[str, Any], folder: RunFolder) -> None:
         print(f"magforces_scale {metrics['spin']['magforces_scale']:.4g}")
     if folder.merged.exists():
         print(f"merged  {folder.merged}")
+    if page is not None:
+        print(f"report  {page} (pathtune report {folder.folder} adds importance)")

@@ -62,6 +62,7 @@ class RunOptions:
     out: str | None = option(None, "folder to make")
     arm: tuple[str, ...] = option(("sparse",), "what to train; several build on one another", choices=adaptation_kinds)
     max_frames: int | None = option(None, "only the first so many training structures")
+    report: bool = option(True, "write the cheap panels of `pathtune report` at the end: report/index.html")
 
     def __post_init__(self):
         check_fields(self)

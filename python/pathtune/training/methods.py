@@ -1,0 +1,85 @@
+"""The methods paragraph of a finished run: one function for `pathtune describe` and for the report."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from pathtune.data import labels
+from pathtune.errors import InputError
+from pathtune.forms import read_json
+
+DIGITS = 12  # of a hash, enough to tell two files apart
+
+
+def read_metrics(file: pathlib.Path) -> dict[str, Any]:
+    """What metrics.json of a finished run holds. Raises InputError for a file that is missing, or of something else."""
+    if not file.is_file():
+        raise InputError(f"{file}: cannot be read (no such file), expected the folder of a finished run")
+    metrics = read_json(file, dict)
+    if "versions" not in metrics:
+        raise InputError(f"{file}: holds no versions, expected a run of this version of pathtune")
+    return metrics
+
+
+def describe(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """The paragraph, of what metrics.json and config.toml of a run hold."""
+    fit, data = config.get("fit", {}), metrics["n_structures"]
+    counts, versions = metrics["counts"], metrics["versions"]
+    weights = ", ".join(f"{label.name} {fit[key]:g}" for label, key in _weights(fit, metrics["valid"]))
+    sentences = [
+        f"The pretrained {metrics['base']} {metrics.get('model') or 'model'}{_hash(metrics.get('model_sha256'))} was "
+        f"fine-tuned (arm {metrics['arm']}) on {data['train']} structures, with {data['valid']} for validation"
+        + (f" and {data['test']} for testing." if "test" in data else "."),
+        f"{counts['active']:,d} of its {counts['all_weights']:,d} weights were changed "
+        f"({100 * metrics['active_share']:.3g} % of the {counts['reachable_weights']:,d} that the data can reach).",
+        f"Training took {metrics['epochs']} epochs in batches of {metrics['batch_size']} with schedule-free AdamW, "
+        f"learning rate {metrics['learning_rate']:.3g}, beta1 {metrics['beta1']:.3g}, seed {metrics['seed']}, "
+        f"precision {metrics['dtype']}, on a {fit.get('loss', '')} loss with the weights {weights}.",
+        _e0(metrics),
+        f"The result is the best epoch on validation: {metrics['best_reason']}."
+        if not metrics["is_start"]
+        else "The training made it worse; the result is the pretrained model with refitted atomic energies.",
+        f"Validation errors: {_errors(metrics['valid'])}.",
+        f"Test errors: {_errors(metrics['test'])}." if "test" in metrics else "",
+        f"Software: {', '.join(f'{name} {version}' for name, version in versions.items())}.",
+        f"Machine: {metrics['machine']['processor']}, {_plural(metrics['machine']['threads'], 'thread')}"
+        + (f", {metrics['machine']['gpu']}" if "gpu" in metrics["machine"] else "")
+        + f"; {metrics['seconds']:.0f} s of training.",
+        f"Data (SHA-256 of the content): {_fingerprints(metrics['fingerprints'])}.",
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _plural(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
+def _weights(fit: Mapping[str, Any], scores: Mapping[str, Any]) -> list[tuple[Any, str]]:
+    """Labels that the structures had, and the options that weigh them."""
+    found = [(label, f"{label.name}_weight") for label in labels() if label.mae_key in scores]
+    return [(label, key) for label, key in found if key in fit]
+
+
+def _e0(metrics: Mapping[str, Any]) -> str:
+    if not metrics["e0_fit"]:
+        return "Atomic energies were kept."
+    elements = ", ".join(metrics["e0_fit"]["shift_ev"])
+    return f"Atomic energies ({elements}) were refitted to the training data by least squares." if elements else ""
+
+
+def _errors(scores: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{label.word} MAE {scores[label.mae_key]:.3g} and RMSE {scores[label.rmse_key]:.3g} {label.report_unit}"
+        for label in labels()
+        if label.mae_key in scores
+    )
+
+
+def _fingerprints(found: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value[:DIGITS]}" for name, value in found.items())
+
+
+def _hash(value: str | None) -> str:
+    return f" (SHA-256 {value[:DIGITS]})" if value else ""
