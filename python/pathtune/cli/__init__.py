@@ -16,6 +16,7 @@ VERBS = {
     "demo": "tune the model that comes with pathtune, compare with full fine-tuning",
     "paths": "list every adaptable weight of a model",
     "fit": "fine-tune a model on labelled structures",
+    "compare": "train several arms alike on your data: which one, how many weights",
     "describe": "what a run did, as a paragraph for a methods section",
     "evaluate": "errors of a model on labelled structures",
     "merge": "fold an adapter into a plain model",

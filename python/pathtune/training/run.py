@@ -212,6 +212,8 @@ def _metrics(model: Potential, history: History, scores: dict[str, Any]) -> dict
         "valid_loss": best.get("valid_loss"),
         "counts": model.counts(),
         "active_share": model.active_share(),
+        "shares": model.shares(),
+        "optimizer_bytes": history.optimizer_bytes,
         "best_epoch": history.best_epoch,
         "best_reason": history.reason,
         "epochs": len(history.epochs),
