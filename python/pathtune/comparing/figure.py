@@ -63,8 +63,8 @@ def _draw_group(axes: Any, rows: Sequence[Row], key: str, seconds: bool, index: 
     y = [_error(row, key)[0] for row in rows]
     bars = [_error(row, key)[1] / 2 for row in rows]
     colour, shape = COLOURS[index % len(COLOURS)], SHAPES[index % len(SHAPES)]
-    axes.errorbar(x, y, bars if any(bars) else None, fmt=shape, color=colour, ls="-" if len(rows) > 1 else "none",
-                  lw=1, ms=6, capsize=3, label=rows[0]["title"].split(",")[0] if rows else None)  # fmt: skip
+    look = {"fmt": shape, "color": colour, "ls": "-" if len(rows) > 1 else "none", "lw": 1, "ms": 6, "capsize": 3}
+    axes.errorbar(x, y, bars if any(bars) else None, label=rows[0]["title"].split(",")[0] if rows else None, **look)
     for i, (row, place, error) in enumerate(zip(rows, x, y)):
         words = row["title"].split(", ", 1)[1:]
         note = {"xytext": (6, 5 if i % 2 == 0 else -11), "textcoords": "offset points", "fontsize": 7, "color": colour}
