@@ -47,10 +47,10 @@ def body() -> tuple[list[str], list[list[str]]]:
         name = f"{asked['name']}, {result['n_structures']['train']} structures, {trained(result)[0]['n_steps']} steps"
         for row in trained(result):
             shares = ", ".join(f"{100 * row['shares'][of]:.3g} %" for of in ("reachable", "adapted", "all"))
-            over = row.get("over_full", {})
+            over, test = row.get("over_full", {}), row["test"]
             lines.append([
-                name, ROLES[asked["role"]], row["title"], f"{row['values']:,d}", shares, f"{row['test'][FORCES][0]:.1f}",
-                _ratio(over.get(FORCES)), f"{row['test'][ENERGY][0]:.2f}", _ratio(over.get(ENERGY)),
+                name, ROLES[asked["role"]], row["title"], f"{row['values']:,d}", shares, f"{test[FORCES][0]:.1f}",
+                _ratio(over.get(FORCES)), f"{test[ENERGY][0]:.2f}", _ratio(over.get(ENERGY)),
                 f"{row['lr']:.3g}" + ("*" if row["is_edge"] else ""),
             ])  # fmt: skip
     return heading, lines
