@@ -15,7 +15,7 @@ SHAPES = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def draw(file: pathlib.Path, rows: Sequence[Row]) -> None:
-    """Write the PNG. `rows`: those of the table; the base's is a dashed line."""
+    """Write the PNG. `rows`: those of the table; the base's is a dashed line, which may lie above the picture."""
     labels = reported(rows)
     label = next((one for one in labels if one.name == "forces"), labels[0])
     points = [row for row in rows if row.get("values") and split_of(row)]
@@ -31,6 +31,9 @@ def draw(file: pathlib.Path, rows: Sequence[Row]) -> None:
             axes.axhline(error, color="#808080", ls="--", lw=1, label=f"zero-shot, {error:.3g}")
         _format(axes, [_place(row, seconds) for row in points])
     left.set_xlabel("values changed")
+    heights = [_error(row, label.mae_key)[0] for row in points]
+    if heights:
+        left.set_ylim(min(heights) / 1.2, 1.4 * max(heights))
     right.set_xlabel("seconds of training (steps times the median step)")
     on = "test" if any(row.get("test") for row in rows) else "validation"
     left.set_ylabel(f"{label.word} MAE on {on}, {label.report_unit}")
@@ -74,7 +77,7 @@ def _draw_group(axes: Any, rows: Sequence[Row], key: str, seconds: bool, index: 
 def _format(axes: Any, places: Sequence[float | None]) -> None:
     from matplotlib.ticker import LogLocator, ScalarFormatter
 
-    for axis, subs in ((axes.xaxis, (1.0, 3.0)), (axes.yaxis, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))):
+    for axis, subs in ((axes.xaxis, (1.0, 3.0)), (axes.yaxis, (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0))):
         axis.axes.set_xscale("log") if axis is axes.xaxis else axis.axes.set_yscale("log")
         axis.set_major_locator(LogLocator(subs=subs))
         formatter = ScalarFormatter()
