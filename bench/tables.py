@@ -12,6 +12,8 @@ import re
 import statistics
 import sys
 
+import evidence
+
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 STEPS = ("step_mp-0b3-medium", "step_off23-medium", "step_demo", "step_sevennet-0")
@@ -302,6 +304,8 @@ TABLES = {
     "demo": demo_table,
     "optimiser": optimiser_table,
     "untouched": lambda: optimiser_table(UNTOUCHED),
+    "evidence": lambda: rows(*evidence.body()),
+    "claims": lambda: rows(*evidence.claims()),
     "demo_model": demo_model_table,
     "demo_shares": share_table,
     "scaling": scaling_table,

@@ -157,3 +157,13 @@ def test_a_negative_weight_and_an_unknown_element_are_named(base):
     strange.numbers[0] = 79
     with pytest.raises(InputError, match="contains Au, which the model does not know"):
         fit(adapt(base, ["lora"]), structures(0), structures(0), replay=[strange])
+
+
+def test_replayed_labels_of_another_level_of_theory_are_warned_of(base):
+    config = FitConfig(epochs=1, batch_size=2, replay_labels="own")
+    frames = labelled_by(base, known())
+    fit(adapt(base, ["readout"]), structures(0), structures(0), config, replay=copy.deepcopy(frames))
+    for s in frames:
+        s.energy_ev = s.energy_ev - 40.0 * int((s.atomic_numbers == 8).sum())
+    with pytest.warns(UserWarning, match=r"O -40 eV\): they look like another level of theory, expected the base's"):
+        fit(adapt(base, ["readout"]), structures(0), structures(0), config, replay=frames)

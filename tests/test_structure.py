@@ -27,7 +27,7 @@ LAYERS = [
     {"backbones", "adapter_checks", "adapter_file", "adapter_tools", "atomic_energies", "conventions", "evaluation",
      "moments", "calculator", "loading"},
     {"training", "benchmark"},
-    {"guidance", "demo", "importance"},
+    {"guidance", "comparing", "demo", "importance"},
     {"report"},
     {"__init__"},
     {"cli", "__main__"},

@@ -14,6 +14,7 @@ from pathtune.adapter_tools import blend, extract
 from pathtune.adapting import adapt, merge, paths, sparsify, unfreeze
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.calculator import calculator
+from pathtune.comparing import CompareOptions, compare
 from pathtune.data import Label, LabelKeys, Source, Structure, demo_file, read_structures, register_label
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
@@ -25,6 +26,7 @@ from pathtune.training import FitConfig, History, fit
 
 __all__ = [
     "Adaptation",
+    "CompareOptions",
     "E0Fit",
     "FitConfig",
     "History",
@@ -43,6 +45,7 @@ __all__ = [
     "blend",
     "calculator",
     "choose_share",
+    "compare",
     "demo_file",
     "evaluate",
     "extract",

@@ -59,6 +59,10 @@ class Backbone(Protocol):
         """An independent copy, parameters included."""
         ...
 
+    def draw_anew(self, seed: int) -> None:
+        """Other weights in place, as those of a model that was never trained; InputError where that is not known."""
+        ...
+
 
 def check_same_base(mine: Backbone, theirs: Backbone, elements: Sequence[int], where: str = "use") -> None:
     """Raise InputError unless an adaptation of `theirs` fits `mine`, as far as names, shapes and fingerprints tell."""

@@ -1,4 +1,4 @@
-"""The one exception that means: the user's input, not our code."""
+"""The exception that means: the user's input, not our code."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class DivergedError(InputError):
+    """A training whose loss rose or is not finite: another learning rate may do better."""

@@ -110,6 +110,10 @@ def select_layers(
 
     Raises InputError, which lists the names, for a pattern that matches none.
     """
+    for wanted in scope:
+        if not any(layer.scope == wanted for layer in layers):
+            there = ", ".join(dict.fromkeys(layer.scope for layer in layers))
+            raise InputError(f"scope: the model has no layer of scope {wanted}, expected some of {there}")
     layers = [layer for layer in layers if layer.scope in scope]
     chosen = [layer for layer in layers if any(fnmatch.fnmatchcase(layer.name, t) for t in targets)]
     for target in targets:

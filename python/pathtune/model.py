@@ -27,6 +27,8 @@ from pathtune.data.batch import ALWAYS
 from pathtune.errors import InputError
 from pathtune.layers import Layer, Weights, select_layers
 
+DENOMINATORS = ("reachable", "adapted", "all")  # of a share of weights: docs/conventions.md
+
 
 @dataclasses.dataclass
 class Prediction:
@@ -270,8 +272,24 @@ class Potential(torch.nn.Module):
         }
 
     def active_share(self, counts: Mapping[str, int] | None = None) -> float:
-        """Share of the reachable adapted weights that is changed; 1 where the weights themselves are trained."""
-        if any(c.replaces for c in self.adaptation.parts()):
-            return 1.0
+        """Share of the reachable adapted weights that is changed; 1 where all weights are trained."""
+        return self.shares(counts)["reachable"]
+
+    def shares(self, counts: Mapping[str, int] | None = None) -> dict[str, float]:
+        """What is changed as a share of the reachable, of the adapted and of all weights.
+
+        Where the weights themselves are trained, the first two count those that are trained among these weights.
+        """
         counts = counts or self.counts()
-        return counts["active"] / counts["reachable_weights"]
+        changed = dict.fromkeys(DENOMINATORS, counts["active"])
+        if any(c.replaces for c in self.adaptation.parts()):
+            layers = self.adaptation.layers() or select_layers(self.backbone.layers)
+            parameters = self.backbone.parameters
+            trained = [layer for layer in layers if self._is_changed(parameters[layer.parameter], layer.parameter)]
+            changed["reachable"] = sum(self.reachable(layer).numel() for layer in trained)
+            changed["adapted"] = sum(layer.numel for layer in trained)
+        return {name: changed[name] / max(counts[f"{name}_weights"], 1) for name in DENOMINATORS}
+
+    def _is_changed(self, parameter: torch.Tensor, name: str) -> bool:
+        """Whether a weight of the adaptations' own copy is trained, or was before."""
+        return parameter.requires_grad or not torch.equal(parameter, self.base.parameters[name])

@@ -27,6 +27,7 @@ class Option:
     help: str
     choices: tuple[str, ...] | None = None  # the allowed words
     words: tuple[str, ...] = ()  # those allowed beside a number
+    item: type = str  # of each value, where there are several
 
 
 def option(
@@ -93,8 +94,8 @@ def fields_of(cls: type) -> list[Option]:
             kind = value_type(hints[field.name])
             choices: Any = about.get("choices")
             allowed: Any = choices() if callable(choices) else choices
-            words = about.get("words", ())
-            result.append(Option(field.name, kind, field.default, about.get("help", ""), allowed, words))
+            words, item = about.get("words", ()), item_type(hints[field.name])
+            result.append(Option(field.name, kind, field.default, about.get("help", ""), allowed, words, item))
     return result
 
 
@@ -106,8 +107,8 @@ def check_fields(config: Any) -> None:
         is_unset = given is None and field.default is None
         if is_unset or (isinstance(given, str) and given in field.words):
             continue
-        if not _is_a(given, field.kind):
-            raise InputError(f"{field.name} is {given!r}, expected {field.kind.__name__}")
+        if not _is_a(given, field.kind, field.item):
+            raise InputError(f"{field.name} is {given!r}, expected {_named(field)}")
         if field.kind is float and not math.isfinite(float(given)):  # type: ignore
             raise InputError(f"{field.name} is {given}, expected a finite number")
         if field.kind is int and abs(int(given)) > LARGEST_INT:  # type: ignore
@@ -117,10 +118,14 @@ def check_fields(config: Any) -> None:
                 raise InputError(f"{field.name} is {value!r}, expected one of {', '.join(field.choices)}")
 
 
-def _is_a(value: Any, kind: type) -> bool:
-    """Whether a value is of the kind of an option; a bool is no number, and a tuple holds words."""
+def _named(field: Option) -> str:
+    return f"several of type {field.item.__name__}" if field.item is not str else field.kind.__name__
+
+
+def _is_a(value: Any, kind: type, item: type = str) -> bool:
+    """Whether a value is of the kind of an option; a bool is no number, and a tuple holds words, or `item`s."""
     if kind is tuple:
-        return isinstance(value, (tuple, list)) and all(isinstance(v, str) for v in value)
+        return isinstance(value, (tuple, list)) and all(_is_a(v, item) for v in value)
     if kind in (int, float):
         number = numbers.Integral if kind is int else numbers.Real
         return isinstance(value, number) and not isinstance(value, bool)
@@ -141,6 +146,13 @@ def value_type(field_type: Any) -> type:
     return typing.get_origin(field_type) or field_type
 
 
+def item_type(field_type: Any) -> type:
+    """The type of each value of an annotation such as `tuple[float, ...] | None`; str where it is no tuple."""
+    if typing.get_origin(field_type) in (typing.Union, types.UnionType):
+        return item_type(next(t for t in typing.get_args(field_type) if t is not type(None)))
+    return typing.get_args(field_type)[0] if typing.get_origin(field_type) is tuple else str
+
+
 def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
     """An instance of the dataclass `cls` from a table of a TOML file; InputError names an unknown key."""
     known = {field.name: field for field in fields_of(cls)}
@@ -155,8 +167,8 @@ def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
             value = (value,) if isinstance(value, str) else tuple(value)
         if expected is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_INT:
             value = float(value)
-        if not _is_a(value, expected) and not (isinstance(value, str) and value in known[key].words):
-            raise InputError(f"{where}: {key} is {value!r}, expected {expected.__name__}")
+        if not _is_a(value, expected, known[key].item) and not (isinstance(value, str) and value in known[key].words):
+            raise InputError(f"{where}: {key} is {value!r}, expected {_named(known[key])}")
         arguments[key] = value
     return cls(**arguments)
 

@@ -36,6 +36,21 @@ def test_an_arm_starts_as_the_base_trains_and_goes_through_file_and_merging_bitw
         assert torch.isin(has_changed, layer.reachable(base.species_of([1, 8]))).all(), layer.name
 
 
+@pytest.mark.parametrize("variant", ["SevenNet-0", "species-indexed self connection"])
+def test_a_sevennet_starts_from_fresh_weights_and_merges_to_a_plain_model(variant):
+    base = load(tiny_sevennet(**VARIANTS[variant]))
+    model = adapt(base, ["scratch"], [1, 8], seed=5)
+    fresh, own = model.backbone.parameters, base.backbone.parameters
+    bessel = "edge_embedding.basis_function.coeffs"
+    assert all(torch.equal(fresh[name], w) == (name == bessel) for name, w in own.items())
+    structures = [from_atoms(atoms) for atoms in labelled([molecule(i, n=4) for i in range(4)])]
+    for s in structures:
+        s.atomic_numbers[s.atomic_numbers == 6] = 8
+    fit(model, structures, structures, FitConfig(epochs=1, batch_size=2, check_units=False))
+    batch = base.collate(structures)
+    assert torch.allclose(model(batch).forces, load(merge(model))(batch).forces, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("variant", ["SevenNet-0", "MF-0", "one scale and shift"])
 def test_an_extracted_adapter_merges_to_the_tuned_model_bitwise(tmp_path, variant):
     head = "b" if variant == "MF-0" else None

@@ -10,7 +10,7 @@ from pathtune.adaptations.base import (
     unregister_adaptation,
 )
 from pathtune.adaptations.composition import Composition
-from pathtune.adaptations.dense import Full, Readout, Tuned
+from pathtune.adaptations.dense import Full, Readout, Scratch, Tuned
 from pathtune.adaptations.frozen import Frozen
 from pathtune.adaptations.low_rank import LowRank
 from pathtune.adaptations.modulation import Modulation
@@ -22,6 +22,7 @@ from pathtune.adaptations.stored import Stored
 register_adaptation(Sparse)
 register_adaptation(Full)
 register_adaptation(Readout)
+register_adaptation(Scratch)
 register_adaptation(LowRank)
 register_adaptation(Modulation)
 register_adaptation(Pull)
@@ -37,6 +38,7 @@ __all__ = [
     "Modulation",
     "Pull",
     "Readout",
+    "Scratch",
     "Sparse",
     "SparseDelta",
     "Spin",

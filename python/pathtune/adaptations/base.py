@@ -50,6 +50,7 @@ class Adaptation(torch.nn.Module):
     section: ClassVar[str] = ""  # the section of these options in a config file
     is_stored: ClassVar[bool] = True  # whether an adapter file can hold it
     replaces: ClassVar[bool] = False  # whether what it writes does not build on the weights that it is given
+    starts_anew: ClassVar[bool] = False  # whether step 0 is not near the base, so that E0 are refitted for it
     inputs: ClassVar[tuple[str, ...]] = ()  # names of the labels that its term of the energy reads from the batch
     rate: float = 0.01  # default learning rate, where `learning_rate` is not overridden
     backbone: Any = None  # the adaptation's own copy of the backbone, where it trains the weights themselves

@@ -133,12 +133,19 @@ class ByPath(Adaptation):
         return True
 
     @classmethod
-    def blocks_of(cls, base: Potential, elements: Sequence[int], targets: Sequence[str]) -> list[Block]:
-        """The reachable paths of the linears that match `targets`; InputError as select_layers."""
+    def twin(cls, block: Block, part: str, before: Sequence[Block]) -> int | None:
+        """Which of the blocks `before` holds a part that a file has not for `block`; None where none may."""
+        return None
+
+    @classmethod
+    def blocks_of(
+        cls, base: Potential, elements: Sequence[int], targets: Sequence[str], scope: Sequence[str] = ("linear",)
+    ) -> list[Block]:
+        """The reachable paths of the layers of the scope that match `targets`; InputError as select_layers."""
         species = tuple(base.species_of(elements))
         return [
             Block(layer, k, () if path.species_axis is None else species)
-            for layer in select_layers(base.backbone.layers, targets)
+            for layer in select_layers(base.backbone.layers, targets, scope)
             for k, path in enumerate(layer.paths)
             if path.is_reachable
         ]
@@ -163,10 +170,15 @@ class ByPath(Adaptation):
                     numbers = _found(stored, f"{block.name}.atomic_numbers").tolist()
                     block = Block(layer, k, _species(base, numbers, stored.where))
                     taken.add(f"{block.name}.atomic_numbers")
-                blocks.append(block)
-                taken |= {f"{block.name}.{part}" for part in cls.parts}
                 for part in cls.parts:
-                    values[part].append(_found(stored, f"{block.name}.{part}").to(dtype))
+                    name = f"{block.name}.{part}"
+                    twin = cls.twin(block, part, blocks) if name not in stored.tensors else None
+                    if twin is None:
+                        taken.add(name)
+                        values[part].append(torch.nn.Parameter(_found(stored, name).to(dtype)))
+                    else:
+                        values[part].append(values[part][twin])
+                blocks.append(block)
         stored.check_names(taken)
         return blocks, values
 

@@ -1,4 +1,4 @@
-"""Training a copy of the weights themselves: all of them, those of chosen names, or the readouts only."""
+"""Training a copy of the weights themselves: all, those of chosen names, the readouts, or all from a fresh start."""
 
 from __future__ import annotations
 
@@ -151,6 +151,22 @@ class Readout(Full):
     def trains(self, name: str) -> bool:
         """Whether the parameter belongs to a readout."""
         return name.startswith(self.backbone.readouts)
+
+
+class Scratch(Full):
+    """Full fine-tuning from weights that are drawn anew: what the pretraining is worth."""
+
+    kind: ClassVar[str] = "scratch"
+    options: ClassVar[type | None] = None
+    section: ClassVar[str] = ""
+    starts_anew: ClassVar[bool] = True
+
+    @classmethod
+    def build(cls, base: Potential, elements: Sequence[int], options: Any, seed: int) -> Adaptation:
+        """Another draw for each seed; InputError for a backbone whose weights cannot be drawn."""
+        backbone = base.backbone.copy()
+        backbone.draw_anew(seed)
+        return cls(backbone)
 
 
 def _all_layers(backbone: Any) -> list[Layer]:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from pathtune.backbones._choice import choose, refuse_terms
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
 from pathtune.backbones._geometry import differentiate
+from pathtune.backbones._initial import draw_anew
 from pathtune.backbones._packages import import_mace, quiet_torchscript, safe_torch_load
 from pathtune.data import NO_VOLUME_A3, SHIPPED, Batch, Request
 from pathtune.errors import InputError
@@ -111,6 +112,10 @@ class MaceBackbone:
             by_species = ".symmetric_contractions." in name and parameter.shape[0] == len(self.atomic_numbers)
             result[name] = known.get(name, [(tuple(parameter.shape), 0 if by_species else None)])
         return result
+
+    def draw_anew(self, seed: int) -> None:
+        """Other weights in place, as those of a model that was never trained; InputError where that is not known."""
+        draw_anew(self.stock, self.parameters, seed, self.r_max)
 
     def copy(self) -> MaceBackbone:
         """An independent copy, parameters included."""

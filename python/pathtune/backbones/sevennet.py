@@ -17,6 +17,7 @@ import torch
 from pathtune.backbones._choice import choose, refuse_terms
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
 from pathtune.backbones._geometry import differentiate
+from pathtune.backbones._initial import draw_anew
 from pathtune.backbones._packages import import_sevenn, quiet_torchscript
 from pathtune.data import NO_VOLUME_A3, Batch, Request
 from pathtune.errors import InputError
@@ -116,6 +117,10 @@ class SevenNetBackbone:
     def _blocks(self) -> dict[str, Blocks]:
         known = layer_blocks(self.layers)
         return {name: known.get(name, [(tuple(p.shape), None)]) for name, p in self.parameters.items()}
+
+    def draw_anew(self, seed: int) -> None:
+        """Other weights in place, as those of a model that was never trained; InputError where that is not known."""
+        draw_anew(self.stock, self.parameters, seed, self.r_max)
 
     def copy(self) -> SevenNetBackbone:
         """An independent copy, parameters included."""

@@ -17,6 +17,7 @@ VERBS = {
     "paths": "list every adaptable weight of a model",
     "fit": "fine-tune a model on labelled structures",
     "report": "a page of what a run changed, gained and forgot, or of how several compare",
+    "compare": "train several arms alike on your data: which one, how many weights",
     "describe": "what a run did, as a paragraph for a methods section",
     "evaluate": "errors of a model on labelled structures",
     "merge": "fold an adapter into a plain model",

@@ -6,6 +6,7 @@ import argparse
 import json
 import pathlib
 import sys
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from pathtune.adapter_file import load_adapter
@@ -21,18 +22,18 @@ from pathtune.training.run import ModelOptions
 T = TypeVar("T")
 
 
-def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
-    """One flag per field; unset flags stay None, so that a config file can set them."""
+def add_options(parser: argparse.ArgumentParser, *classes: type, without: Collection[str] = ()) -> None:
+    """One flag per field but those `without`; unset flags stay None, so that a config file can set them."""
     for cls in classes:
         group = parser.add_argument_group(cls.__name__)
-        for field in fields_of(cls):
+        for field in [f for f in fields_of(cls) if f.name not in without]:
             default = "" if field.default is None else f" (default {_shown(field.default)})"
             text = (field.help + default).replace("%", "%%")  # argparse formats help texts
             kwargs: dict[str, Any] = {"help": text, "default": None}
             if field.kind is bool:
                 kwargs["action"] = argparse.BooleanOptionalAction
             else:
-                kwargs["type"] = _parser(str if field.kind is tuple else field.kind, field.words)
+                kwargs["type"] = _parser(field.item if field.kind is tuple else field.kind, field.words)
                 kwargs["metavar"] = field.name.upper() if not field.choices else None
                 kwargs["choices"] = field.choices
                 kwargs["nargs"] = "+" if field.kind is tuple else None
@@ -52,20 +53,25 @@ def _parser(kind: type, words: tuple[str, ...]) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return " ".join(value) if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def options_from(args: argparse.Namespace, **sections: type) -> dict[str, Any]:
-    """Instances of the dataclasses by section name: the flags over the config file over the defaults."""
+    """Instances of the dataclasses by section name: the flags over the config file over the defaults.
+
+    A flag is that of the first section with a field of its name.
+    """
     file = getattr(args, "config", None)
     tables = read_toml(file) if file else {}
     unknown = set(tables) - set(sections)
     if unknown:
         raise InputError(f"{file}: unknown section {sorted(unknown)[0]!r}, expected one of {', '.join(sections)}")
     result = {}
+    taken: set[str] = set()
     for name, cls in sections.items():
         values = dict(tables.get(name, {}))
-        for field in fields_of(cls):
+        for field in [f for f in fields_of(cls) if f.name not in taken]:
+            taken.add(field.name)
             flag = getattr(args, field.name, None)
             if flag is not None:
                 values[field.name] = tuple(flag) if isinstance(flag, list) else flag

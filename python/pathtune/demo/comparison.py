@@ -1,4 +1,4 @@
-"""Zero-shot, E0 refit, full fine-tuning and sparse on the shipped data, in one folder that can be resumed."""
+"""Zero-shot, E0 refit, full fine-tuning and sparse on the shipped data: a comparison with rows of its own."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from pathtune._version import __version__
-from pathtune.adaptations import SparseDelta
 from pathtune.adapter_file import load_adapter
-from pathtune.atomic_energies import E0Fit, refit_e0
-from pathtune.data import LabelKeys, Source, as_source, batches, demo_file
+from pathtune.atomic_energies import refit_e0
+from pathtune.comparing.arms import Arm, Plan, Trial, arms_of
+from pathtune.comparing.comparison import compare_arms
+from pathtune.comparing.options import CompareOptions
+from pathtune.comparing.running import World, errors, run_trials
+from pathtune.comparing.table import best_of
+from pathtune.data import Source, as_source, batches, demo_file
 from pathtune.demo.figure import draw
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
 from pathtune.files import checked_path, read_text, write_text
-from pathtune.forms import from_json, read_json
+from pathtune.forms import read_json
 from pathtune.loading import load
 from pathtune.model import Potential
 from pathtune.options import check_fields, check_positive, option, to_mapping, to_toml
 from pathtune.training import FitConfig
 from pathtune.training.folder import RunFolder
 from pathtune.training.progress import SeriesProgress
-from pathtune.training.run import ModelOptions, RunOptions, adapt_as, run_arm
+from pathtune.training.run import ModelOptions
 
 SPLITS = ("train", "valid", "test")
 LEARNING_RATES = (0.01, 0.02, 0.13)  # of both trained arms: the second is the default of full, the last of sparse
@@ -40,18 +43,8 @@ BATCH_SIZE = 5
 ERRORS = ("energy_mae_mev_atom", "forces_mae_mev_a")
 ARMS = ("zero-shot", "zero-shot, E0 refit", "full fine-tuning", "sparse")  # rows of the table
 
-# What is read of the files of a demo.
+# What is read of the file of a finished demo.
 SCORES = dict.fromkeys(ERRORS, numbers.Real)
-LINE = {"valid_loss": numbers.Real}
-METRICS = {
-    **LINE,
-    "epochs": int,
-    "best_epoch": int,
-    "valid": SCORES,
-    "test": SCORES,
-    "counts": {"active": int, "reachable_weights": int},
-    "seconds": float,
-}
 RESULT = {
     "rows": [{"arm": str, "changed": int, "share": float, "bytes": int, "seconds": float, **SCORES}],
     "shares": [{"counts": {"reachable_weights": int}}],
@@ -73,37 +66,6 @@ class DemoOptions:
     def __post_init__(self):
         check_fields(self)
         check_positive(self, "epochs")
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """One training run of the comparison."""
-
-    arm: str  # full or sparse
-    lr: float
-    share: float | None = None  # target of the sparse arm
-
-    @property
-    def name(self) -> str:
-        """Also its folder's name."""
-        return f"{self.arm}{'' if self.share is None else f'_share{self.share:g}'}_lr{self.lr:g}"
-
-
-@dataclasses.dataclass
-class World:
-    """What every trial shares."""
-
-    options: DemoOptions
-    base: Potential
-    refitted: Potential  # base with E0 of the domain
-    e0_fit: E0Fit
-    sets: dict[str, Source]
-    progress: SeriesProgress
-
-
-def sparse_config(share: float) -> SparseDelta:
-    """The sparse arm's delta: the one place where it is set."""
-    return SparseDelta(active_share=share)
 
 
 def claim(folder: pathlib.Path, options: DemoOptions) -> None:
@@ -130,18 +92,14 @@ def run_demo(folder: pathlib.Path, options: DemoOptions, progress: SeriesProgres
         return _read(folder / "demo.json")
     began = time.monotonic()
     progress = progress or SeriesProgress(options.epochs, quiet=True)
-    world = _world(options, progress)
+    world = _world(folder, options)
     with progress:
-        trials = [Trial("full", lr) for lr in LEARNING_RATES]
-        trials += [Trial("sparse", lr, ACTIVE_SHARE) for lr in LEARNING_RATES]
-        progress.n_fits = len(trials) + len(OTHER_SHARES)
-        runs = [_run(trial, world, folder) for trial in trials]
-        full, sparse = (min((r for r in runs if r["arm"] == arm), key=_validation) for arm in ("full", "sparse"))
-        others = [_run(Trial("sparse", sparse["lr"], share), world, folder) for share in OTHER_SHARES]
+        runs, shares = _runs(world, progress)
+    full, sparse = (best_of([run for run in runs if run["arm"] == arm]) for arm in ("full", "sparse"))
     best = RunFolder(folder / "runs" / sparse["name"])
     for file in (best.adapter, best.merged):
         shutil.copyfile(file, folder / file.name)
-    zero, refitted = (_errors(evaluate(model, world.sets["test"])) for model in (world.base, world.refitted))
+    zero, refitted = (errors(evaluate(model, world.sets["test"])) for model in (world.base, world.refitted))
     result = {
         "pathtune": __version__,
         "torch": torch.__version__,
@@ -150,9 +108,9 @@ def run_demo(folder: pathlib.Path, options: DemoOptions, progress: SeriesProgres
         "learning_rates": LEARNING_RATES,
         "batch_size": BATCH_SIZE,
         "n_structures": {name: len(structures) for name, structures in world.sets.items()},
-        "rows": _rows(zero, refitted, full, sparse, world.base),
+        "rows": _rows(zero, refitted, full, sparse),
         "runs": runs,
-        "shares": sorted([sparse, *others], key=_share),
+        "shares": shares,
         "seconds": round(time.monotonic() - began, 1),
         "peak_bytes": _peak_bytes(),
     }
@@ -168,95 +126,54 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     return result
 
 
-def _world(options: DemoOptions, progress: SeriesProgress) -> World:
+def _world(folder: pathlib.Path, options: DemoOptions) -> World:
+    """The shipped model and structures, of each set the first ones."""
+    files = {name: (str(demo_file(name)),) for name in SPLITS}
+    asked = CompareOptions(
+        train=files["train"],
+        valid=files["valid"],
+        test=files["test"],
+        arms=("full", "sparse"),
+        active_share=(ACTIVE_SHARE,),
+        lrs=LEARNING_RATES,
+        seeds=(options.seed,),
+        max_frames=options.max_frames,
+    )
+    plan = Plan(asked, ModelOptions(model="demo"), fit=FitConfig(epochs=options.epochs, batch_size=BATCH_SIZE))
     base = load("demo")
     sets = {name: as_source(demo_file(name), max_frames=options.max_frames) for name in SPLITS}
     refitted, e0_fit = refit_e0(base, sets["train"])
-    return World(options, base, refitted, e0_fit, sets, progress)
+    return World(plan, folder, base, refitted, e0_fit, sets)
 
 
-def _run(trial: Trial, world: World, folder: pathlib.Path) -> dict[str, Any]:
-    """Train, go on training, or read what an earlier call trained."""
-    run, options = RunFolder(folder / "runs" / trial.name), _sections(trial, world.options)
-    world.progress.begin(trial.name)
-    if not run.metrics.exists():
-        model = adapt_as(world.refitted, world.sets["train"], options)
-        with run.start(to_toml(**options), resume=True):
-            run_arm(model, world.refitted, world.sets, options["fit"], run, world.e0_fit, world.progress)
-    elif run.difference(to_toml(**options)):
-        raise InputError(f"{run.folder}: holds a run of another version's options, expected a new folder for the demo")
-    result = _summary(trial, read_json(run.metrics, METRICS), run)
-    world.progress.end(f"{trial.name:25s} validation loss {result['valid_loss']:.5f}  {result['seconds']:5.1f} s")
-    return result
+def _runs(world: World, progress: SeriesProgress) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Both arms at every rate; and the sparse one at its best rate with other shares beside it, ascending."""
+    arms, epochs, seed = arms_of(world.plan), world.plan.fit.epochs, world.plan.compare.seeds[0]
+    _, runs = compare_arms(arms, world, progress, {arm.key: epochs for arm in arms})
+    sparse = best_of([run for run in runs if run["kinds"] == ["sparse"]])
+    others = [Trial(Arm(("sparse",), share), sparse["lr"], seed, epochs) for share in OTHER_SHARES]
+    progress.n_fits += len(others)
+    shares = [sparse, *run_trials(others, world, progress)]
+    return [_named(run) for run in runs], sorted((_named(run) for run in shares), key=lambda run: run["active_share"])
 
 
-def _sections(trial: Trial, options: DemoOptions) -> dict[str, Any]:
-    """What a config file of `pathtune fit` would say."""
-    return {
-        "run": RunOptions(
-            train=(str(demo_file("train")),),
-            valid=(str(demo_file("valid")),),
-            arm=(trial.arm,),
-            max_frames=options.max_frames,
-        ),
-        "model": ModelOptions(model="demo"),
-        "data": LabelKeys(),
-        "delta": SparseDelta() if trial.share is None else sparse_config(trial.share),
-        "fit": FitConfig(epochs=options.epochs, batch_size=BATCH_SIZE, lr=trial.lr, seed=options.seed, keep_worse=True),
-    }
+def _named(run: dict[str, Any]) -> dict[str, Any]:
+    """A summary under the name of its kind."""
+    return {**run, "arm": "+".join(run["kinds"]), "active_share": run.get("shares", {}).get("reachable")}
 
 
-def _summary(trial: Trial, metrics: Mapping[str, Any], run: RunFolder) -> dict[str, Any]:
-    texts = read_text(run.log).splitlines()
-    lines = [from_json(text, LINE, str(run.log), f"line {i}") for i, text in enumerate(texts, 1)]
-    if len(lines) != metrics["epochs"]:
-        raise InputError(f"{run.log}: has {len(lines)} lines, expected one for each of {metrics['epochs']} epochs")
-    counts = metrics["counts"]
-    return {
-        "name": trial.name,
-        "arm": trial.arm,
-        "lr": trial.lr,
-        "target_share": trial.share,
-        "valid_loss": metrics["valid_loss"],
-        "best_epoch": metrics["best_epoch"],
-        "valid": _errors(metrics["valid"]),
-        "test": _errors(metrics["test"]),
-        "counts": counts,
-        "active_share": 1.0 if trial.share is None else counts["active"] / counts["reachable_weights"],
-        "adapter_bytes": metrics.get("adapter_bytes"),
-        "seconds": round(metrics["seconds"], 2),
-        "curve": [round(line["valid_loss"], 6) for line in lines],
-    }
-
-
-def _validation(run: Mapping[str, Any]) -> float:
-    return run["valid_loss"]
-
-
-def _share(run: Mapping[str, Any]) -> float:
-    return run["active_share"]
-
-
-def _errors(scores: Mapping[str, Any]) -> dict[str, float]:
-    return {key: round(scores[key], 4) for key in ERRORS}
-
-
-def _rows(zero: dict, refitted: dict, full: dict, sparse: dict, base: Potential) -> list[dict[str, Any]]:
+def _rows(zero: dict, refitted: dict, full: dict, sparse: dict) -> list[dict[str, Any]]:
     """The table; weights changed are counted in all weights for the full arm, bytes are what must be kept."""
-    weights = list(base.backbone.parameters.values())
-    n_weights, n_bytes = sum(w.numel() for w in weights), sum(w.numel() * w.element_size() for w in weights)
     nothing = {"changed": 0, "share": 0.0, "bytes": 0, "seconds": 0.0}
     rows = [{"arm": name, **errors, **nothing} for name, errors in zip(ARMS, (zero, refitted))]
     for name, run in zip(ARMS[2:], (full, sparse)):
-        is_full = run["arm"] == "full"
-        changed = n_weights if is_full else run["counts"]["active"]
         rows.append(
             {
                 "arm": name,
                 **run["test"],
-                "changed": changed,
+                "changed": run["counts"]["active"],
                 "share": run["active_share"],
-                "bytes": n_bytes if is_full else run["adapter_bytes"],
+                "bytes": run["stored_bytes"],
                 "seconds": run["seconds"],
                 "lr": run["lr"],
             }

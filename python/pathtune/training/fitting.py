@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from pathtune.atomic_energies import energy_error, refit_e0
@@ -14,7 +15,7 @@ from pathtune.training.folder import RunFolder
 from pathtune.training.loop import Loop
 from pathtune.training.options import FitConfig, History
 from pathtune.training.progress import Progress
-from pathtune.training.replay import replayed
+from pathtune.training.replay import other_level, replayed
 
 
 def fit(
@@ -33,7 +34,8 @@ def fit(
     knows, mixed into the training data as `config` says (training/replay.py); the E0 refits do not see them. With a
     `folder` that holds a checkpoint the run continues there, to the bitwise same result. Raises InputError for bad data
     (see read_structures), labels that look like another unit or sign (check_conventions), unless `config.check_units`
-    is off, an element or a labelled output that the model lacks, or a loss that is not finite.
+    is off, an element or a labelled output that the model lacks, or a loss that is not finite. Warns where replayed
+    labels look like another level of theory.
     """
     config = config or FitConfig()
     train = as_source(train, keys)
@@ -53,6 +55,10 @@ def fit(
         model.set_e0(refitted.e0)
     mixed = train
     if replay is not None:
+        is_own = config.replay_labels == "own"
+        said = other_level(Potential(model.base, model.head).to(model.device), replay) if is_own else None
+        if said:
+            warnings.warn(f"pathtune: {said}", stacklevel=2)
         mixed = Joined([train, replayed(model, replay, config.replay_weight, config.replay_labels == "base")])
     history = Loop(model, mixed, valid, config, folder, progress, e0_fit).run()
     if config.refit_e0_last:

@@ -17,7 +17,7 @@ from pathtune.adaptations import Controller
 from pathtune.adaptations.gradients import weight_gradients
 from pathtune.atomic_energies import E0Fit
 from pathtune.data import Batch, Source, batches, shuffled
-from pathtune.errors import InputError
+from pathtune.errors import DivergedError
 from pathtune.evaluation import summed_loss
 from pathtune.losses import ErrorSums, Term, TermSums, total
 from pathtune.model import Potential, Prediction
@@ -86,7 +86,9 @@ class Loop:
                 self._train_epoch()
                 self._finish_epoch()
         self.model.adaptation.restore(self.best)
-        return History(self.lines, self.e0_fit, self.best_epoch, self.start_loss)
+        kept = [t for state in self.optimizer.state.values() for t in state.values() if torch.is_tensor(t)]
+        n_bytes = sum(t.numel() * t.element_size() for t in kept)
+        return History(self.lines, self.e0_fit, self.best_epoch, self.start_loss, optimizer_bytes=n_bytes)
 
     def _controllers(self, n_groups: Sequence[int]) -> list[Controller]:
         """One for each adaptation, with its own groups among the optimizer's."""
@@ -138,7 +140,7 @@ class Loop:
             if penalty is not None:
                 value = value + penalty
         if not torch.isfinite(value):
-            raise InputError(
+            raise DivergedError(
                 f"fit: the loss is {value.item()} in epoch {self.epoch + 1}, step {self.step + 1}, "
                 f"expected a finite number: try a learning rate below {self.lr:g}"
             )
@@ -150,13 +152,13 @@ class Loop:
         return float(value.detach())
 
     def _check_rise(self, value: float) -> None:
-        """Raise InputError where the last three losses of the first steps are far above that of the start."""
+        """Raise DivergedError where the last three losses of the first steps are far above that of the start."""
         if self._steps_done > EARLY_STEPS:
             return
         self.early.append(value)
         start, now = max(self.early[0], self.start_loss), statistics.median(self.early[-3:])
         if len(self.early) >= 3 and now > MOST_RISE * start:
-            raise InputError(
+            raise DivergedError(
                 f"fit: the loss rose from {start:.3g} to {now:.3g} in {len(self.early)} steps at the learning rate "
                 f"{self.lr:.3g}, expected it to fall: try --lr {self.lr / 3:.2g}"
             )
@@ -202,11 +204,11 @@ class Loop:
         return self.config.terms_of(prediction, batch, self.scale.spreads)
 
     def _validate(self, parts: TermSums, errors: ErrorSums, when: str) -> float:
-        """The validation loss, its terms and errors added to `parts` and `errors`. InputError if it is not finite."""
+        """The validation loss, its terms and errors added to `parts` and `errors`. DivergedError if not finite."""
         frames = batches(self.model, self.valid, self.config.batch_size)
         loss = self.seam.mean(*summed_loss(self.model, frames, functools.partial(self._valid_loss, parts, errors)))
         if not math.isfinite(loss):
-            raise InputError(
+            raise DivergedError(
                 f"fit: the validation loss is {loss} {when}, expected a finite number: try a learning rate below "
                 f"{self.lr:g}"
             )

@@ -18,8 +18,9 @@ def read_metrics(file: pathlib.Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{file}: cannot be read (no such file), expected the folder of a finished run")
     metrics = read_json(file, dict)
-    if "versions" not in metrics:
-        raise InputError(f"{file}: holds no versions, expected a run of this version of pathtune")
+    for name in ("versions", "shares"):
+        if name not in metrics:
+            raise InputError(f"{file}: holds no {name}, expected a run of this version of pathtune")
     return metrics
 
 
@@ -32,8 +33,7 @@ def describe(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"The pretrained {metrics['base']} {metrics.get('model') or 'model'}{_hash(metrics.get('model_sha256'))} was "
         f"fine-tuned (arm {metrics['arm']}) on {data['train']} structures, with {data['valid']} for validation"
         + (f" and {data['test']} for testing." if "test" in data else "."),
-        f"{counts['active']:,d} of its {counts['all_weights']:,d} weights were changed "
-        f"({100 * metrics['active_share']:.3g} % of the {counts['reachable_weights']:,d} that the data can reach).",
+        f"{counts['active']:,d} of its {counts['all_weights']:,d} weights were changed ({_shares(metrics)}).",
         f"Training took {metrics['epochs']} epochs in batches of {metrics['batch_size']} with schedule-free AdamW, "
         f"learning rate {metrics['learning_rate']:.3g}, beta1 {metrics['beta1']:.3g}, seed {metrics['seed']}, "
         f"precision {metrics['dtype']}, on a {fit.get('loss', '')} loss with the weights {weights}.",
@@ -50,6 +50,16 @@ def describe(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"Data (SHA-256 of the content): {_fingerprints(metrics['fingerprints'])}.",
     ]
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _shares(metrics: Mapping[str, Any]) -> str:
+    """The share of weights by every denominator; what differs by an order of magnitude is not left to the reader."""
+    counts, shares = metrics["counts"], metrics["shares"]
+    return (
+        f"{100 * shares['reachable']:.3g} % of the {counts['reachable_weights']:,d} adapted ones that the data can "
+        f"reach, {100 * shares['adapted']:.3g} % of the {counts['adapted_weights']:,d} adapted ones, "
+        f"{100 * shares['all']:.3g} % of all"
+    )
 
 
 def _plural(n: int, word: str) -> str:

@@ -113,6 +113,7 @@ class History:
     best_epoch: int
     start_loss: float = math.nan  # validation loss before the first step
     last_e0_fit: E0Fit | None = None
+    optimizer_bytes: int = 0  # of what the optimizer keeps beside the parameters, at the end
 
     @property
     def reason(self) -> str:

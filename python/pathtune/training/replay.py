@@ -16,6 +16,7 @@ import dataclasses
 
 import numpy as np
 
+from pathtune.atomic_energies import refit_e0
 from pathtune.data import Relabelled, Source, batches, in_order, outputs
 from pathtune.data.batch import Batch
 from pathtune.data.structure import Structure
@@ -23,6 +24,10 @@ from pathtune.evaluation import by_structure
 from pathtune.model import Potential
 
 SIZE = 16  # structures that are labelled at once
+FAR_MEV_ATOM, FAR_RATIO = (
+    100.0,
+    5.0,
+)  # energies off the base's by more, which E0 alone bring nearer by this: another level
 
 
 def replayed(model: Potential, source: Source, weight: float, by_base: bool) -> Source:
@@ -42,6 +47,19 @@ def replayed(model: Potential, source: Source, weight: float, by_base: bool) -> 
                 labels["energy"] = labels["energy"] + shift
             structures.append(dataclasses.replace(s, labels=labels, weight=weight * s.weight))
     return Relabelled(source, structures)
+
+
+def other_level(base: Potential, source: Source) -> str | None:
+    """A sentence where the energies of replayed frames look like those of another level of theory than the base's."""
+    _, fit = refit_e0(base, source, SIZE)
+    before, after = fit.rms_before_mev_atom, fit.rms_after_mev_atom
+    if before <= FAR_MEV_ATOM or before <= FAR_RATIO * after:
+        return None
+    shifts = ", ".join(f"{element} {shift:+.3g} eV" for element, shift in fit.shift_ev.items())
+    return (
+        f"the energies of the replayed structures are {before:.0f} meV/atom off the base's, and {after:.0f} with other "
+        f"E0 ({shifts}): they look like another level of theory, expected the base's (or replay_labels base)"
+    )
 
 
 def _predictions(base: Potential, batch: Batch, structures: list[Structure]) -> list[dict[str, np.ndarray]]:

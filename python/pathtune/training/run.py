@@ -14,7 +14,7 @@ from pathtune._version import __version__
 from pathtune.adaptations import Composition, Stored, adaptation_class, adaptation_kinds, option_sections
 from pathtune.adapter_file import save_adapter
 from pathtune.adapting import adapt, merge
-from pathtune.atomic_energies import E0Fit
+from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.data import LabelKeys, Source, batches, elements_of
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate, mean_loss
@@ -118,7 +118,10 @@ def adapt_as(base: Potential, train: Source, options: Mapping[str, Any], n_repla
     for kind in run.arm:
         cls = adaptation_class(kind)
         cls.check(options.get(cls.section), n_steps)
-    return adapt(base, run.arm, elements_of(train), options, config.seed)
+    model = adapt(base, run.arm, elements_of(train), options, config.seed)
+    if config.refit_e0 and any(c.starts_anew for c in model.adaptation.parts()):
+        model.set_e0(refit_e0(model, train)[0].e0)
+    return model
 
 
 def run_arm(
@@ -213,6 +216,8 @@ def _metrics(model: Potential, history: History, scores: dict[str, Any]) -> dict
         "valid_loss": best.get("valid_loss"),
         "counts": model.counts(),
         "active_share": model.active_share(),
+        "shares": model.shares(),
+        "optimizer_bytes": history.optimizer_bytes,
         "best_epoch": history.best_epoch,
         "best_reason": history.reason,
         "epochs": len(history.epochs),

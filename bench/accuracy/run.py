@@ -1,0 +1,82 @@
+"""The evidence: `pathtune compare` on every system of systems.toml, one after the other; given again, it goes on.
+
+    python bench/accuracy/run.py                  # all of them, in the order of the file
+    python bench/accuracy/run.py uracil toluene   # some
+
+A system's runs lie in --work; its table is written to bench/results/accuracy/NAME.json when it is finished, and what
+is there already is not run again. PATHTUNE_DATA as in CONTRIBUTING.md. `python bench/tables.py` writes the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tomllib
+
+import pathtune
+from pathtune.training.provenance import processor
+from pathtune.training.run import ModelOptions
+
+HERE = pathlib.Path(__file__).parent
+DATA = pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data")).resolve()
+RESULTS = HERE.parent / "results" / "accuracy"
+
+
+def systems() -> list[dict]:
+    """Every system with all its options."""
+    tables = tomllib.loads((HERE / "systems.toml").read_text())
+    return [tables["default"] | system for system in tables["system"]]
+
+
+def model_of(name: str, work: pathlib.Path) -> str:
+    """A name that pathtune knows, or the `.model` file of weights in the data folder, made by its own script."""
+    if ":" in name:
+        return name
+    file = work / "models" / f"{name}.model"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(DATA / "weights" / "to_mace.py"), name, str(file)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return str(file)
+
+
+def run(system: dict, work: pathlib.Path) -> dict:
+    """The comparison of one system, as its file in results holds it."""
+    folder = DATA / system["data"]
+    sizes = (system["n_train"], None, system["n_test"])
+    files = [f"{folder / file}.extxyz.xz" + ("" if n is None else f"@:{n}") for file, n in zip(system["files"], sizes)]
+    names = ("arms", "active_share", "rank", "seeds")
+    options = pathtune.CompareOptions(
+        out=str(work / system["name"]), n_rates=system["n_rates"], **{name: tuple(system[name]) for name in names}
+    )
+    config = pathtune.FitConfig(epochs=system["epochs"], batch_size=system["batch_size"])
+    model = model_of(system["model"], work)
+    more = {"model": ModelOptions(dtype="float32")}
+    result = pathtune.compare(model, *files, options=options, config=config, more=more)
+    kept = {key: result[key] for key in ("pathtune", "torch", "threads", "n_structures", "equal", "rows")}
+    return {"system": system, "machine": processor(), **kept}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = {system["name"]: system for system in systems()}
+    parser.add_argument("names", nargs="*", choices=[*known, []], help="systems, all by default")
+    parser.add_argument("--work", type=pathlib.Path, default=HERE.parent.parent / "runs" / "accuracy")
+    args = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in args.names or known:
+        file = RESULTS / f"{name}.json"
+        if file.exists():
+            continue
+        result = run(known[name], args.work.resolve())
+        file.write_text(json.dumps(result, indent=1) + "\n")
+        errors = {row["title"]: row["test"]["forces_mae_mev_a"][0] for row in result["rows"] if row.get("test")}
+        print(name, errors, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Train several arms alike on your model and data, and say which errs less at which cost.
+
+Every arm gets the same structures, the same steps (or seconds) and the same number of learning rates, the best chosen
+on validation. An interrupted comparison goes on when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from pathtune.adaptations import option_sections
+from pathtune.cli._common import add_options, options_from, print_json, required
+from pathtune.comparing.arms import Plan
+from pathtune.comparing.comparison import run_comparison
+from pathtune.comparing.options import CompareOptions
+from pathtune.comparing.table import cost_cells, error_cells
+from pathtune.data import LabelKeys
+from pathtune.ops.allocator import keep_large_blocks
+from pathtune.training import FitConfig
+from pathtune.training.progress import SeriesProgress
+from pathtune.training.run import ModelOptions
+
+# Of other sections: here lists, or the same for every arm.
+NOT_ASKED = ("active_share", "rank", "lr", "seed", "keep_worse")
+
+
+def sections() -> dict[str, type]:
+    """Sections of a config file of this verb; a flag is that of the first that has it."""
+    first = {"compare": CompareOptions, "model": ModelOptions, "data": LabelKeys}
+    return {**first, **option_sections(), "fit": FitConfig}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `pathtune compare`."""
+    parser.add_argument("--config", metavar="FILE", help="TOML with sections compare, model, data, fit; flags win")
+    parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
+    first, *others = sections().values()
+    add_options(parser, first)
+    add_options(parser, *others, without=NOT_ASKED)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and compare, or go on where an earlier call stopped; then print the table."""
+    keep_large_blocks()
+    options = options_from(args, **sections())
+    asked: CompareOptions = options["compare"]
+    out = required(asked.out, "--out", "a folder for the comparison")
+    kinds = {name: options[name] for name in option_sections()}
+    plan = Plan(asked, options["model"], options["data"], options["fit"], kinds)
+    try:
+        result = run_comparison(plan, pathlib.Path(out), SeriesProgress(plan.fit.epochs, quiet=args.json))
+    except KeyboardInterrupt:
+        print("pathtune compare: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    if args.json:
+        print_json(result)
+    else:
+        _print(result, out)
+    return 0
+
+
+def _print(result: dict[str, Any], out: str) -> None:
+    rows = result["rows"]
+    for heading, lines in (error_cells(rows), cost_cells(rows)):
+        _print_table(heading, lines)
+    equal, reference = result["equal"], result["equal"]["reference"]
+    notes = []
+    if equal["mode"] == "seconds":
+        ratios = ", ".join(f"{arm} {ratio:.2f}" for arm, ratio in equal["step_time_ratio"].items())
+        notes.append(f"The same seconds: epochs by the ratio of {reference}'s median step to the arm's ({ratios}).")
+    if any(row.get("is_edge") for row in rows):
+        notes.append("*: the best rate is the lowest or the highest tried; others may be better.")
+    for row in rows:
+        if row.get("n_diverged"):
+            notes.append(f"{row['title']}: {row['n_diverged']} runs at the chosen rate diverged.")
+    for note in notes:
+        print(textwrap.fill(note, 79))
+    print(f"Written to {out}: compare.md  compare.png  compare.json  runs/")
+
+
+def _print_table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    kept = [i for i in range(len(heading)) if any(line[i] for line in lines)]
+    for i in kept:
+        table.add_column(heading[i], justify="left" if i == 0 else "right", no_wrap=i == 0)
+    for line in lines:
+        table.add_row(*(line[i] for i in kept))
+    width = Console().width if sys.stdout.isatty() else 100
+    Console(width=width).print(table, highlight=False)

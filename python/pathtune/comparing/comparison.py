@@ -1,0 +1,202 @@
+"""`compare`: arms with the same data, steps or seconds, and care for the learning rate, in one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from pathtune._version import __version__
+from pathtune.comparing.arms import Arm, Plan, Trial, arms_of, by_arm, sections_of
+from pathtune.comparing.figure import draw
+from pathtune.comparing.options import CompareOptions
+from pathtune.comparing.probe import Cost, costs
+from pathtune.comparing.running import World, errors, open_world, run_trials
+from pathtune.comparing.table import Row, add_ratios, arm_row, best_of, markdown, untrained_row
+from pathtune.data import LabelKeys
+from pathtune.errors import InputError
+from pathtune.evaluation import evaluate
+from pathtune.files import checked_path, read_text, write_text
+from pathtune.forms import read_json
+from pathtune.model import Potential
+from pathtune.options import to_mapping, to_toml
+from pathtune.training import FitConfig
+from pathtune.training.options import learning_rate
+from pathtune.training.progress import SeriesProgress
+from pathtune.training.run import ModelOptions, adapt_as
+
+COSTS = {...: {"step_seconds": float, "clock": str, "peak_bytes": (int, None)}}
+RESULT = {"rows": [{"arm": str, "title": str}], "runs": [{"name": str, "arm": str}], "equal": {...: object}}
+IN_MEMORY = ("train", "valid", "test", "known", "replay")
+
+
+def compare(
+    model: Any,
+    train: Any,
+    valid: Any = None,
+    test: Any = None,
+    options: CompareOptions | None = None,
+    config: FitConfig | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train every arm of `options` alike and return what compare.json in its folder `options.out` then holds.
+
+    `model`: a name or file as `load` takes it, or a Potential. `train`, `valid`, `test`: as of `fit`; `options` may
+    name files in their place. `more`: other sections of a config file by name, such as `model`, `data` or `delta`.
+    With more than one job, model and structures must be names of files, and a script must guard its work by
+    `if __name__ == "__main__"`. An interrupted comparison goes on where it was. Raises InputError as fit does, for
+    arms that are unknown or asked twice, and for a folder that holds something else.
+    """
+    options, more = options or CompareOptions(), dict(more or {})
+    given = {name: data for name, data in (("train", train), ("valid", valid), ("test", test)) if data is not None}
+    named = {name: _names(data) for name, data in given.items()}
+    options = dataclasses.replace(options, **{name: found for name, found in named.items() if found is not None})
+    in_memory = {name: data for name, data in given.items() if named[name] is None}
+    asked = more.pop("model", ModelOptions())
+    if isinstance(model, Potential):
+        in_memory["model"] = model
+    else:
+        asked = dataclasses.replace(asked, model=str(model))
+    plan = Plan(options, asked, more.pop("data", LabelKeys()), config or FitConfig(), more)
+    if options.out is None:
+        raise InputError("out is missing, expected a folder for the comparison")
+    return run_comparison(plan, pathlib.Path(options.out), SeriesProgress(plan.fit.epochs, quiet=True), in_memory)
+
+
+def _names(data: Any) -> tuple[str, ...] | None:
+    """Files, where the data are named by them."""
+    if isinstance(data, (str, pathlib.Path)):
+        return (str(data),)
+    is_list = isinstance(data, (list, tuple)) and bool(data)
+    return tuple(map(str, data)) if is_list and all(isinstance(d, (str, pathlib.Path)) for d in data) else None
+
+
+def run_comparison(
+    plan: Plan, folder: pathlib.Path, progress: SeriesProgress, in_memory: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Train what is not trained yet, and write compare.json, compare.md and compare.png; returns what the first holds.
+
+    A finished folder is only read. InputError as compare.
+    """
+    arms = arms_of(plan)
+    if in_memory and plan.compare.jobs > 1:
+        raise InputError(f"jobs is {plan.compare.jobs} beside data in memory, expected files that each job can read")
+    claim(folder, plan)
+    if (folder / "compare.json").exists():
+        return read_json(folder / "compare.json", RESULT)
+    world = open_world(plan, folder, in_memory)
+    found = _costs(arms, world, is_on_disk=not in_memory)
+    lengths, equal = _lengths(arms, found, plan)
+    with progress:
+        rows, runs = compare_arms(arms, world, progress, lengths, found)
+    result = {
+        "pathtune": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "options": {name: to_mapping(options) for name, options in plan.sections().items()},
+        "n_structures": {name: len(source) for name, source in world.sets.items()},
+        "equal": equal,
+        "rows": [*_untrained(world), *rows],
+        "runs": runs,
+    }
+    add_ratios(result["rows"])
+    write_text(folder / "compare.md", markdown(result["rows"]))
+    draw(folder / "compare.png", result["rows"])
+    write_text(folder / "compare.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def claim(folder: pathlib.Path, plan: Plan) -> None:
+    """Write the options into the folder. Raises InputError where it holds something else or cannot be written."""
+    free = {"out": None, "jobs": 1}  # what a call that goes on may change
+    kept = dataclasses.replace(plan, compare=dataclasses.replace(plan.compare, **free))
+    file, text = folder / "compare.toml", to_toml(**kept.sections())
+    if checked_path(folder).exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file, expected a folder for the comparison")
+    if file.exists():
+        if read_text(file) != text:
+            raise InputError(
+                f"{folder}: holds a comparison with other options ({file}), expected the same or a new folder"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty and holds no comparison, expected a new folder")
+    write_text(file, text)
+
+
+def compare_arms(
+    arms: Sequence[Arm],
+    world: World,
+    progress: SeriesProgress,
+    epochs: Mapping[str, int],
+    found: Mapping[str, Cost] | None = None,
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """A row for each arm, and summaries of all runs. `epochs` and `found` (costs) by the key of the arm.
+
+    Every rate is tried with the first seed; the one with the lowest validation loss runs with the others.
+    """
+    first, *others = world.plan.compare.seeds
+    trials = [Trial(arm, lr, first, epochs[arm.key]) for arm in arms for lr in rates(arm, world, epochs[arm.key])]
+    progress.n_fits = progress.n_done + len(trials) + len(others) * len(arms)
+    tried = by_arm(run_trials(trials, world, progress))
+    chosen = {key: best_of(runs) for key, runs in tried.items()}
+    more = [Trial(arm, chosen[arm.key]["lr"], seed, epochs[arm.key], is_first=False) for arm in arms for seed in others]
+    repeated = by_arm(run_trials(more, world, progress)) if more else {}
+    rows = []
+    for arm in arms:
+        runs = [chosen[arm.key], *repeated.get(arm.key, ())]
+        rows.append(arm_row(arm, tried[arm.key], runs, (found or {}).get(arm.key)))
+    return rows, [run for runs in (*tried.values(), *repeated.values()) for run in runs]
+
+
+def rates(arm: Arm, world: World, epochs: int) -> list[float]:
+    """The learning rates that are tried: those asked, or the arm's default times powers of two."""
+    asked = world.plan.compare
+    if asked.lrs:
+        return list(asked.lrs)
+    options = sections_of(Trial(arm, 1.0, asked.seeds[0], epochs), world.plan)
+    config = dataclasses.replace(options["fit"], lr=None)
+    n_replay = len(world.sets.get("replay", ()))
+    model = adapt_as(world.refitted, world.sets["train"], {**options, "fit": config}, n_replay)
+    default = learning_rate(model, config, config.n_steps(len(world.sets["train"]) + n_replay))
+    return [float(f"{default * 2 ** (i - (asked.n_rates - 1) / 2):.3g}") for i in range(asked.n_rates)]
+
+
+def _costs(arms: Iterable[Arm], world: World, is_on_disk: bool) -> dict[str, Cost]:
+    """Of each arm by its key: measured once and kept in costs.json."""
+    file = world.folder / "costs.json"
+    kept = {key: Cost(**cost) for key, cost in read_json(file, COSTS).items()} if file.exists() else {}
+    missing = [arm for arm in arms if arm.key not in kept]
+    if missing:
+        kept |= {arm.key: cost for arm, cost in zip(missing, costs(missing, world, is_on_disk))}
+        write_text(file, json.dumps({key: dataclasses.asdict(cost) for key, cost in kept.items()}, indent=1) + "\n")
+    return kept
+
+
+def _lengths(arms: Sequence[Arm], found: Mapping[str, Cost], plan: Plan) -> tuple[dict[str, int], dict[str, Any]]:
+    """Epochs by the key of the arm, and what was the same for all, for the record."""
+    mode, asked = plan.compare.equal, plan.fit.epochs
+    reference = next((arm for arm in arms if arm.kinds == ("full",)), arms[0]).key
+    ratio = {arm.key: found[reference].step_seconds / found[arm.key].step_seconds for arm in arms}
+    epochs = {arm.key: asked if mode == "steps" else max(1, round(asked * ratio[arm.key])) for arm in arms}
+    return epochs, {"mode": mode, "reference": reference, "step_time_ratio": ratio, "epochs": epochs}
+
+
+def _untrained(world: World) -> list[Row]:
+    """The base as it is, and with E0 refitted."""
+    rows = []
+    models = [("zero-shot", world.base)]
+    if world.e0_fit is not None:
+        models.append(("zero-shot, E0 refit", world.refitted))
+    for name, model in models:
+        sets = {split: world.sets.get(split) for split in ("valid", "test")} | {"known": world.known}
+        own = {"known": world.base}  # with the base's own E0, as the tuned ones are judged
+        scores = {
+            split: None if source is None else errors(evaluate(own.get(split, model), source))
+            for split, source in sets.items()
+        }
+        rows.append(untrained_row(name, scores))
+    return rows
