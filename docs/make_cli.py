@@ -19,7 +19,7 @@ Every flag of every verb. This page is written by `docs/make_cli.py` from the pa
 prints the same. What the verbs do, and what a run leaves, is in [api.md](api.md).
 
 A mistake in the input ends a command with one sentence and status 2; an interruption with status 130; a run that ended
-worse than it began with status 1. Flags of `fit` may also stand in a TOML file, `--config`; those on the command line win.
+worse than it began with status 1. Flags of `fit` may also stand in a TOML file, `--config`; flags win.
 """
 
 
@@ -79,6 +79,7 @@ def page() -> str:
 
 
 def main() -> int:
+    """Write or check the page."""
     text = page()
     if "--check" in sys.argv:
         if not PAGE.exists() or PAGE.read_text() != text:

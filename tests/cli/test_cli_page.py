@@ -20,5 +20,5 @@ def test_the_page_names_every_verb_and_every_flag_of_fit():
     text = (ROOT / "docs" / "cli.md").read_text()
     _, verbs = verb_parsers(verb_modules())
     assert all(f"## pathtune {name}\n" in text for name in verbs)
-    for flag in ("--model", "--train", "--active-share", "--lora-targets", "--from-mace", "--energy-key", "--no-refit-e0"):
+    for flag in ("--model", "--train", "--active-share", "--lora-targets", "--from-mace", "--energy-key"):
         assert f"`{flag}`" in text, flag
