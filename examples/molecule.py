@@ -1,4 +1,7 @@
-"""Tune the shipped model to glycine at another level of theory. Needs mace-torch; no network. python examples/molecule.py"""
+"""Tune the shipped model to glycine at another level of theory. Needs mace-torch, no network.
+
+python examples/molecule.py
+"""
 
 import pathtune
 

@@ -19,8 +19,10 @@ from pathtune.cli.mace_flags import ALIASES, ANSWERS, TRANSLATED, WITH_VALUES, W
 from pathtune.errors import InputError
 from pathtune.files import read_text, shown
 
-WORDS = {"yes": True, "true": True, "t": True, "y": True, "1": True,
-         "no": False, "false": False, "f": False, "n": False, "0": False}  # fmt: skip
+WORDS = {
+    **dict.fromkeys(("yes", "true", "t", "y", "1"), True),
+    **dict.fromkeys(("no", "false", "f", "n", "0"), False),
+}
 SAME: dict[str, tuple[str, Callable[[str], Any]]] = {
     "seed": ("seed", int),
     "default_dtype": ("dtype", str),
