@@ -97,28 +97,37 @@ def merge(model: Potential, drop_spin: bool = False) -> torch.nn.Module:
 
 
 def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathRow]:
-    """Every adaptable weight block: module, path l1 x l2 -> l3, mul, counts, share of all weights, norm."""
-    species = model.species_of(elements or model.atomic_numbers)
+    """Every adaptable weight block: module, path l1 x l2 -> l3, mul, counts, share of all weights, norm, changes.
+
+    `elements`: of the structures that decide what is reachable; by default those of the adaptation, or all that the
+    model knows. Raises InputError for elements that it does not know.
+    """
+    species = model.species_of(elements or (model.is_adapted and model.elements) or model.atomic_numbers)
     parameters = model.backbone.parameters
+    changed = model.effective_weights() if model.is_adapted else {}
     total = sum(p.numel() for p in model.backbone.stock.parameters())
     rows = []
     for layer in model.backbone.layers:
         flat = parameters[layer.parameter].detach().double().flatten()
+        delta = changed.get(layer.parameter, flat).detach().double().flatten() - flat
         for path in layer.paths:
-            block = flat[path.offset : path.offset + path.numel]
+            block = slice(path.offset, path.offset + path.numel)
             n_reachable = path.numel if path.is_reachable else 0
             if path.species_axis is not None:
                 n_reachable = n_reachable // path.shape[path.species_axis] * len(species)
             rows.append(
                 PathRow(
-                    layer.name,
-                    layer.kind,
-                    path.text,
-                    path.mul,
-                    path.numel,
-                    n_reachable,
-                    path.numel / total,
-                    float(block.pow(2).mean().sqrt()),
+                    module=layer.name,
+                    kind=layer.kind,
+                    path=path.text,
+                    mul=path.mul,
+                    weights=path.numel,
+                    reachable=n_reachable,
+                    share=path.numel / total,
+                    norm=float(flat[block].pow(2).mean().sqrt()),
+                    scope=layer.scope,
+                    changed=int(delta[block].count_nonzero()),
+                    change=float(delta[block].pow(2).mean().sqrt()),
                 )
             )
     return rows

@@ -100,7 +100,10 @@ class PathRow:
     weights: int
     reachable: int  # with the given elements
     share: float  # of all weights of the backbone
-    norm: float  # root mean square of the weights
+    norm: float  # root mean square of the weights of the base
+    scope: str = "linear"  # which of the scopes of SparseDelta adapts it
+    changed: int = 0  # weights that the model's adaptations have changed
+    change: float = 0.0  # root mean square of what was added to its weights
 
 
 def select_layers(

@@ -118,6 +118,22 @@ def test_paths_lists_every_layer(world, capsys):
     assert sum(row["share"] for row in rows) < 1
 
 
+def test_paths_and_fit_mean_the_same_by_reachable_and_by_changed(world, finished, capsys):
+    counts = json.loads((finished / "metrics.json").read_text())["counts"]
+    flags = ["paths", "--model", str(world / "tiny.model"), "--adapter", str(finished / "adapter.safetensors")]
+    assert main([*flags, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert sum(row["changed"] for row in rows) == counts["active"] > 0
+    assert sum(row["reachable"] for row in rows if row["scope"] == "linear") == counts["reachable_weights"]
+    assert all((row["change"] > 0) == (row["changed"] > 0) for row in rows)
+    assert main(flags) == 0
+    out = capsys.readouterr().out
+    assert f"{counts['reachable_weights']:,d}  " in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert main(["paths", "--model", str(world / "tiny.model")]) == 0
+    assert "depends on the elements: name" in capsys.readouterr().out
+
+
 def test_an_interrupted_run_resumes_only_when_asked(world, tmp_path, monkeypatch, capsys):
     from pathtune.training import loop
 

@@ -29,16 +29,27 @@ VERBS = {
 }
 
 
-def _parsed(modules: dict[str, ModuleType], argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; a mistake in a verb's flags prints the usage of that verb."""
+def verb_parsers(modules: dict[str, ModuleType]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the command line, and that of each verb by its name."""
     parser = argparse.ArgumentParser(prog="pathtune", description="Sparse fine-tuning of equivariant potentials.")
     parser.add_argument("--version", action="version", version=f"pathtune {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, module in modules.items():
         module.add_arguments(verbs.add_parser(name, help=VERBS[name], description=module.__doc__))
+    return parser, verbs.choices
+
+
+def verb_modules() -> dict[str, ModuleType]:
+    """The module of each verb by its name."""
+    return {name: importlib.import_module(f"pathtune.cli.{name}") for name in VERBS}
+
+
+def _parsed(modules: dict[str, ModuleType], argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; a mistake in a verb's flags prints the usage of that verb."""
+    parser, verbs = verb_parsers(modules)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        verbs.choices[args.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
+        verbs[args.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
     return args
 
 
@@ -47,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A reader that stops early, as in `pathtune paths | head`, ends the program quietly with 141, as SIGPIPE would.
     """
-    modules = {name: importlib.import_module(f"pathtune.cli.{name}") for name in VERBS}
+    modules = verb_modules()
     try:
         args = _parsed(modules, argv)
     except InputError as error:  # two registered adaptations that ask for one flag

@@ -45,6 +45,13 @@ DENOMINATORS = (("reachable_weights", "reachable"), ("adapted_weights", "adapted
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `pathtune fit`."""
     parser.add_argument("--config", metavar="FILE", help="TOML with sections run, model, data, delta, fit; flags win")
+    parser.add_argument(
+        "--from-mace",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="mace_run_train's YAML file, its flags, or both, to the end of the line: prints them as flags of pathtune "
+        "and runs these (with --dry_run it only prints), and says what stands in the place of each that it lacks",
+    )
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_options(parser, *sections().values())
@@ -52,8 +59,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, check, train, save."""
+    if args.from_mace is not None and _is_dry(args):
+        return 0
     with contextlib.ExitStack() as held:  # the run's folder, until the end
         return _run(args, held)
+
+
+def _is_dry(args: argparse.Namespace) -> bool:
+    """Take up the flags of mace, print what they become, and whether that was all that was asked."""
+    from pathtune.cli import from_mace
+
+    parser = argparse.ArgumentParser(prog="pathtune fit")
+    add_arguments(parser)
+    translation = from_mace.apply(args, parser)
+    print("\n".join(translation.lines()), file=sys.stderr if args.json else sys.stdout, flush=True)
+    return translation.is_dry
 
 
 def _run(args: argparse.Namespace, held: contextlib.ExitStack) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import textwrap
 
 import ase.data
 
@@ -16,6 +17,7 @@ from pathtune.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `pathtune paths`."""
     add_options(parser, ModelOptions)
+    parser.add_argument("--adapter", metavar="FILE", help="an adapter of the model: how many weights it changes, where")
     parser.add_argument("--data", nargs="+", metavar="FILE", help="structures whose elements decide what is reachable")
     parser.add_argument("--elements", nargs="+", metavar="SYMBOL", help="these elements instead")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -23,30 +25,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
-    model = load_model(options_from(args, model=ModelOptions)["model"])
-    rows = paths(model, _elements(args))
+    model = load_model(options_from(args, model=ModelOptions)["model"], args.adapter)
+    elements = _elements(args)
+    rows = paths(model, elements)
     if args.json:
         print_json([dataclasses.asdict(row) for row in rows])
         return 0
-    counts = model.counts()
-    print("\n".join(_table(rows)))
-    print(f"of {counts['all_weights']:,d} weights of the model")
+    known = elements or (model.elements if args.adapter else None)
+    print("\n".join(_table(rows, known is not None, args.adapter is not None)))
+    print(f"of {model.counts()['all_weights']:,d} weights of the model")
+    if known is None:
+        print("what training can reach depends on the elements: name --elements or --data")
+    else:
+        names = " ".join(ase.data.chemical_symbols[z] for z in known)
+        print(textwrap.fill(f"reachable: what structures of {names} can change; fit counts it in its --scope", 80))
     return 0
 
 
-def _table(rows: list[PathRow]) -> list[str]:
-    """Lines of at most 80 characters: each module's name, then its paths."""
-    lines = [f"{'path':18s} {'mul':>14s} {'weights':>10s} {'reachable':>10s} {'share':>7s} {'norm':>8s}"]
+def _table(rows: list[PathRow], has_elements: bool, has_adapter: bool) -> list[str]:
+    """Lines of at most 80 characters: each module's name, then its paths; then the sums, by what --scope names."""
+    last = ("changed", "by") if has_adapter else ("share", "norm")
+    lines = [f"{'path':18s} {'mul':>14s} {'weights':>10s} {'reachable':>10s} {last[0]:>9s} {last[1]:>8s}"]
     module = None
     for r in rows:
         if r.module != module:
             lines.append(r.module)
             module = r.module
-        lines.append(
-            f"  {r.path:16s} {r.mul:>14s} {r.weights:10,d} {r.reachable:10,d} {100 * r.share:5.1f} % {r.norm:8.4f}"
-        )
-    weights, reachable = sum(r.weights for r in rows), sum(r.reachable for r in rows)
-    return [*lines, f"{'total':18s} {'':14s} {weights:10,d} {reachable:10,d}"]
+        reachable = f"{r.reachable:,d}" if has_elements else "?"
+        more = f"{100 * r.share:7.1f} % {r.norm:8.4f}"
+        if has_adapter:
+            more = f"{r.changed:9,d} {100 * r.change / r.norm if r.norm else 0.0:6.1f} %"
+        lines.append(f"  {r.path:16s} {r.mul:>14s} {r.weights:10,d} {reachable:>10s} {more}")
+    for scope in dict.fromkeys(r.scope for r in rows):
+        mine = [r for r in rows if r.scope == scope]
+        reachable = f"{sum(r.reachable for r in mine):,d}" if has_elements else "?"
+        changed = f" {sum(r.changed for r in mine):9,d}" if has_adapter else ""
+        title = f"all of scope {scope}"
+        lines.append(f"{title:33s} {sum(r.weights for r in mine):10,d} {reachable:>10s}{changed}")
+    return lines
 
 
 def _elements(args: argparse.Namespace) -> tuple[int, ...] | None:
