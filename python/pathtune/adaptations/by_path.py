@@ -160,13 +160,13 @@ class ByPath(Adaptation):
                 if f"{block.name}.{cls.parts[0]}" not in stored.tensors:
                     continue
                 if path.species_axis is not None:
-                    numbers = _found(stored, f"{block.name}.atomic_numbers").tolist()
+                    numbers = stored.elements(f"{block.name}.atomic_numbers")
                     block = Block(layer, k, _species(base, numbers, stored.where))
                     taken.add(f"{block.name}.atomic_numbers")
                 blocks.append(block)
                 taken |= {f"{block.name}.{part}" for part in cls.parts}
                 for part in cls.parts:
-                    values[part].append(_found(stored, f"{block.name}.{part}").to(dtype))
+                    values[part].append(stored.real(f"{block.name}.{part}").to(dtype))
         stored.check_names(taken)
         return blocks, values
 
@@ -177,12 +177,6 @@ def check_shape(stored: Stored, block: Block, part: str, found: torch.Tensor, ex
         raise InputError(
             f"{stored.where}: {block.name}.{part} has shape {list(found.shape)}, expected {list(expected)}"
         )
-
-
-def _found(stored: Stored, name: str) -> torch.Tensor:
-    if name not in stored.tensors:
-        raise InputError(f"{stored.where}: holds no {name}, expected it beside the other values of its path")
-    return stored.tensors[name]
 
 
 def _species(base: Potential, numbers: Sequence[int], where: str) -> tuple[int, ...]:
