@@ -95,6 +95,18 @@ def test_a_count_of_atoms_that_the_lines_belie_is_named(tmp_path, n_atoms):
         read_structures(file, needs_labels=False)
 
 
+@pytest.mark.parametrize("name", ["x", "x.xyz"])
+def test_a_count_of_hundreds_of_digits_ends_at_once_in_a_short_sentence(tmp_path, name):
+    file = tmp_path / name
+    file.write_text(f"{'9' * 400}\nProperties=species:S:1:pos:R:3\nH 0 0 0\n")
+    with pytest.raises(InputError, match="announces 9+ atoms"):
+        read_structures(file, needs_labels=False)
+    file.write_text(f"1\nProperties=species:S:1:pos:R:3\nH {'x' * 5000} 0 0\n")
+    with pytest.raises(InputError) as error:
+        read_structures(file, needs_labels=False)
+    assert len(str(error.value)) < 1000
+
+
 def test_a_packed_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "LARGEST_UNPACKED", 1000)
     file = tmp_path / "x.extxyz.xz"

@@ -13,6 +13,7 @@ from typing import Any
 import ase
 import ase.io
 import numpy as np
+from ase.io.formats import filetype
 
 from pathtune.data.geometry import check_geometry
 from pathtune.data.labels import LabelKeys, labels, outputs
@@ -94,6 +95,8 @@ def read_frames(file: str | pathlib.Path) -> list[ase.Atoms]:
     suffix = pathlib.Path(path.stem).suffix if is_packed else path.suffix
     is_extxyz = suffix in EXTXYZ or (is_packed and not suffix)
     try:
+        if not (is_packed or is_extxyz):  # a name without a suffix may hold it too
+            is_extxyz = filetype(str(path)) == "extxyz"
         if not (is_packed or is_extxyz):
             return ase.io.read(path, ":")  # type: ignore
         # ASE seeks in the file and xz rewinds each time: unpacking first is 200 times faster.
