@@ -1,4 +1,4 @@
-"""Write the tables of README.md, docs/results.md and docs/gpu.md from the JSON files in bench/results.
+"""Write the tables of README.md and of docs/*.md from the JSON files in bench/results.
 
     python bench/tables.py            # rewrite what stands between the markers
     python bench/tables.py --check    # exit status 1 when a table is not what the JSON says
@@ -209,6 +209,41 @@ def defect_table() -> str:
     return rows(header, body)
 
 
+def reliability_table() -> str:
+    """What became of changed files and command lines."""
+    titles = {"adapters": "adapter files", "structures": "structure files", "configs": "config files of a fit",
+              "commands": "command lines"}  # fmt: skip
+    body = [
+        [titles[name], *(f"{r[key]:,d}" for key in ("trials", "refused", "accepted", "failed")),
+         f"{r['most_seconds']:.2f}", f"{r['most_megabytes']:.0f}"]
+        for name, r in load("reliability").items()
+    ]  # fmt: skip
+    header = ["what is changed", "trials", "refused in one sentence", "accepted, and sound", "law broken",
+              "most seconds", "most MB"]  # fmt: skip
+    return rows(header, body)
+
+
+def planted_table() -> str:
+    """Planted mistakes of convention, by set, and how many were named."""
+    body = []
+    for model, found in load("conventions").items():
+        for name in dict.fromkeys(row["set"] for row in found["planted"]):
+            mine = [row for row in found["planted"] if row["set"] == name and row["mistake"]]
+            quiet = all(row["is_named"] for row in found["planted"] if row["set"] == name and not row["mistake"])
+            named = sum(row["is_named"] for row in mine)
+            body.append([model, name, str(len(mine)), str(named), "none" if quiet else "yes"])
+    return rows(["model", "set", "kinds planted", "named", "alarm with nothing planted"], body)
+
+
+def alarm_table() -> str:
+    """Sets as they are, and how many raised an alarm."""
+    body = [
+        [model, str(len(found["sets"])), str(sum(row["alarm"] is not None for row in found["sets"]))]
+        for model, found in load("conventions").items()
+    ]
+    return rows(["model", "training sets as they are", "alarms"], body)
+
+
 def mean_and_spread(value: list[float], digits: int) -> str:
     mean, spread = value
     return f"{mean:,.{digits}f}" + (f" (spread {spread:,.{digits}f})" if spread else "")
@@ -250,7 +285,7 @@ def demo_model_table() -> str:
     return rows(["", ""], body)
 
 
-DOCUMENTS = ("results", "results-before-0010", "gpu")
+DOCUMENTS = ("results", "results-before-0010", "gpu", "reliability")
 SYSTEMS = {
     "ethanol450": "ethanol, 450 structures, 2,280 steps", "3bpa": "3BPA, 450 structures, 2,280 steps",
     "ethanol50": "ethanol, 50 structures, 700 steps", "agau": "Ag-Au, 52 structures, 364 steps",
@@ -316,6 +351,9 @@ TABLES = {
     "gpu_resources": resource_table,
     "gpu_costs": cost_table,
     "gpu_defects": defect_table,
+    "reliability": reliability_table,
+    "planted": planted_table,
+    "alarms": alarm_table,
     "ethanol": lambda: accuracy_table("accuracy_ethanol"),
     "ethanol_short": lambda: accuracy_table("accuracy_ethanol", ("full", "sparse 3 %", "sparse 1 %", "L", "H")),
     "3bpa": lambda: accuracy_table("accuracy_3bpa"),

@@ -46,14 +46,15 @@ def tiny_mace(dtype=torch.float64, seed=0, **changes):
         "r_max": 3.5, "num_bessel": 4, "num_polynomial_cutoff": 5, "max_ell": 2,
         "interaction_cls": mace.modules.RealAgnosticResidualInteractionBlock,
         "interaction_cls_first": mace.modules.RealAgnosticInteractionBlock,
-        "num_interactions": 2, "num_elements": 3, "hidden_irreps": o3.Irreps("4x0e+4x1o"),
-        "MLP_irreps": o3.Irreps("4x0e"), "atomic_energies": np.array([-1.0, -2.0, -3.0]),
+        "num_interactions": 2, "num_elements": 3, "hidden_irreps": "4x0e+4x1o",
+        "MLP_irreps": "4x0e", "atomic_energies": np.array([-1.0, -2.0, -3.0]),
         "avg_num_neighbors": 6.0, "atomic_numbers": [1, 6, 8], "correlation": 2,
         "gate": torch.nn.functional.silu, "radial_MLP": [8, 8], "use_reduced_cg": False,
         "atomic_inter_scale": 1.3, "atomic_inter_shift": 0.1, "radial_type": "bessel",
     }  # fmt: skip
     cls = changes.pop("cls", mace.modules.ScaleShiftMACE)
     options.update(changes)
+    options |= {name: o3.Irreps(options[name]) for name in ("hidden_irreps", "MLP_irreps")}
     if cls is mace.modules.MACE:
         options.pop("atomic_inter_scale"), options.pop("atomic_inter_shift")
     try:

@@ -10,7 +10,7 @@ import torch
 
 from models import molecule, tiny_mace
 from pathtune import InputError, Structure, calculator, load, read_structures
-from pathtune.data import as_source, from_atoms, readers
+from pathtune.data import as_source, from_atoms, neighbours, readers
 from pathtune.data.neighbours import MANY, find_graph
 
 
@@ -53,12 +53,58 @@ def test_many_atoms_on_one_spot_are_named_before_their_pairs_are_listed():
         find_graph(s, 5.0)
 
 
+SHAPES = {
+    "a plane of 2,000 A": (atoms([*PAIR, [2e3, 2e3, 0]]), 2),
+    "a line of 900,000 A": (atoms([*PAIR, [9e5, 0, 0]]), 2),
+    "a wide thin cell": (atoms([*PAIR, [1e3, 1e3, 0]], [2e3, 2e3, 4.0], True), 10),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_few_atoms_far_apart_do_not_kill_the_search_for_neighbours(name):
+    a, n_edges = SHAPES[name]
+    assert len(find_graph(from_atoms(a), 4.5).sender) == n_edges
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_both_searches_find_the_same_neighbours_in_the_same_order(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    cell = np.diag(rng.uniform(3, 8, 3)) @ (np.eye(3) + rng.uniform(-0.3, 0.3, (3, 3)))
+    a = atoms(rng.uniform(-1, 2, (9, 3)) @ cell, cell, rng.integers(0, 2, 3).astype(bool))
+    monkeypatch.setattr(neighbours, "SMALLEST_A", 0.0)
+    found = [find_graph(from_atoms(a), 5.0)]
+    monkeypatch.setattr(neighbours, "_is_compact", lambda *_: False)
+    found.append(find_graph(from_atoms(a), 5.0))
+    assert seed == 10 or len(found[0].sender) > 0
+    for field in ("sender", "receiver", "unit_shifts", "pair"):
+        assert np.array_equal(getattr(found[0], field), getattr(found[1], field))
+
+
+def test_more_columns_announced_than_there_are_words_are_named(tmp_path):
+    file = tmp_path / "x.extxyz"
+    file.write_text('1\nProperties="species:S:1:pos:R:1000000000"\nH 0 0 0\n')
+    with pytest.raises(InputError, match="frame 0: Properties announces 1000000001 columns, but line 3 has 4"):
+        read_structures(file, needs_labels=False)
+
+
 @pytest.mark.parametrize("n_atoms", [10**12, 3, -1])
 def test_a_count_of_atoms_that_the_lines_belie_is_named(tmp_path, n_atoms):
     file = tmp_path / "x.extxyz"
     file.write_text(f"1\n\nH 0 0 0\n{n_atoms}\n\nH 0 0 0\n")
     with pytest.raises(InputError, match=rf"frame 1: line 4 announces {n_atoms} atoms, but 1 lines follow"):
         read_structures(file, needs_labels=False)
+
+
+@pytest.mark.parametrize("name", ["x", "x.xyz"])
+def test_a_count_of_hundreds_of_digits_ends_at_once_in_a_short_sentence(tmp_path, name):
+    file = tmp_path / name
+    file.write_text(f"{'9' * 400}\nProperties=species:S:1:pos:R:3\nH 0 0 0\n")
+    with pytest.raises(InputError, match="announces 9+ atoms"):
+        read_structures(file, needs_labels=False)
+    file.write_text(f"1\nProperties=species:S:1:pos:R:3\nH {'x' * 5000} 0 0\n")
+    with pytest.raises(InputError) as error:
+        read_structures(file, needs_labels=False)
+    assert len(str(error.value)) < 1000
 
 
 def test_a_packed_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from pathtune.data import Batch, Label, LabelKeys, Structure, as_source, batches
 from pathtune.errors import InputError
 from pathtune.model import Potential, Prediction
 
+ABSURD = 1e100  # of a prediction, in any unit: as good as infinite, and its square is
 Errors = dict[str, np.ndarray]  # of one structure, by label
 
 
@@ -66,10 +67,10 @@ def _errors(model: Potential, batch: Batch, structures: Sequence[Structure]) -> 
     result: list[Errors] = [{} for _ in structures]
     for label, parts in by_structure(prediction, structures):
         for s, part, error in zip(structures, parts, result):
-            if not np.isfinite(part).all():
+            if not (np.abs(part) < ABSURD).all():
                 phrase = label.phrase.removesuffix(label.name) + f"finite {label.name}"
                 raise InputError(
-                    f"{s.where}: the model predicts a {label.word} of {_first_bad(part)}, expected {phrase}"
+                    f"{s.where}: the model predicts a {label.word} of {_first_bad(part):g}, expected {phrase}"
                 )
             if label.name in s.labels:
                 difference = _difference(prediction, label.name, part, s)
@@ -95,7 +96,7 @@ def _difference(prediction: Prediction, name: str, found: np.ndarray, structure:
 
 
 def _first_bad(values: np.ndarray) -> float:
-    return float(values[~np.isfinite(values)].ravel()[0]) if values.ndim else float(values)
+    return float(values[~(np.abs(values) < ABSURD)].ravel()[0]) if values.ndim else float(values)
 
 
 def _by_element(structure: Structure, error: Errors) -> list[tuple[str, tuple[int, Errors]]]:

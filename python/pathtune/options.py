@@ -139,6 +139,13 @@ def check_positive(config: Any, *names: str) -> None:
             raise InputError(f"{name} is {getattr(config, name)}, expected a number above 0")
 
 
+def check_at_most(config: Any, **limits: float) -> None:
+    """Raise InputError where a named field that is set is above its limit."""
+    for name, limit in limits.items():
+        if getattr(config, name) is not None and getattr(config, name) > limit:
+            raise InputError(f"{name} is {getattr(config, name)}, expected at most {limit:g}")
+
+
 def value_type(field_type: Any) -> type:
     """The plain type of an annotation such as `float | None` or `tuple[str, ...]`."""
     if typing.get_origin(field_type) in (typing.Union, types.UnionType):

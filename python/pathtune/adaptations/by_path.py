@@ -167,7 +167,7 @@ class ByPath(Adaptation):
                 if f"{block.name}.{cls.parts[0]}" not in stored.tensors:
                     continue
                 if path.species_axis is not None:
-                    numbers = _found(stored, f"{block.name}.atomic_numbers").tolist()
+                    numbers = stored.elements(f"{block.name}.atomic_numbers")
                     block = Block(layer, k, _species(base, numbers, stored.where))
                     taken.add(f"{block.name}.atomic_numbers")
                 for part in cls.parts:
@@ -175,7 +175,7 @@ class ByPath(Adaptation):
                     twin = cls.twin(block, part, blocks) if name not in stored.tensors else None
                     if twin is None:
                         taken.add(name)
-                        values[part].append(torch.nn.Parameter(_found(stored, name).to(dtype)))
+                        values[part].append(torch.nn.Parameter(stored.real(name).to(dtype)))
                     else:
                         values[part].append(values[part][twin])
                 blocks.append(block)
@@ -189,12 +189,6 @@ def check_shape(stored: Stored, block: Block, part: str, found: torch.Tensor, ex
         raise InputError(
             f"{stored.where}: {block.name}.{part} has shape {list(found.shape)}, expected {list(expected)}"
         )
-
-
-def _found(stored: Stored, name: str) -> torch.Tensor:
-    if name not in stored.tensors:
-        raise InputError(f"{stored.where}: holds no {name}, expected it beside the other values of its path")
-    return stored.tensors[name]
 
 
 def _species(base: Potential, numbers: Sequence[int], where: str) -> tuple[int, ...]:

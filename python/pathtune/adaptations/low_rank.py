@@ -25,11 +25,12 @@ from pathtune.adaptations.base import Adaptation
 from pathtune.adaptations.by_path import Block, ByPath, check_shape
 from pathtune.adaptations.stored import Stored
 from pathtune.errors import InputError
-from pathtune.options import check_fields, check_positive, option
+from pathtune.options import check_at_most, check_fields, check_positive, option
 
 if TYPE_CHECKING:
     from pathtune.model import Potential
 
+MOST_RANK = 4096  # above the dimensions of any path: more is memory and nothing else
 RATE = 4e-3  # per root of a step (docs/decisions/0011-arms.md)
 
 
@@ -52,6 +53,7 @@ class LowRankOptions:
     def __post_init__(self):
         check_fields(self)
         check_positive(self, "rank")
+        check_at_most(self, rank=MOST_RANK)
         if self.alpha is not None:
             check_positive(self, "alpha")
 
@@ -129,8 +131,7 @@ class LowRank(ByPath):
     def from_tensors(cls, base: Potential, stored: Stored) -> Adaptation:
         """The factors of a file; InputError, naming it, for those that do not fit `base`."""
         blocks, values = cls.read(base, stored)
-        if "scale" not in stored.tensors:
-            raise InputError(f"{stored.where}: holds no scale of a low-rank product, expected one")
+        scale = float(stored.values("scale", 1))
         ratio = (len(base.atomic_numbers) / stored.n_species) ** 0.5
         for i, (block, a, b) in enumerate(zip(blocks, values["a"], values["b"])):
             *lead, n_rows, mul_out = block.shape
@@ -138,7 +139,7 @@ class LowRank(ByPath):
             check_shape(stored, block, "b", b, (*lead, a.shape[-1], mul_out))
             if ratio != 1.0 and block.layer.kind == "species linear":
                 values["b"][i] = b * ratio  # e3nn's path weight holds 1/sqrt(n_species)
-        return cls(blocks, values["a"], values["b"], float(stored.tensors["scale"])).to(base.device)
+        return cls(blocks, values["a"], values["b"], scale).to(base.device)
 
 
 def _output(block: Block) -> tuple[str, str, int]:

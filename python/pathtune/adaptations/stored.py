@@ -51,6 +51,28 @@ class Stored:
             raise InputError(f"{self.where}: {name} is {_described(tensor)}, expected real numbers {expected}")
         return tensor
 
+    def real(self, name: str, n_axes: int | None = None) -> torch.Tensor:
+        """The tensor `name`, of real numbers, with at least one axis or just so many; InputError for another."""
+        tensor = self._named(name)
+        if not tensor.is_floating_point() or not tensor.dim() or n_axes not in (None, tensor.dim()):
+            axes = "some axes" if n_axes is None else f"{n_axes} axes"
+            raise InputError(f"{self.where}: {name} is {_described(tensor)}, expected real numbers with {axes}")
+        return tensor
+
+    def elements(self, name: str) -> tuple[int, ...]:
+        """The atomic numbers in the tensor `name`; InputError as `indices`, and for none or one beyond the elements."""
+        found = self.indices(name, N_ELEMENTS).tolist()
+        if not found or not 0 < found[0] <= found[-1] < N_ELEMENTS:
+            raise InputError(f"{self.where}: {name} is {found}, expected atomic numbers, ascending")
+        return tuple(found)
+
+    def flag(self, name: str) -> bool:
+        """The tensor `name`, int32 [1], 0 or 1; InputError for another."""
+        tensor = self._named(name)
+        if tensor.dtype != torch.int32 or tensor.tolist() not in ([0], [1]):
+            raise InputError(f"{self.where}: {name} is {_described(tensor)}, expected int32 [1], 0 or 1")
+        return tensor.tolist() == [1]
+
     def _named(self, name: str) -> torch.Tensor:
         if name not in self.tensors:
             raise InputError(f"{self.where}: lacks the tensor {name!r}")

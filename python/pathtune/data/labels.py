@@ -15,7 +15,10 @@ import numpy as np
 from ase.units import GPa
 
 from pathtune.errors import InputError
+from pathtune.files import shown
 from pathtune.options import Option, check_fields, option_group, with_groups
+
+ABSURD = 1e30  # of a label of any unit: what is larger has no finite square in float32 or is no number of physics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,10 +91,10 @@ class Label:
             if not np.isfinite(array).all():
                 finite = self.phrase.removesuffix(self.name) + f"finite {self.name}"
                 raise InputError(f"{where}: {key} holds NaN or infinity, expected {finite} in {self.unit}")
-        if self.largest is not None and np.abs(array).max() > self.largest:
+        largest = ABSURD if self.largest is None else self.largest
+        if array.size and np.abs(array).max() > largest:
             raise InputError(
-                f"{where}: {key} reaches {np.abs(array).max():.3g} {self.unit}, "
-                f"expected at most {self.largest:g} (units?)"
+                f"{where}: {key} reaches {np.abs(array).max():.3g} {self.unit}, expected at most {largest:g} (units?)"
             )
         return array
 
@@ -99,7 +102,7 @@ class Label:
         try:
             number = float(value)
         except (TypeError, ValueError):
-            raise InputError(f"{where}: {key} is {value!r}, expected a number in {self.unit}") from None
+            raise InputError(f"{where}: {key} is {shown(value)}, expected a number in {self.unit}") from None
         if not np.isfinite(number):
             raise InputError(f"{where}: {key} is {number}, expected a finite {self.name} in {self.unit}")
         return np.array(number)

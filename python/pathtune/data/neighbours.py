@@ -13,6 +13,7 @@ from pathtune.data.geometry import SMALLEST_A
 from pathtune.data.structure import Structure
 from pathtune.errors import InputError
 
+MOST_CELLS = 1000  # of a search by cells; four for each atom where that is more
 MANY = 1000  # atoms; below, all pairs fit into memory
 
 
@@ -36,10 +37,8 @@ def find_graph(structure: Structure, r_max: float) -> Graph:
     if len(structure) > MANY:
         _check_apart(structure)
     cell = np.asarray(ase.geometry.complete_cell(structure.cell)) if structure.pbc.any() else np.zeros((3, 3))
-    neighbours = vesin.NeighborList(cutoff=r_max, full_list=False)
-    i, j, shift, distance = neighbours.compute(
-        points=structure.positions, box=cell, periodic=structure.pbc.tolist(), quantities="ijSd"
-    )
+    search = _pairs_by_cells if _is_compact(structure, cell, r_max) else _pairs_by_tree
+    i, j, shift, distance = search(structure, cell, r_max)
     if len(distance) and distance.min() < SMALLEST_A:
         k = int(distance.argmin())
         raise _too_close(structure, i[k], j[k], distance[k])
@@ -52,6 +51,55 @@ def find_graph(structure: Structure, r_max: float) -> Graph:
     order = np.lexsort((unit_shifts[:, 2], unit_shifts[:, 1], unit_shifts[:, 0], sender, receiver))
     _, pair_in_order = np.unique(_first_seen(np.concatenate([pair, pair])[order]), return_inverse=True)
     return Graph(sender[order], receiver[order], unit_shifts[order], pair_in_order.astype(np.int64))
+
+
+def _pairs_by_cells(structure: Structure, cell: np.ndarray, r_max: float) -> tuple[np.ndarray, ...]:
+    """Each pair once: sender, receiver, shift of the receiver's image in cell vectors, distance (A)."""
+    neighbours = vesin.NeighborList(cutoff=r_max, full_list=False)
+    return tuple(
+        neighbours.compute(points=structure.positions, box=cell, periodic=structure.pbc.tolist(), quantities="ijSd")
+    )
+
+
+def _pairs_by_tree(structure: Structure, cell: np.ndarray, r_max: float) -> tuple[np.ndarray, ...]:
+    """The same from a tree of the atoms and their images, for structures whose atoms are few for their extent."""
+    periodic = structure.pbc.astype(float)
+    images = np.zeros((1, 3))
+    offset = np.zeros((len(structure), 3))
+    if structure.pbc.any():
+        offset = np.floor(structure.positions @ np.linalg.inv(cell)) * periodic
+        most = np.ceil(r_max / _heights(cell)) * periodic
+        images = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in most), indexing="ij"), axis=-1).reshape(-1, 3)
+    inside = structure.positions - offset @ cell
+    everywhere = (inside[None] + (images @ cell)[:, None]).reshape(-1, 3)
+    found = KDTree(inside).sparse_distance_matrix(KDTree(everywhere), r_max, output_type="ndarray")
+    i, j = found["i"].astype(np.int64), found["j"] % len(structure)
+    shift = images[found["j"] // len(structure)]
+    x, y, z = shift.T
+    is_forward = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
+    once = (i < j) | ((i == j) & is_forward)
+    i, j = i[once], j[once]
+    return i, j, shift[once] + offset[i] - offset[j], found["v"][once]
+
+
+def _is_compact(structure: Structure, cell: np.ndarray, r_max: float) -> bool:
+    """Whether cells of r_max are a good way to search.
+
+    Above 1e5 of them vesin makes them fewer in proportion, down to none along a short direction, and then divides by
+    zero: atoms 2,000 A apart in a plane are enough.
+    """
+    spread = np.ptp(structure.positions, axis=0)
+    lengths = spread
+    if structure.pbc.any():
+        heights = _heights(cell)
+        lengths = np.where(structure.pbc, heights, np.maximum(heights, np.linalg.norm(spread)))
+    return bool(np.prod(np.maximum(lengths / r_max, 1.0)) <= max(MOST_CELLS, 4 * len(structure)))
+
+
+def _heights(cell: np.ndarray) -> np.ndarray:
+    """Distances [3] between the opposite faces of a cell."""
+    areas = np.linalg.norm(np.cross(np.roll(cell, -1, axis=0), np.roll(cell, -2, axis=0)), axis=1)
+    return abs(np.linalg.det(cell)) / areas
 
 
 def _check_apart(structure: Structure) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import ase
 import ase.io
 import numpy as np
+from ase.io.formats import filetype
 
 from pathtune.data.geometry import check_geometry
 from pathtune.data.labels import LabelKeys, labels, outputs
@@ -24,6 +25,7 @@ from pathtune.files import checked_path
 SHIPPED = pathlib.Path(__file__).parent.parent / "demo"  # model and structures that come with this package
 
 EXTXYZ = frozenset({".xyz", ".extxyz"})
+MOST_CHARACTERS = 200  # of what ASE says
 LARGEST_UNPACKED = 500_000_000  # bytes of a packed file in memory
 
 # (file, keys, max_frames, needs_labels) -> structures, or a Source
@@ -93,6 +95,8 @@ def read_frames(file: str | pathlib.Path) -> list[ase.Atoms]:
     suffix = pathlib.Path(path.stem).suffix if is_packed else path.suffix
     is_extxyz = suffix in EXTXYZ or (is_packed and not suffix)
     try:
+        if not (is_packed or is_extxyz):  # a name without a suffix may hold it too
+            is_extxyz = filetype(str(path)) == "extxyz"
         if not (is_packed or is_extxyz):
             return ase.io.read(path, ":")  # type: ignore
         # ASE seeks in the file and xz rewinds each time: unpacking first is 200 times faster.
@@ -103,7 +107,10 @@ def read_frames(file: str | pathlib.Path) -> list[ase.Atoms]:
     except InputError:
         raise
     except Exception as error:  # ASE raises anything from KeyError to struct.error on a foreign file
-        raise InputError(f"{file}: not readable as structures ({type(error).__name__}: {error})") from error
+        text = " ".join(str(error).split())
+        raise InputError(
+            f"{file}: not readable as structures ({type(error).__name__}: {text[:MOST_CHARACTERS]})"
+        ) from error
 
 
 def _unpacked(path: pathlib.Path) -> str:
@@ -117,7 +124,8 @@ def _unpacked(path: pathlib.Path) -> str:
 
 
 def _check_counts(text: str, where: str) -> None:
-    """Raise InputError for a frame that announces more atoms than there are lines: ASE would make room for them."""
+    """Raise InputError for a frame that announces more atoms than there are lines, or more columns than its first
+    atom has words: ASE would make room for them."""
     lines = text.splitlines()
     start, frame = 0, 0
     while start < len(lines) and lines[start].strip():
@@ -130,10 +138,23 @@ def _check_counts(text: str, where: str) -> None:
             raise InputError(
                 f"{where}, frame {frame}: line {start + 1} announces {n_atoms} atoms, but {n_lines} lines follow"
             )
+        n_columns = _announced_columns(lines[start + 1]) if n_atoms else 0
+        if n_columns and n_columns > len(lines[start + 2].split()):
+            raise InputError(
+                f"{where}, frame {frame}: Properties announces {n_columns} columns, but line {start + 3} has "
+                f"{len(lines[start + 2].split())}"
+            )
         start += 2 + n_atoms
         while start < len(lines) and lines[start].startswith("VEC"):  # ASE's lattice lines
             start += 1
         frame += 1
+
+
+def _announced_columns(comment: str) -> int:
+    """How many columns an extxyz comment line says that the atoms have; 0 where it does not say."""
+    found = re.search(r"""Properties\s*=\s*["']?([^"'\s]*)""", comment, re.IGNORECASE)
+    numbers = found[1].split(":")[2::3] if found else []
+    return sum(int(n) for n in numbers if re.fullmatch("[0-9]{1,18}", n))
 
 
 def from_frames(frames: Sequence[ase.Atoms], keys: LabelKeys, where: str, needs_labels: bool) -> list[Structure]:

@@ -16,7 +16,7 @@ from pathtune.adaptations.base import Adaptation, Loss
 from pathtune.adaptations.spin.energy import N_POWERS, N_PRODUCTS, SpinEnergy, SpinShape
 from pathtune.adaptations.spin.graph import spin_graph
 from pathtune.adaptations.spin.linear import Consistency, LinearProblem
-from pathtune.adaptations.spin.options import FIT, SpinLayer
+from pathtune.adaptations.spin.options import FIT, MOST_BASIS, MOST_HIDDEN, SpinLayer
 from pathtune.adaptations.stored import Stored
 from pathtune.data import Batch, Comparison, EnergyTerm
 from pathtune.errors import InputError
@@ -157,15 +157,22 @@ class Spin(Adaptation):
         for name in (*HEADER, "pair_constants", "pair_in"):
             if name not in found:
                 raise InputError(f"{where} lacks {name!r}, expected a whole one")
-        elements, cutoff, scale, is_perpendicular = (found.pop(name).flatten().tolist() for name in HEADER)
-        if not elements or elements != sorted(set(elements)):
-            raise InputError(f"{where} has elements {elements}, expected atomic numbers, ascending")
-        for name, values, largest in (("cutoff", cutoff, base.backbone.r_max + 1e-5), ("scale", scale, math.inf)):
-            if len(values) != 1 or not 0 < values[0] <= largest:
-                raise InputError(f"{where} has {name} {values}, expected one above 0 and up to {largest:.6g}")
+        elements, is_perpendicular = stored.elements("elements"), stored.flag("magforces_perpendicular")
+        cutoff, scale = (float(stored.values(name, 1)) for name in ("cutoff", "magforces_scale"))
+        for name, value, largest in (("cutoff", cutoff, base.backbone.r_max + 1e-5), ("scale", scale, math.inf)):
+            if not 0 < value <= largest:
+                raise InputError(f"{where} has {name} {value}, expected one above 0 and up to {largest:.6g}")
+        for name in set(found) - set(HEADER):
+            stored.real(name)
+        found = {name: tensor for name, tensor in found.items() if name not in HEADER}
         n_basis, n_hidden = (found[name].shape[-1] for name in ("pair_constants", "pair_in"))
+        if not (0 < n_basis <= MOST_BASIS and 0 < n_hidden <= MOST_HIDDEN):
+            raise InputError(
+                f"{where} has {n_basis} radial functions and {n_hidden} hidden values, expected 1 to {MOST_BASIS} and "
+                f"1 to {MOST_HIDDEN}"
+            )
         n_features, is_many_body = base.backbone.n_invariants, "density_out" in found
-        shape = SpinShape(tuple(elements), cutoff[0], n_features, n_basis, n_hidden, is_many_body)
+        shape = SpinShape(elements, cutoff, n_features, n_basis, n_hidden, is_many_body)
         energy = _energy(base, shape, stored.where)
         expected = energy.state_dict()
         for name in sorted({*expected, *found}):
@@ -174,7 +181,7 @@ class Spin(Adaptation):
                 has, wants = (None if t is None else tuple(t.shape) for t in (theirs, mine))
                 raise InputError(f"{stored.where}: {name} of the spin layer has shape {has}, expected {wants}")
         energy.load_state_dict(found)
-        return cls(energy, is_perpendicular == [1], scale[0]).to(base.device)
+        return cls(energy, is_perpendicular, scale).to(base.device)
 
     def _judge(self, problem: LinearProblem) -> None:
         """Compare E with T, take the factor where that is asked, and warn where it is not 1."""

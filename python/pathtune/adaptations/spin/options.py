@@ -7,8 +7,9 @@ import dataclasses
 from ase.data import atomic_numbers
 
 from pathtune.errors import InputError
-from pathtune.options import check_fields, check_positive, option
+from pathtune.options import check_at_most, check_fields, check_positive, option
 
+MOST_BASIS, MOST_HIDDEN = 256, 4096  # far beyond what helps; their product is a matrix in memory
 FIT = "fit"
 
 
@@ -35,6 +36,7 @@ class SpinLayer:
     def __post_init__(self):
         check_fields(self)
         check_positive(self, "spin_basis", "spin_hidden")
+        check_at_most(self, spin_basis=MOST_BASIS, spin_hidden=MOST_HIDDEN)
         if self.spin_cutoff is not None:
             check_positive(self, "spin_cutoff")
         if self.magforces_scale != FIT and (isinstance(self.magforces_scale, str) or not self.magforces_scale > 0):

@@ -1,0 +1,8 @@
+"""The families by name."""
+
+from fuzz.adapters import Adapters
+from fuzz.commands import Commands
+from fuzz.configs import Configs
+from fuzz.structures import Structures
+
+FAMILIES = {family.name: family for family in (Adapters, Structures, Configs, Commands)}
