@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,11 @@ from safetensors import SafetensorError
 from pathtune.backbones._choice import choose, refuse_terms
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
 from pathtune.backbones._geometry import differentiate
+from pathtune.backbones._mace_layers import copied, dead_parameters, layers_of
 from pathtune.backbones._packages import import_mace, quiet_torchscript, safe_torch_load
 from pathtune.data import NO_VOLUME_A3, SHIPPED, Batch, Request
 from pathtune.errors import InputError
-from pathtune.layers import Layer, Path, Weights
+from pathtune.layers import Weights
 
 
 class MaceBackbone:
@@ -33,13 +33,14 @@ class MaceBackbone:
         if type(stock) not in known:
             raise InputError(f"model is a {type(stock).__name__}, expected a MACE or ScaleShiftMACE of mace-torch")
         self.stock: Any = stock.requires_grad_(False)
-        self.parameters = dict(stock.named_parameters())
+        dead = dead_parameters(stock)
+        self.parameters = {name: p for name, p in stock.named_parameters() if name not in dead}
         self.name = type(stock).__name__
         self._radial_tables = radial_tables
         self.backend, self._forward = choose(
             backend, lambda: unsupported(stock), lambda: MaceForward(stock, radial_tables)
         )
-        self.layers = _layers(stock)
+        self.layers = layers_of(stock)
         self.readouts: tuple[str, ...] = ("readouts.",)
         self.sparse_layers = self._forward.sparse_layers if self._forward is not None else frozenset()
         self.atomic_numbers = tuple(int(z) for z in stock.atomic_numbers)
@@ -77,8 +78,7 @@ class MaceBackbone:
 
     def with_weights(self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int) -> torch.nn.Module:
         """A stock MACE with these parameters and atomic energies."""
-        with quiet_torchscript():
-            stock: Any = copy.deepcopy(self.stock)
+        stock: Any = copied(self.stock)
         stock.load_state_dict({name: w.detach() for name, w in weights.items()}, strict=False)
         energies = stock.atomic_energies_fn.atomic_energies.double()  # float64: E0 needs the digits
         if energies.dim() > 1:
@@ -106,16 +106,13 @@ class MaceBackbone:
         return fingerprint(self.parameters, self._blocks(), species, scale)
 
     def _blocks(self) -> dict[str, Blocks]:
-        known, result = layer_blocks(self.layers), {}
-        for name, parameter in self.parameters.items():
-            by_species = ".symmetric_contractions." in name and parameter.shape[0] == len(self.atomic_numbers)
-            result[name] = known.get(name, [(tuple(parameter.shape), 0 if by_species else None)])
-        return result
+        known = layer_blocks(self.layers)
+        return {name: known.get(name, [(tuple(p.shape), None)]) for name, p in self.parameters.items()}
 
     def copy(self) -> MaceBackbone:
         """An independent copy, parameters included."""
         with quiet_torchscript():
-            return type(self)(copy.deepcopy(self.stock), self.backend, self._radial_tables)
+            return type(self)(copied(self.stock), self.backend, self._radial_tables)
 
     def _stock_input(self, batch: Batch) -> dict[str, torch.Tensor]:
         one_hot = torch.nn.functional.one_hot(batch.species, len(self.atomic_numbers)).to(self.dtype)
@@ -137,36 +134,6 @@ class MaceBackbone:
         }
 
 
-def _layers(stock: torch.nn.Module) -> tuple[Layer, ...]:
-    from pathtune.backbones._e3nn import layer_of
-
-    layers = []
-    for name, module in stock.named_modules():
-        # one-hot species: the embedding's only operand, and the second of every skip_tp that is a product
-        species_input = name == "node_embedding.linear" or (name.endswith(".skip_tp") and hasattr(module, "irreps_in2"))
-        layer = layer_of(name, module, species_input)
-        if layer is not None:
-            layers.append(layer)
-    return (*layers, *_opt_in_layers(stock))
-
-
-def _opt_in_layers(stock: Any) -> list[Layer]:
-    """Contraction weights [n_species, n_paths, mul] and radial matrices [h_in, h_out]: scopes beyond the paper."""
-    layers = []
-    for name, parameter in stock.named_parameters():
-        module, _, weight = name.rpartition(".")
-        shape = tuple(parameter.shape)
-        if ".contractions." in name and shape[0] == len(stock.atomic_numbers):
-            if weight.isdigit():  # of a ParameterList, one entry for each degree below the highest
-                module, weight = module.rpartition(".")[0], f"weights.{weight}"
-            layers.append(
-                Layer(f"{module}.{weight}", "contraction", (Path("contraction", 0, shape, 0),), parameter.numel(), "")
-            )
-        elif ".conv_tp_weights." in name and len(shape) == 2:
-            layers.append(Layer(module, "radial", (Path("radial", 0, shape),), parameter.numel(), weight))
-    return layers
-
-
 def load_mace(
     source: str | pathlib.Path | torch.nn.Module,
     dtype: torch.dtype | None = None,
@@ -180,8 +147,7 @@ def load_mace(
     """
     import_mace()
     if isinstance(source, torch.nn.Module):
-        with quiet_torchscript():
-            stock: torch.nn.Module = copy.deepcopy(source)
+        stock = copied(source)
     elif str(source) == SHIPPED.name:
         stock = _load_shipped(SHIPPED)
     else:

@@ -180,6 +180,7 @@ def from_atoms(
         pbc=np.asarray(atoms.pbc, dtype=bool),
         labels=found,
         config_type=str(atoms.info.get("config_type", "Default")),
+        head=str(atoms.info["head"]) if atoms.info.get("head") is not None else None,
     )
     check_geometry(structure)
     for label in labels():
