@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from pathtune.adaptations import Adaptation, Composition
@@ -243,9 +244,17 @@ class Potential(torch.nn.Module):
             beside = [other.name for other in conjugates((label.name,)) if other.name in lacking.labels]
             has = f"has {' and '.join(beside)} but no" if beside else "has no"
             raise InputError(
-                f"{lacking.where}: {has} {label.name} ({label.key}), "
-                f"expected it, since {self._reader_of(label.name)} reads it"
+                f"{lacking.where}: {has} {label.name} ({' or '.join((label.key, *label.aliases))}), "
+                f"expected it, since {self._reader_of(label.name)} reads it{label.hint and ': '}{label.hint}"
             )
+        for name, (least, most) in getattr(self.backbone, "input_ranges", {}).items():
+            for s in structures:
+                value = s.labels.get(name, np.zeros(()))
+                if not np.all((value == np.round(value)) & (value >= least) & (value <= most)):
+                    raise InputError(
+                        f"{s.where}: {name} is {np.ravel(value)[0]:g}, expected a whole number from {least} to {most}, "
+                        f"which is what this {self.backbone.name} knows"
+                    )
 
     def _reader_of(self, name: str) -> str:
         kinds = [c.kind for c in self.adaptation.parts() if name in c.inputs]

@@ -40,13 +40,18 @@ def layers_of(stock: torch.nn.Module) -> tuple[Layer, ...]:
     from pathtune.backbones._e3nn import layer_of
 
     layers = []
-    n_heads = len(getattr(stock, "heads", None) or ("Default",))
+    n_heads = n_heads_of(stock)
     for name, module in stock.named_modules():
         is_species = name.endswith(SPECIES_LINEARS) or (name.endswith(".skip_tp") and hasattr(module, "irreps_in2"))
         layer = layer_of(name, module, is_species)
         if layer is not None:
             layers.append(_by_head(layer, n_heads) if name.startswith(("readouts.", "embedding_readout.")) else layer)
     return (*layers, *_opt_in_layers(stock))
+
+
+def n_heads_of(stock: Any) -> int:
+    """How many levels of theory share the weights."""
+    return len(getattr(stock, "heads", None) or ("Default",))
 
 
 def _by_head(layer: Layer, n_heads: int) -> Layer:

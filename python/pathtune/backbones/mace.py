@@ -16,6 +16,7 @@ from pathtune.backbones._choice import choose, refuse_terms
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
 from pathtune.backbones._geometry import differentiate
 from pathtune.backbones._mace_layers import copied, dead_parameters, layers_of
+from pathtune.backbones._mace_options import embedded_inputs, refuse
 from pathtune.backbones._packages import import_mace, quiet_torchscript, safe_torch_load
 from pathtune.data import NO_VOLUME_A3, SHIPPED, Batch, Request
 from pathtune.errors import InputError
@@ -32,6 +33,7 @@ class MaceBackbone:
         known = (mace.modules.MACE, mace.modules.ScaleShiftMACE)
         if type(stock) not in known:
             raise InputError(f"model is a {type(stock).__name__}, expected a MACE or ScaleShiftMACE of mace-torch")
+        refuse(stock)
         self.stock: Any = stock.requires_grad_(False)
         dead = dead_parameters(stock)
         self.parameters = {name: p for name, p in stock.named_parameters() if name not in dead}
@@ -46,7 +48,7 @@ class MaceBackbone:
         self.atomic_numbers = tuple(int(z) for z in stock.atomic_numbers)
         self.heads: tuple[str, ...] = tuple(getattr(stock, "heads", None) or ("Default",))
         self.outputs: tuple[str, ...] = ("energy", "forces", "stress")
-        self.inputs: tuple[str, ...] = ()
+        self.inputs, self.input_ranges = embedded_inputs(stock)
         first = stock.products[-1].linear.irreps_out[0]
         self.n_invariants = first.mul if (first.ir.l, first.ir.p) == (0, 1) else 0
         self.r_max = float(stock.r_max)
@@ -68,8 +70,10 @@ class MaceBackbone:
         options = {"training": request.training, "compute_force": True, "compute_stress": needs_stress}
         data = self._stock_input(batch)
         out = torch.func.functional_call(self.stock, replaced, (data,), options)
+        has_own_energy = hasattr(self.stock, "embedding_readout")  # of charge and spin, which is no interaction
+        is_interaction = "interaction_energy" in out and not has_own_energy
         result = {
-            "energy": out["interaction_energy"] if "interaction_energy" in out else out["energy"],
+            "energy": out["interaction_energy"] if is_interaction else out["energy"],
             "forces": out["forces"],
         }
         if needs_stress:
@@ -131,6 +135,7 @@ class MaceBackbone:
             "batch": batch.node_graph,
             "ptr": ptr,
             "head": batch.head,
+            **{name: batch.labels[name].value.to(self.dtype) for name in self.inputs},
         }
 
 

@@ -170,6 +170,8 @@ def from_atoms(
         place = atoms.info if label.per == "graph" else atoms.arrays
         key = keys.of(label)
         value = place.get(key, results.get(key))
+        if value is None and key == label.key:
+            value = next((place[other] for other in label.aliases if place.get(other) is not None), None)
         if value is not None:
             found[label.name] = label.checked(value, len(atoms), key, where)
     structure = Structure(
