@@ -18,7 +18,7 @@ from pathtune.data import Label, LabelKeys, Source, Structure, demo_file, read_s
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
 from pathtune.guidance import ShareChoice, choose_share
-from pathtune.loading import load, save
+from pathtune.loading import export, load, save
 from pathtune.model import Potential
 from pathtune.training import FitConfig, History, fit
 
@@ -43,6 +43,7 @@ __all__ = [
     "choose_share",
     "demo_file",
     "evaluate",
+    "export",
     "extract",
     "fit",
     "load",

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
 from pathtune.backbones._choice import choose, refuse_terms
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
 from pathtune.backbones._geometry import differentiate
+from pathtune.backbones._mace_files import converted, read_mace
 from pathtune.backbones._mace_layers import copied, dead_parameters, layers_of
 from pathtune.backbones._mace_options import embedded_inputs, refuse
-from pathtune.backbones._packages import import_mace, quiet_torchscript, safe_torch_load
-from pathtune.data import NO_VOLUME_A3, SHIPPED, Batch, Request
+from pathtune.backbones._packages import import_mace, quiet_torchscript
+from pathtune.data import NO_VOLUME_A3, Batch, Request
 from pathtune.errors import InputError
 from pathtune.layers import Weights
 
@@ -145,77 +142,18 @@ def load_mace(
     backend: str = "auto",
     radial_tables: bool = True,
 ) -> MaceBackbone:
-    """A MACE backbone from a `.model` file, a module, "demo", or a name that mace's own downloader knows.
+    """A MACE backbone from a `.model` file, a folder of `pathtune export`, a module, "demo", or a name that mace's own
+    downloader knows.
 
-    A `.model` file is a pickle: loading it can run code, so it is loaded only because the user named it.
-    Raises InputError for a missing file, an unknown name, or a file that is not a MACE model.
+    A `.model` file is a pickle: loading it can run code, so it is loaded only because the user named it. Low-rank
+    adapters of mace are merged, models in the layout of cuEquivariance or OpenEquivariance converted by mace. Raises
+    InputError for a missing file, an unknown name, or a file that is not a MACE model.
     """
     import_mace()
     if isinstance(source, torch.nn.Module):
-        stock = copied(source)
-    elif str(source) == SHIPPED.name:
-        stock = _load_shipped(SHIPPED)
+        where = type(source).__name__
+        stock = source if isinstance(source, torch.jit.ScriptModule) else copied(source)
     else:
-        stock = _load_file(_find(str(source)))
+        where, stock = str(source), read_mace(str(source))
+    stock = converted(stock, where)
     return MaceBackbone(stock.to(dtype) if dtype else stock, backend, radial_tables)
-
-
-def stock_mace(**options) -> torch.nn.Module:
-    """A stock ScaleShiftMACE in float32 with random weights; irreps and interaction classes as text."""
-    mace = import_mace()
-    from e3nn import o3
-
-    for name in ("interaction_cls", "interaction_cls_first"):
-        options[name] = getattr(mace.modules, options[name])
-    for name in ("hidden_irreps", "MLP_irreps"):
-        options[name] = o3.Irreps(options[name])
-    options.setdefault("gate", torch.nn.functional.silu)
-    options.setdefault("num_elements", len(options["atomic_numbers"]))
-    options["atomic_energies"] = np.asarray(options["atomic_energies"])
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        defaults = {"atomic_inter_scale": 1.0, "atomic_inter_shift": 0.0, "use_reduced_cg": False}
-        with quiet_torchscript():
-            return mace.modules.ScaleShiftMACE(**defaults | options)
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _load_shipped(folder: pathlib.Path) -> torch.nn.Module:
-    """The model of demo/pretrain.py: constructor arguments as JSON, weights as safetensors; nothing is executed."""
-    try:
-        arguments = json.loads((folder / "model.json").read_text())["constructor"]
-        weights = safetensors.torch.load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder}: the shipped model cannot be read ({error}), reinstall pathtune") from error
-    stock = stock_mace(**arguments)
-    stock.load_state_dict(weights, strict=True)
-    return stock
-
-
-def _find(source: str) -> pathlib.Path:
-    if pathlib.Path(source).is_file():
-        return pathlib.Path(source)
-    with safe_torch_load(), quiet_torchscript():
-        from mace.calculators import foundations_models
-
-    names = [n for n in foundations_models.mace_mp_names if n]
-    if source in names:
-        try:
-            return pathlib.Path(foundations_models.download_mace_mp_checkpoint(source))
-        except Exception as error:
-            raise InputError(f"{source}: mace's download failed ({error}); name a .model file instead") from error
-    known = ", ".join([SHIPPED.name, *names])
-    raise InputError(f"{source}: no such file, and no model that comes with pathtune or mace downloads ({known})")
-
-
-def _load_file(path: pathlib.Path) -> torch.nn.Module:
-    try:
-        with quiet_torchscript():
-            stock = torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:
-        raise InputError(f"{path}: not a MACE model file ({type(error).__name__}: {error})") from error
-    if not isinstance(stock, torch.nn.Module):
-        raise InputError(f"{path}: holds a {type(stock).__name__}, expected a MACE model")
-    return stock

@@ -103,7 +103,7 @@ def build(name: str, seed: int = 0) -> torch.nn.Module:
         from pathtune.backbones.sevennet import load_sevennet
 
         return load_sevennet(SEVENNETS[name], torch.float32).stock
-    from pathtune.backbones.mace import stock_mace
+    from pathtune.backbones._mace_stock import stock_mace
 
     case = CASES[name]
     first, others = f"RealAgnostic{case.interactions}", f"RealAgnostic{case.interactions}Residual"
