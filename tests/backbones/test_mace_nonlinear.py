@@ -99,3 +99,18 @@ def test_a_fit_and_a_merge_keep_what_was_learned():
     p, q = model(batch), merged(batch)
     assert torch.allclose(p.forces, q.forces, rtol=1e-10, atol=1e-11)
     assert not torch.equal(p.forces, ours(batch).forces)
+
+
+@pytest.mark.slow
+def test_it_agrees_at_the_widths_of_mh_1():
+    """512x0e+512x1o, 128 channels of order 3 on the edges, 16 atoms, double precision; all gradients."""
+    from pathtune.benchmark.cases import build
+    from pathtune.benchmark.step import agreement, make_batch, make_model
+
+    stock = build("mh-1").double()
+    reference, ours = (make_model(stock, backend, "full", 1.0, [8, 26, 29]) for backend in ("reference", "cpu"))
+    assert ours.backbone.backend == "cpu"
+    found = agreement(reference, ours, make_batch(ours, "mh-1", 16))
+    assert found["energy_ev_atom"] < 1e-12
+    assert found["forces_ev_a"] < 1e-10 * found["forces_max_ev_a"]
+    assert found["gradient_relative"] < 5e-9  # of the smallest tensor's greatest: sums of many that cancel
