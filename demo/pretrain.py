@@ -24,7 +24,7 @@ import safetensors.torch
 import torch
 
 import pathtune
-from pathtune.backbones.mace import stock_mace
+from pathtune.backbones._mace_stock import stock_mace
 from pathtune.data import ISOLATED_ATOM, Structure, composition, find_graph
 from pathtune.files import write_atomically, write_text
 from pathtune.training.folder import RunFolder

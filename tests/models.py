@@ -12,6 +12,13 @@ from pathtune.backbones._packages import import_mace
 ALL = ("energy", "forces", "stress")  # outputs of the models here
 
 
+def irreps_of(text):
+    """As mace's constructors take them."""
+    from e3nn import o3
+
+    return o3.Irreps(text)
+
+
 def sparse_of(model):
     """The sparse delta that a model uses."""
     return model.adaptation.parts()[0]

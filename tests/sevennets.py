@@ -39,6 +39,7 @@ MODAL = {
     "use_modal_output_block": True, "use_modal_wise_shift": True, "use_modal_wise_scale": True,
     "shift": [[-1.0, -2.0, -3.0], [-1.5, -2.5, -3.5]], "scale": [1.3, 0.7],
 }  # fmt: skip
+OMAT = {**PARITY, "lmax": 3, "self_connection_type": "nequip"}
 VARIANTS = {
     "SevenNet-0": {},
     "l3i5": {"lmax": 3, "irreps_manual": ["8x0e", "8x0e+5x1e+3x2e+2x3e", "8x0e+5x1e+3x2e+2x3e", "8x0e"],
@@ -47,6 +48,10 @@ VARIANTS = {
     "both parities": PARITY,
     "species-indexed self connection": {"self_connection_type": "nequip"},
     "both parities, species-indexed": {**PARITY, "self_connection_type": "nequip"},
+    "7net-omat": OMAT,
+    "7net-mf-ompa and 7net-omni": {**MODAL, **OMAT},
+    "eight layers, as 7net-omni-i8": {**MODAL, **OMAT, "lmax": 1, "channel": 2, "num_convolution_layer": 8,
+                                      "conv_denominator": [2.5] * 8},
     "one scale and shift": {"shift": -1.5, "scale": 2.0},
     "shares between modalities": {**MODAL, "use_modal_node_embedding": False, "use_modal_wise_scale": False,
                                   "use_modal_wise_shift": False, "shift": [-1.0, -2.0, -3.0], "scale": 1.3},

@@ -202,7 +202,8 @@ def test_what_a_model_does_not_predict_is_one_sentence(toys):
 
 
 def test_without_a_registration_nothing_knows_a_label():
-    assert [label.name for label in labels()] == ["energy", "forces", "stress", "magmom", "magforces"]
+    assert [label.name for label in labels()] == ["energy", "forces", "stress", "magmom", "magforces", "total_charge",
+                                                 "total_spin"]  # fmt: skip
     with pytest.raises(TypeError, match="charge_weight"):
         FitConfig(charge_weight=1.0)
     with pytest.raises(AttributeError, match="charge_key"):

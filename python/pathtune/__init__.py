@@ -20,7 +20,7 @@ from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
 from pathtune.guidance import ShareChoice, choose_share
 from pathtune.importance import Importance, importance
-from pathtune.loading import load, save
+from pathtune.loading import export, load, save
 from pathtune.model import Potential
 from pathtune.training import FitConfig, History, fit
 
@@ -48,6 +48,7 @@ __all__ = [
     "compare",
     "demo_file",
     "evaluate",
+    "export",
     "extract",
     "fit",
     "importance",

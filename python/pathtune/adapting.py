@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,13 +20,16 @@ def adapt(
     elements: Sequence[int] | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
+    heads: Iterable[str | None] | None = None,
 ) -> Potential:
     """A new Potential with one new adaptation of each of the `kinds`, in their order, on `base`.
 
-    `elements`: atomic numbers of the training data; `options`: what is asked of each kind, by the name of its section
-    in a config file, its defaults where absent. Raises InputError for an unknown kind, for elements the model lacks,
-    for a `base` that is adapted already, and as the kinds themselves do.
+    `elements`: atomic numbers of the training data; `heads`: the heads that they name, by default the one that the
+    model was loaded for; `options`: what is asked of each kind, by the name of its section in a config file, its
+    defaults where absent. Raises InputError for an unknown kind, for elements and heads the model lacks, for a `base`
+    that is adapted already, and as the kinds themselves do.
     """
+    base = base.for_heads(heads)
     classes = [adaptation_class(kind) for kind in kinds]
     if base.is_adapted:
         raise InputError("adapt: the model already carries an adapter, expected a plain one (merge it first)")
@@ -46,16 +49,19 @@ def sparsify(
     elements: Sequence[int] | None = None,
     seed: int = 0,
     candidates: Mapping[str, Sequence[int] | torch.Tensor] | None = None,
+    heads: Iterable[str | None] | None = None,
 ) -> Potential:
     """A new Potential with a sparse delta on `base`, whose weights are frozen and shared, never changed.
 
-    `elements`: atomic numbers of the training data; weights of other species cannot be trained and get
-    no delta. `candidates`: the weights that may change, as flat indices by layer name (those of `paths`),
-    instead of those that `config` would choose; layers that it does not name get no delta. A layer with few
-    candidates is trained without ever forming its dense gradient. Raises InputError for targets that match no
+    `elements` and `heads`: of the training data; weights of other species and heads cannot be trained and get no
+    delta; by default all elements, and the head that the model was loaded for. `candidates`: the weights that may
+    change, as flat indices by layer name (those of `paths`), instead of those that `config` would choose; layers
+    that it does not name get no delta. A layer with few candidates is trained without ever forming its dense gradient.
+    Raises InputError for targets that match no
     layer, elements the model lacks, a share of less than one weight, a layer in `candidates` that is unknown
     or no target, and indices outside of their layer.
     """
+    base = base.for_heads(heads)
     if base.is_adapted:
         raise InputError("sparsify: the model already carries an adapter, expected a plain one (merge it first)")
     elements = _checked_elements(base, elements)
@@ -103,6 +109,7 @@ def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathR
     model knows. Raises InputError for elements that it does not know.
     """
     species = model.species_of(elements or (model.is_adapted and model.elements) or model.atomic_numbers)
+    heads = model.tuned_heads
     parameters = model.backbone.parameters
     changed = model.effective_weights() if model.is_adapted else {}
     total = sum(p.numel() for p in model.backbone.stock.parameters())
@@ -112,9 +119,6 @@ def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathR
         delta = changed.get(layer.parameter, flat).detach().double().flatten() - flat
         for path in layer.paths:
             block = slice(path.offset, path.offset + path.numel)
-            n_reachable = path.numel if path.is_reachable else 0
-            if path.species_axis is not None:
-                n_reachable = n_reachable // path.shape[path.species_axis] * len(species)
             rows.append(
                 PathRow(
                     module=layer.name,
@@ -122,7 +126,7 @@ def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathR
                     path=path.text,
                     mul=path.mul,
                     weights=path.numel,
-                    reachable=n_reachable,
+                    reachable=path.reachable(species, heads).numel(),
                     share=path.numel / total,
                     norm=float(flat[block].pow(2).mean().sqrt()),
                     scope=layer.scope,
@@ -143,5 +147,6 @@ def _adapted(base: Potential, components: Sequence[Adaptation], elements: Sequen
     model = Potential(base.base, base.head)
     model.e0 = base.e0.clone()
     model.base_e0 = base.base_e0.clone()
+    model.tuned_heads = base.tuned_heads
     model.adaptation = Composition(components, base.base, elements, base.e0)
     return model

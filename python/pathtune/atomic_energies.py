@@ -56,10 +56,10 @@ def refit_e0(
     element's E0. Least squares of minimum norm in the shift otherwise (docs/theory.md). With `huber_delta` (eV/atom)
     the sum is that of Huber's function of the error per atom, which a minority of frames on another energy scale
     does not pull away from the rest. Raises InputError for an element that the model lacks and for a label more than
-    25 eV/atom off the fit.
+    25 eV/atom off the fit. Only frames of the head that the model was loaded for count.
     """
     source = as_source(data, keys)
-    labelled = np.flatnonzero(source.present["energy"])
+    labelled = _own_energies(model, source)
     if not len(labelled):
         return model, E0Fit({}, 0, 0, (), 0.0, 0.0)
     check_elements(source, model.atomic_numbers)
@@ -101,11 +101,20 @@ def refit_e0(
 
 def energy_error(model: Potential, source: Source, batch_size: int = 16) -> float:
     """Mean absolute error of the energies, eV/atom; 0 where no frame has one."""
-    labelled = np.flatnonzero(source.present["energy"])
+    labelled = _own_energies(model, source)
     if not len(labelled):
         return 0.0
     residual, _ = _residuals(model, source, labelled.tolist(), batch_size)
     return float(np.mean(np.abs(residual) / source.composition[labelled].sum(axis=1)))
+
+
+def _own_energies(model: Potential, source: Source) -> np.ndarray:
+    """Which frames have an energy of the head that the model was loaded for: E0 of other heads are not refitted."""
+    labelled = np.flatnonzero(source.present["energy"])
+    if len(model.backbone.heads) == 1:
+        return labelled
+    frames = [source.read(int(i)) for i in labelled]
+    return labelled[[model.head_index(s.head, s.where) == model.head for s in frames]]
 
 
 def _solve(

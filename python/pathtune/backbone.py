@@ -29,6 +29,7 @@ class Backbone(Protocol):
     outputs: tuple[str, ...]  # names of the labels that `predict` can give; "energy" is one
     inputs: tuple[str, ...]  # names of the labels that it reads from the batch
     r_max: float  # A
+    # optional: `input_ranges`, by name of an input the least and greatest whole number that it takes
     dtype: torch.dtype
 
     def atomic_energies(self) -> torch.Tensor:

@@ -38,16 +38,26 @@ class PathtuneCalculator(Calculator):
 
     @model.setter
     def model(self, model: Potential) -> None:
-        self._model = model
+        self._model, self._info = model, []
         self._reads_moments = "magmom" in model.inputs
         if self.relax_moments and not self._reads_moments:
             raise InputError("relax_moments is asked of a model that reads no moments, expected one with a spin layer")
         self.implemented_properties = [*model.outputs, "free_energy", *(["magmoms"] if self._reads_moments else [])]
         self.reset()
 
+    def check_state(self, atoms, tol=1e-15):
+        """Called by ASE, which does not look at what the model reads of atoms.info, such as a charge."""
+        changes = super().check_state(atoms, tol)
+        return changes if self._info_of(atoms) == self._info else [*changes, "info"]
+
+    def _info_of(self, atoms) -> list[str]:
+        graph = [label for label in map(label_of, self._model.inputs) if label.per == "graph"]
+        return [repr(atoms.info.get(key)) for label in graph for key in (label.key, *label.aliases)]
+
     def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
-        """Called by ASE. Raises InputError for an element that the model lacks."""
+        """Called by ASE. Raises InputError for an element that the model lacks, and a charge or spin that it needs."""
         super().calculate(atoms, list(properties), list(system_changes))
+        self._info = self._info_of(self.atoms)
         keys = LabelKeys(magmom_key="initial_magmoms") if self._reads_moments else None
         structure = from_atoms(self.atoms, keys, where="atoms", with_outputs=False)  # type: ignore
         check_elements([structure], self._model.atomic_numbers)

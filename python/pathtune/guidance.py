@@ -15,7 +15,7 @@ from pathtune.adaptations import SparseDelta
 from pathtune.adapting import sparsify
 from pathtune.atomic_energies import refit_e0
 from pathtune.conventions import check_conventions
-from pathtune.data import as_source, batches, elements_of
+from pathtune.data import as_source, batches, elements_of, heads_of
 from pathtune.errors import InputError
 from pathtune.evaluation import mean_loss
 from pathtune.files import write_text
@@ -81,12 +81,13 @@ def choose_share(
     if config.check_units:
         check_conventions(base, train)
     config = dataclasses.replace(config, epochs=epochs, refit_e0=False, patience=0, check_units=False, keep_worse=True)
-    elements, points = elements_of(train), _read(file, epochs, len(valid))
+    elements, heads, points = elements_of(train), heads_of(train), _read(file, epochs, len(valid))
     for share in sorted(set(shares)):
         if any(p.share == share for p in points):
             continue
         try:
-            model = sparsify(base, dataclasses.replace(delta, active_share=share, by_step=None), elements, config.seed)
+            plan = dataclasses.replace(delta, active_share=share, by_step=None)
+            model = sparsify(base, plan, elements, config.seed, heads=heads)
         except InputError:
             if 0 < share <= 1:  # less than one weight of a small model
                 continue

@@ -25,6 +25,8 @@ class Path:
     species_axis: int | None = None  # which axis counts species, if any
     is_reachable: bool = True  # False: no input reaches it, such as the weights of another modality
     gates: int = 0  # of its output channels the last so many, scalars that gate features of other degrees
+    head_axes: tuple[int, ...] = ()  # which axes are `n_heads` equal parts, one for each head of the model
+    n_heads: int = 1
 
     @property
     def numel(self) -> int:
@@ -41,6 +43,28 @@ class Path:
     def mul(self) -> str:
         """Multiplicities, as `128x128`."""
         return "x".join(str(n) for n in self.shape)
+
+    def reachable(self, species: Sequence[int], heads: Sequence[int] | None = None) -> torch.Tensor:
+        """Flat indices in the layer of the weights that data with these species indices and heads can change.
+
+        `heads`: indices of the model's heads, all of them by default. Of the weights between two hidden parts, only
+        those from and to the same head are.
+        """
+        index = torch.arange(self.offset, self.offset + self.numel).reshape(self.shape)
+        if not self.is_reachable:
+            return index.reshape(-1)[:0]
+        if self.species_axis is not None:
+            index = index.index_select(self.species_axis, torch.as_tensor(list(species), dtype=torch.int64))
+        if not self.head_axes or self.n_heads == 1:
+            return index.reshape(-1)
+        parts = []
+        for head in range(self.n_heads) if heads is None else heads:
+            part = index
+            for axis in self.head_axes:
+                n = self.shape[axis] // self.n_heads
+                part = part.narrow(axis, head * n, n)
+            parts.append(part.reshape(-1))
+        return torch.cat(parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +95,9 @@ class Layer:
             (path.shape[0], 1 if path.species_axis is None else path.shape[1], path.shape[-1]) for path in self.paths
         ]
 
-    def reachable(self, species: Sequence[int]) -> torch.Tensor:
-        """Ascending flat indices of the weights that data with only these species indices can change."""
-        parts = []
-        for path in self.paths:
-            if not path.is_reachable:
-                continue
-            index = torch.arange(path.offset, path.offset + path.numel).reshape(path.shape)
-            if path.species_axis is not None:
-                index = index.index_select(path.species_axis, torch.as_tensor(list(species), dtype=torch.int64))
-            parts.append(index.reshape(-1))
+    def reachable(self, species: Sequence[int], heads: Sequence[int] | None = None) -> torch.Tensor:
+        """Ascending flat indices of the weights that data with only these species and heads can change."""
+        parts = [path.reachable(species, heads) for path in self.paths]
         return torch.cat(parts).sort().values if parts else torch.zeros(0, dtype=torch.int64)
 
     def path_of_entries(self, indices: torch.Tensor) -> torch.Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import pathlib
-import zipfile
 from typing import Any
 
 import torch
 
+from pathtune.backbones._file_kind import holds_sevennet
 from pathtune.errors import InputError
 from pathtune.files import checked_path, write_atomically
 from pathtune.model import Potential
@@ -28,9 +28,9 @@ def load(
     """A pretrained potential from a file, a module, or a name.
 
     "demo": the small MACE that comes with pathtune (H C N O, GFN2-xTB; demo/pretrain.py made it).
-    MACE: a `.model` file of mace-torch, or a name mace can download. SevenNet: a checkpoint of sevenn, or
-    `sevennet:7net-0`, `sevennet:7net-l3i5`, `sevennet:7net-mf-0:PBE`, which lie inside its wheel. `dtype`: float32
-    or float64, the file's own by default. `head`: for a multi-head MACE, its first by default; a SevenNet's
+    MACE: a `.model` file of mace-torch, a folder of `export`, or a name mace can download. SevenNet: a checkpoint of
+    sevenn, or `sevennet:7net-0`, `sevennet:7net-l3i5`, `sevennet:7net-mf-0:PBE`, which lie inside its wheel. `dtype`:
+    float32 or float64, the file's own by default. `head`: for a multi-head MACE, its first by default; a SevenNet's
     modality. `device`: where it computes: cpu, cuda, or cuda:1. `radial_tables`: whether our kernels on a CPU may read
     the radial functions of a float32 model, where they are not trained, from tables. A module is copied. Both kinds of
     file are pickles, which can run code when they are loaded: name only files you trust. Raises InputError for what it
@@ -90,13 +90,23 @@ def save(module: torch.nn.Module, file: str | pathlib.Path) -> None:
     write_atomically(pathlib.Path(file), lambda stream: stream.write(buffer.getbuffer()))
 
 
+def export(module: torch.nn.Module, folder: str | pathlib.Path) -> None:
+    """Write a merged MACE as a folder of constructor arguments and safetensors, which `load` reads: no pickle.
+
+    Raises InputError for a folder that exists, for a model of another package, and for options that constructor
+    arguments do not tell.
+    """
+    if isinstance(module, Potential):
+        raise InputError(f"{folder}: is to hold a plain model, but got a Potential: merge it first")
+    if _is_sevennet(module):
+        raise InputError(f"{folder}: is to hold a SevenNet, expected a MACE (save writes a SevenNet's checkpoint)")
+    from pathtune.backbones._mace_folder import write_folder
+
+    write_folder(module, checked_path(folder))
+
+
 def _is_sevennet(source: str | pathlib.Path | torch.nn.Module) -> bool:
     """Whether a name, file or module is sevenn's; a file is not loaded for it, only searched."""
     if isinstance(source, torch.nn.Module):
         return type(source).__module__.split(".")[0] == "sevenn"
-    if str(source).startswith("sevennet:"):
-        return True
-    if not pathlib.Path(source).is_file() or not zipfile.is_zipfile(source):
-        return False
-    with zipfile.ZipFile(source) as archive:  # as torch.save writes: the pickle, and one file for each tensor
-        return any(b"model_state_dict" in archive.read(name) for name in archive.namelist() if name.endswith(".pkl"))
+    return str(source).startswith("sevennet:") or holds_sevennet(pathlib.Path(source))

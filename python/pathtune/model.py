@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from pathtune.adaptations import Adaptation, Composition
@@ -73,6 +74,7 @@ class Potential(torch.nn.Module):
         super().__init__()
         self.base = backbone
         self.head = head
+        self.tuned_heads = (head,)  # indices of those that the training data name
         self.adaptation = Composition([], backbone)
         self.register_buffer("e0", backbone.atomic_energies()[head].clone())
         self.register_buffer("base_e0", self.e0.clone())
@@ -144,6 +146,30 @@ class Potential(torch.nn.Module):
             new.base_e0 = e0.clone()
         return new
 
+    def for_heads(self, heads: Iterable[str | None] | None) -> Potential:
+        """The same model, to be tuned on data of these heads; None stands for the one that it was loaded for.
+
+        Raises InputError for a head that it lacks.
+        """
+        found = tuple(sorted({self.head_index(name, "heads") for name in heads or (None,)}))
+        if found == self.tuned_heads:
+            return self
+        new = self.with_e0(self.e0)
+        new.tuned_heads = found
+        return new
+
+    def head_index(self, name: str | None, where: str) -> int:
+        """The head of a name that `where` has; None is the one that the model was loaded for.
+
+        A model without heads of its own takes every name. Raises InputError for a head that the model lacks.
+        """
+        heads = self.backbone.heads
+        if name is None or heads in (("Default",), ("default",)):
+            return self.head
+        if name not in heads:
+            raise InputError(f"{where}: head is {name!r}, expected one of {', '.join(heads)}")
+        return heads.index(name)
+
     @torch.no_grad()
     def set_e0(self, e0: torch.Tensor) -> None:
         """Other atomic energies [n_species], eV, for this model and the adaptations that it uses."""
@@ -202,7 +228,7 @@ class Potential(torch.nn.Module):
         """
         self._check_inputs(structures)
         backbone = self.backbone
-        heads = [self._head_of(s) for s in structures]
+        heads = [self.head_index(s.head, s.where) for s in structures]
         names = (*self.outputs, *self.inputs)
         batch = collate(structures, self.atomic_numbers, backbone.r_max, backbone.dtype, graphs, heads, names)
         return batch if self.device.type == "cpu" else batch.to(self.device)
@@ -220,25 +246,26 @@ class Potential(torch.nn.Module):
             beside = [other.name for other in conjugates((label.name,)) if other.name in lacking.labels]
             has = f"has {' and '.join(beside)} but no" if beside else "has no"
             raise InputError(
-                f"{lacking.where}: {has} {label.name} ({label.key}), "
-                f"expected it, since {self._reader_of(label.name)} reads it"
+                f"{lacking.where}: {has} {label.name} ({' or '.join((label.key, *label.aliases))}), "
+                f"expected it, since {self._reader_of(label.name)} reads it{label.hint and ': '}{label.hint}"
             )
+        for name, (least, most) in getattr(self.backbone, "input_ranges", {}).items():
+            for s in structures:
+                value = s.labels.get(name, np.zeros(()))
+                if not np.all((value == np.round(value)) & (value >= least) & (value <= most)):
+                    raise InputError(
+                        f"{s.where}: {name} is {np.ravel(value)[0]:g}, expected a whole number from {least} to {most}, "
+                        f"which is what this {self.backbone.name} knows"
+                    )
 
     def _reader_of(self, name: str) -> str:
         kinds = [c.kind for c in self.adaptation.parts() if name in c.inputs]
         return f"an adaptation of kind {kinds[0]!r}" if kinds else f"a {self.backbone.name}"
 
-    def _head_of(self, structure: Structure) -> int:
-        heads = self.backbone.heads
-        if structure.head is None:
-            return self.head
-        if structure.head not in heads:
-            raise InputError(f"{structure.where}: head is {structure.head!r}, expected one of {', '.join(heads)}")
-        return heads.index(structure.head)
-
     def reachable(self, layer: Layer) -> torch.Tensor:
-        """Ascending flat indices of the layer's weights that the training data's elements can change."""
-        return layer.reachable(self.species_of(self.elements or self.atomic_numbers)).to(self.device)
+        """Ascending flat indices of the layer's weights that the training data's elements and heads can change."""
+        species = self.species_of(self.elements or self.atomic_numbers)
+        return layer.reachable(species, self.tuned_heads).to(self.device)
 
     def species_of(self, elements: Sequence[int]) -> list[int]:
         """Ascending species indices of atomic numbers; InputError for an element that the model lacks."""

@@ -120,9 +120,9 @@ def test_an_asymmetric_radial_function_falls_back_to_directed_edges(monkeypatch)
 def test_an_uncovered_block_falls_back_with_one_warning_and_cpu_refuses():
     from mace import modules
 
-    stock = tiny_mace(interaction_cls=modules.RealAgnosticResidualNonLinearInteractionBlock,
-                      interaction_cls_first=modules.RealAgnosticResidualNonLinearInteractionBlock)  # fmt: skip
-    words = "does not cover interaction block RealAgnosticResidualNonLinearInteractionBlock"
+    stock = tiny_mace(interaction_cls=modules.RealAgnosticAttResidualInteractionBlock,
+                      interaction_cls_first=modules.RealAgnosticAttResidualInteractionBlock)  # fmt: skip
+    words = "does not cover interaction block RealAgnosticAttResidualInteractionBlock"
     with pytest.warns(UserWarning, match=words) as warned:
         model = load(stock)
     assert len([w for w in warned if "pathtune" in str(w.message)]) == 1

@@ -84,9 +84,10 @@ def test_the_merged_checkpoint_gives_the_same_numbers_in_sevenns_calculator(name
     assert abs(atoms.get_forces() - ours.results["forces"]).max() > 1e-3  # the delta matters; the base is untouched
 
 
+@pytest.mark.filterwarnings("ignore:pathtune. the modalities of this SevenNet share")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_merging_and_saving_keeps_energies_forces_and_e0(variant, tmp_path):
-    head = "b" if "modal" in variant or variant == "MF-0" else None
+    head = "b" if VARIANTS[variant].get("use_modality") else None
     model = sparsify(load_tiny(variant, head), BIG)
     model.e0 += torch.tensor([0.25, -0.5, 1.0])
     save(merge(model), tmp_path / "merged.pth")
@@ -192,7 +193,7 @@ def test_full_fine_tuning_trains_what_sevenn_trains(sevennet_0):
 
 
 @pytest.mark.parametrize(("source", "words"), [
-    ("sevennet:7net-9", r"sevennet:7net-9: no such file, and not a model inside sevenn \(7net-0, 7net-0_22may2024, "),
+    ("sevennet:7net-9", r"sevennet:7net-9: no such file, and not a model that sevenn knows \(7net-0, 7net-0_22may"),
     ("sevennet:7net-mf-0", "sevennet:7net-mf-0: has the modalities R2SCAN, PBE, but none is named"),
     ("sevennet:7net-mf-0:pbe", "has the modalities R2SCAN, PBE, but 'pbe' is none of them"),
     ("sevennet:7net-0:PBE", "sevennet:7net-0:PBE: has no modalities, but 'PBE' is asked for"),
@@ -231,3 +232,31 @@ def test_importing_sevenn_leaves_torch_load_safe():
     code = f"import os, pathtune; pathtune.load('sevennet:7net-0'); assert {UNSAFE!r} not in os.environ"
     environment = {k: v for k, v in os.environ.items() if k != UNSAFE}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.mark.parametrize("name", ["7net-omat", "7net-mf-ompa", "7net-omni", "7net-omni-i8", "7net-omni-i12"])
+def test_names_beyond_the_wheel_are_found_by_sevenns_own_loader(name, tmp_path, monkeypatch):
+    import sevenn.util
+
+    asked = []
+    monkeypatch.setattr(sevenn.util, "download_checkpoint", lambda path, url: asked.append((path, url)) or broken())
+    monkeypatch.setattr("os.path.exists", lambda path: False)
+
+    def broken():
+        raise OSError("no network")
+
+    with pytest.raises(InputError, match=f"sevennet:{name}.*: sevenn's download failed .no network.; name a ch"):
+        load(f"sevennet:{name}:mpa" if "omat" not in name else f"sevennet:{name}")
+    assert asked[0][1].startswith("https://")
+    assert name.removeprefix("7net-").replace("-", "_") in asked[0][1]
+
+
+@pytest.mark.parametrize("shift", [[-1.0, -2.0, -3.0], -1.5])
+def test_a_merge_says_that_a_shift_shared_by_modalities_moves_all_of_them(shift):
+    stock = tiny_sevennet(**{**VARIANTS["shares between modalities"], "shift": shift})
+    model = load(stock, head="b")
+    merge(model)  # nothing moves
+    model.set_e0(model.e0 + 1.0)
+    with pytest.warns(UserWarning, match="the E0 of b move the energies of a too"):
+        moved = load(merge(model), head="a")
+    assert torch.allclose(moved.e0, load(stock, head="a").e0 + 1.0)

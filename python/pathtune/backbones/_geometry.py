@@ -94,6 +94,17 @@ def species_groups(batch: Batch, n_species: int) -> SpeciesGroups:
     return _once(batch, ("species", n_species), make)
 
 
+def one_group(batch: Batch) -> SpeciesGroups:
+    """All nodes of the batch as if of one species, in their order."""
+
+    def make():
+        groups = group_by_species(torch.zeros_like((batch.host or batch).species), 1)
+        device = batch.species.device
+        return groups if device.type == "cpu" else groups.to(device)
+
+    return _once(batch, ("one group",), make)
+
+
 def harmonics_factors(module: Any) -> list[float] | None:
     """What turns e3nn's normalisation "norm" into that of an o3.SphericalHarmonics, for each l; None: not covered."""
     ls = [ir.l for _, ir in module.irreps_out]

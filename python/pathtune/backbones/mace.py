@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
 from pathtune.backbones._choice import choose, refuse_terms
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
 from pathtune.backbones._geometry import differentiate
 from pathtune.backbones._initial import draw_anew
-from pathtune.backbones._packages import import_mace, quiet_torchscript, safe_torch_load
-from pathtune.data import NO_VOLUME_A3, SHIPPED, Batch, Request
+from pathtune.backbones._mace_files import converted, read_mace
+from pathtune.backbones._mace_layers import copied, dead_parameters, layers_of
+from pathtune.backbones._mace_options import embedded_inputs, refuse
+from pathtune.backbones._packages import import_mace, quiet_torchscript
+from pathtune.data import NO_VOLUME_A3, Batch, Request
 from pathtune.errors import InputError
-from pathtune.layers import Layer, Path, Weights
+from pathtune.layers import Weights
 
 
 class MaceBackbone:
@@ -33,20 +31,22 @@ class MaceBackbone:
         known = (mace.modules.MACE, mace.modules.ScaleShiftMACE)
         if type(stock) not in known:
             raise InputError(f"model is a {type(stock).__name__}, expected a MACE or ScaleShiftMACE of mace-torch")
+        refuse(stock)
         self.stock: Any = stock.requires_grad_(False)
-        self.parameters = dict(stock.named_parameters())
+        dead = dead_parameters(stock)
+        self.parameters = {name: p for name, p in stock.named_parameters() if name not in dead}
         self.name = type(stock).__name__
         self._radial_tables = radial_tables
         self.backend, self._forward = choose(
             backend, lambda: unsupported(stock), lambda: MaceForward(stock, radial_tables)
         )
-        self.layers = _layers(stock)
+        self.layers = layers_of(stock)
         self.readouts: tuple[str, ...] = ("readouts.",)
         self.sparse_layers = self._forward.sparse_layers if self._forward is not None else frozenset()
         self.atomic_numbers = tuple(int(z) for z in stock.atomic_numbers)
         self.heads: tuple[str, ...] = tuple(getattr(stock, "heads", None) or ("Default",))
         self.outputs: tuple[str, ...] = ("energy", "forces", "stress")
-        self.inputs: tuple[str, ...] = ()
+        self.inputs, self.input_ranges = embedded_inputs(stock)
         first = stock.products[-1].linear.irreps_out[0]
         self.n_invariants = first.mul if (first.ir.l, first.ir.p) == (0, 1) else 0
         self.r_max = float(stock.r_max)
@@ -68,8 +68,10 @@ class MaceBackbone:
         options = {"training": request.training, "compute_force": True, "compute_stress": needs_stress}
         data = self._stock_input(batch)
         out = torch.func.functional_call(self.stock, replaced, (data,), options)
+        has_own_energy = hasattr(self.stock, "embedding_readout")  # of charge and spin, which is no interaction
+        is_interaction = "interaction_energy" in out and not has_own_energy
         result = {
-            "energy": out["interaction_energy"] if "interaction_energy" in out else out["energy"],
+            "energy": out["interaction_energy"] if is_interaction else out["energy"],
             "forces": out["forces"],
         }
         if needs_stress:
@@ -78,8 +80,7 @@ class MaceBackbone:
 
     def with_weights(self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int) -> torch.nn.Module:
         """A stock MACE with these parameters and atomic energies."""
-        with quiet_torchscript():
-            stock: Any = copy.deepcopy(self.stock)
+        stock: Any = copied(self.stock)
         stock.load_state_dict({name: w.detach() for name, w in weights.items()}, strict=False)
         energies = stock.atomic_energies_fn.atomic_energies.double()  # float64: E0 needs the digits
         if energies.dim() > 1:
@@ -107,11 +108,8 @@ class MaceBackbone:
         return fingerprint(self.parameters, self._blocks(), species, scale)
 
     def _blocks(self) -> dict[str, Blocks]:
-        known, result = layer_blocks(self.layers), {}
-        for name, parameter in self.parameters.items():
-            by_species = ".symmetric_contractions." in name and parameter.shape[0] == len(self.atomic_numbers)
-            result[name] = known.get(name, [(tuple(parameter.shape), 0 if by_species else None)])
-        return result
+        known = layer_blocks(self.layers)
+        return {name: known.get(name, [(tuple(p.shape), None)]) for name, p in self.parameters.items()}
 
     def draw_anew(self, seed: int) -> None:
         """Other weights in place, as those of a model that was never trained; InputError where that is not known."""
@@ -120,7 +118,7 @@ class MaceBackbone:
     def copy(self) -> MaceBackbone:
         """An independent copy, parameters included."""
         with quiet_torchscript():
-            return type(self)(copy.deepcopy(self.stock), self.backend, self._radial_tables)
+            return type(self)(copied(self.stock), self.backend, self._radial_tables)
 
     def _stock_input(self, batch: Batch) -> dict[str, torch.Tensor]:
         one_hot = torch.nn.functional.one_hot(batch.species, len(self.atomic_numbers)).to(self.dtype)
@@ -139,37 +137,8 @@ class MaceBackbone:
             "batch": batch.node_graph,
             "ptr": ptr,
             "head": batch.head,
+            **{name: batch.labels[name].value.to(self.dtype) for name in self.inputs},
         }
-
-
-def _layers(stock: torch.nn.Module) -> tuple[Layer, ...]:
-    from pathtune.backbones._e3nn import layer_of
-
-    layers = []
-    for name, module in stock.named_modules():
-        # one-hot species: the embedding's only operand, and the second of every skip_tp that is a product
-        species_input = name == "node_embedding.linear" or (name.endswith(".skip_tp") and hasattr(module, "irreps_in2"))
-        layer = layer_of(name, module, species_input)
-        if layer is not None:
-            layers.append(layer)
-    return (*layers, *_opt_in_layers(stock))
-
-
-def _opt_in_layers(stock: Any) -> list[Layer]:
-    """Contraction weights [n_species, n_paths, mul] and radial matrices [h_in, h_out]: scopes beyond the paper."""
-    layers = []
-    for name, parameter in stock.named_parameters():
-        module, _, weight = name.rpartition(".")
-        shape = tuple(parameter.shape)
-        if ".contractions." in name and shape[0] == len(stock.atomic_numbers):
-            if weight.isdigit():  # of a ParameterList, one entry for each degree below the highest
-                module, weight = module.rpartition(".")[0], f"weights.{weight}"
-            layers.append(
-                Layer(f"{module}.{weight}", "contraction", (Path("contraction", 0, shape, 0),), parameter.numel(), "")
-            )
-        elif ".conv_tp_weights." in name and len(shape) == 2:
-            layers.append(Layer(module, "radial", (Path("radial", 0, shape),), parameter.numel(), weight))
-    return layers
 
 
 def load_mace(
@@ -178,78 +147,18 @@ def load_mace(
     backend: str = "auto",
     radial_tables: bool = True,
 ) -> MaceBackbone:
-    """A MACE backbone from a `.model` file, a module, "demo", or a name that mace's own downloader knows.
+    """A MACE backbone from a `.model` file, a folder of `pathtune export`, a module, "demo", or a name that mace's own
+    downloader knows.
 
-    A `.model` file is a pickle: loading it can run code, so it is loaded only because the user named it.
-    Raises InputError for a missing file, an unknown name, or a file that is not a MACE model.
+    A `.model` file is a pickle: loading it can run code, so it is loaded only because the user named it. Low-rank
+    adapters of mace are merged, models in the layout of cuEquivariance or OpenEquivariance converted by mace. Raises
+    InputError for a missing file, an unknown name, or a file that is not a MACE model.
     """
     import_mace()
     if isinstance(source, torch.nn.Module):
-        with quiet_torchscript():
-            stock: torch.nn.Module = copy.deepcopy(source)
-    elif str(source) == SHIPPED.name:
-        stock = _load_shipped(SHIPPED)
+        where = type(source).__name__
+        stock = source if isinstance(source, torch.jit.ScriptModule) else copied(source)
     else:
-        stock = _load_file(_find(str(source)))
+        where, stock = str(source), read_mace(str(source))
+    stock = converted(stock, where)
     return MaceBackbone(stock.to(dtype) if dtype else stock, backend, radial_tables)
-
-
-def stock_mace(**options) -> torch.nn.Module:
-    """A stock ScaleShiftMACE in float32 with random weights; irreps and interaction classes as text."""
-    mace = import_mace()
-    from e3nn import o3
-
-    for name in ("interaction_cls", "interaction_cls_first"):
-        options[name] = getattr(mace.modules, options[name])
-    for name in ("hidden_irreps", "MLP_irreps"):
-        options[name] = o3.Irreps(options[name])
-    options.setdefault("gate", torch.nn.functional.silu)
-    options.setdefault("num_elements", len(options["atomic_numbers"]))
-    options["atomic_energies"] = np.asarray(options["atomic_energies"])
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        defaults = {"atomic_inter_scale": 1.0, "atomic_inter_shift": 0.0, "use_reduced_cg": False}
-        with quiet_torchscript():
-            return mace.modules.ScaleShiftMACE(**defaults | options)
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _load_shipped(folder: pathlib.Path) -> torch.nn.Module:
-    """The model of demo/pretrain.py: constructor arguments as JSON, weights as safetensors; nothing is executed."""
-    try:
-        arguments = json.loads((folder / "model.json").read_text())["constructor"]
-        weights = safetensors.torch.load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder}: the shipped model cannot be read ({error}), reinstall pathtune") from error
-    stock = stock_mace(**arguments)
-    stock.load_state_dict(weights, strict=True)
-    return stock
-
-
-def _find(source: str) -> pathlib.Path:
-    if pathlib.Path(source).is_file():
-        return pathlib.Path(source)
-    with safe_torch_load(), quiet_torchscript():
-        from mace.calculators import foundations_models
-
-    names = [n for n in foundations_models.mace_mp_names if n]
-    if source in names:
-        try:
-            return pathlib.Path(foundations_models.download_mace_mp_checkpoint(source))
-        except Exception as error:
-            raise InputError(f"{source}: mace's download failed ({error}); name a .model file instead") from error
-    known = ", ".join([SHIPPED.name, *names])
-    raise InputError(f"{source}: no such file, and no model that comes with pathtune or mace downloads ({known})")
-
-
-def _load_file(path: pathlib.Path) -> torch.nn.Module:
-    try:
-        with quiet_torchscript():
-            stock = torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:
-        raise InputError(f"{path}: not a MACE model file ({type(error).__name__}: {error})") from error
-    if not isinstance(stock, torch.nn.Module):
-        raise InputError(f"{path}: holds a {type(stock).__name__}, expected a MACE model")
-    return stock

@@ -11,23 +11,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from e3nn import o3
 
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
 from pathtune.backbones._geometry import FEATURES, Edges, Harmonics, species_groups
+from pathtune.backbones._mace_embedding import Embedding, column
+from pathtune.backbones._mace_nonlinear import NONLINEAR, NonLinearLayer, unsupported_nonlinear
+from pathtune.backbones._mace_product import Product
 from pathtune.backbones._mace_radial import depends_on_species, radial_functions, radial_parameters
 from pathtune.backbones._radial_tables import RadialTables
 from pathtune.data import Batch
 from pathtune.layers import Weights
-from pathtune.ops import (
-    SpeciesGroups,
-    edge_conv,
-    symmetric_contraction,
-)
-from pathtune.tables.contraction import ContractionTable, contraction_coefficients, contraction_table
+from pathtune.ops import SpeciesGroups, edge_conv
 from pathtune.tables.edge_conv import EdgeConvTable
 from pathtune.tables.species_linear import SpeciesLinearTable
-from pathtune.watching import Watch
 
 INTERACTIONS = (
     "RealAgnosticInteractionBlock",
@@ -35,28 +31,26 @@ INTERACTIONS = (
     "RealAgnosticDensityInteractionBlock",
     "RealAgnosticDensityResidualInteractionBlock",
 )
-MOST_FROZEN = 16  # sets of species whose contraction coefficients are kept
-READOUTS = ("LinearReadoutBlock", "NonLinearReadoutBlock")
+READOUTS = ("LinearReadoutBlock", "NonLinearReadoutBlock", "NonLinearBiasReadoutBlock")
 
 
 def unsupported(stock: torch.nn.Module) -> str | None:
     """The first block or option of a stock MACE that this forward does not cover, in words; None if none."""
-    if hasattr(stock, "joint_embedding"):
-        return "additional embeddings (joint_embedding)"
     for module in stock.modules():
         for config in ("cueq_config", "oeq_config"):
             if getattr(getattr(module, config, None), "enabled", False):
                 return f"a model converted for another accelerator ({config})"
     for i, block in enumerate(stock.interactions):  # type: ignore
-        if type(block).__name__ not in INTERACTIONS:
+        if type(block).__name__ == NONLINEAR:
+            reason = unsupported_nonlinear(i, block)
+            if reason:
+                return reason
+        elif type(block).__name__ not in INTERACTIONS:
             return f"interaction block {type(block).__name__} (interactions.{i})"
-        if type(block.conv_tp_weights).__name__ != "FullyConnectedNet":
+        elif type(block.conv_tp_weights).__name__ != "FullyConnectedNet":
             return f"radial network {type(block.conv_tp_weights).__name__} (interactions.{i})"
         if any(ins.connection_mode != "uvu" or not ins.has_weight for ins in block.conv_tp.instructions):
             return f"a convolution other than 'uvu' (interactions.{i})"
-    for i, product in enumerate(stock.products):  # type: ignore
-        if getattr(product, "use_agnostic_product", False):
-            return f"use_agnostic_product (products.{i})"
     for i, readout in enumerate(stock.readouts):  # type: ignore
         if type(readout).__name__ not in READOUTS:
             return f"readout block {type(readout).__name__} (readouts.{i})"
@@ -81,16 +75,17 @@ class MaceForward:
     def __init__(self, stock: Any, radial_tables: bool = True):
         self.stock = stock
         self.parameters = dict(stock.named_parameters())  # once: walking the modules costs a millisecond
-        self.by_pair = radial_is_symmetric(stock)
+        has_directed = any(type(block).__name__ == NONLINEAR for block in stock.interactions)
+        self.by_pair = not has_directed and radial_is_symmetric(stock)
         self.n_species = len(stock.atomic_numbers)  # type: ignore
-        sh = stock.spherical_harmonics.irreps_out  # type: ignore
         self.harmonics = Harmonics(stock.spherical_harmonics)
-        self.embedding_weight = stock.node_embedding.linear.instructions[0].path_weight  # type: ignore
-        self.layers = [
-            _Layer(i, block, product, sh, self.n_species)
-            for i, (block, product) in enumerate(zip(stock.interactions, stock.products))  # type: ignore
-        ]
-        self.sparse_layers = frozenset(name for layer in self.layers for name in layer.sparse_layers)
+        self.embedding = Embedding(stock, self.parameters)
+        self.layers = [_layer(i, block, self.n_species) for i, block in enumerate(stock.interactions)]
+        self.products = [Product(i, block) for i, block in enumerate(stock.products)]
+        self.sparse_layers = frozenset(
+            [name for layer in self.layers for name in layer.sparse_layers]
+            + [f"{product.name}.linear" for product in self.products]
+        )
         self.readouts = [_Readout(i, readout) for i, readout in enumerate(stock.readouts)]  # type: ignore
         self.tables: RadialTables | None = None
         if radial_tables and self.by_pair and next(iter(self.parameters.values())).dtype == torch.float32:
@@ -107,18 +102,22 @@ class MaceForward:
         lengths, y = self.harmonics(edges)
         radial = self._radial(parameters, batch, edges, lengths)
         groups = species_groups(batch, self.n_species)
-        embedding = parameters["node_embedding.linear.weight"].reshape(self.n_species, -1)  # type: ignore
-        x = torch.nn.functional.embedding(batch.species, embedding) * self.embedding_weight
+        x, own_energy = self.embedding(parameters, batch, head)
         total = x.new_zeros(batch.n_nodes)
         if hasattr(stock, "pair_repulsion"):
             total = total + radial.pair_repulsion()
         features = []
-        for layer in self.layers:
-            x = layer(parameters, x, y, radial, edges, groups)
+        for layer, product in zip(self.layers, self.products):
+            if isinstance(layer, NonLinearLayer):
+                message, skip = layer(parameters, x, y, radial, batch, edges)
+            else:
+                message, skip = layer(parameters, x, y, radial, edges, groups)
+            x = product(parameters, message, skip, batch, groups)
             features.append(x)
         for i, readout in enumerate(self.readouts):
             total = total + readout(parameters, features[-1 if len(self.readouts) == 1 else i], head)
         energy = stock.scale_shift(total, heads) if hasattr(stock, "scale_shift") else total  # type: ignore
+        energy = energy if own_energy is None else energy + own_energy
         return {"energy": energy, FEATURES: x}
 
     def _radial(self, parameters, batch: Batch, edges: Edges, lengths: torch.Tensor) -> _TabledRadial | _Radial:
@@ -161,22 +160,22 @@ class _Radial:
         self._lengths = lengths
         self._one_hot = torch.nn.functional.one_hot(batch.species, len(stock.atomic_numbers)).to(lengths.dtype)
         row_index = torch.stack([edges.index.row_sender, edges.index.row_receiver])
-        self._radial, self._cutoff = stock.radial_embedding(lengths, self._one_hot, row_index, stock.atomic_numbers)
+        self.basis, self.cutoff = stock.radial_embedding(lengths, self._one_hot, row_index, stock.atomic_numbers)
 
     def weights(self, layer: _Layer) -> torch.Tensor:
         """Of the convolution [n_rows, n_conv_weights]."""
         mlp = layer.radial
         replaced = {name: self._parameters[full] for name, full in layer.radial_weights.items()}
         if all(replaced[name] is p for name, p in layer.radial_stock):
-            w = mlp(self._radial)
+            w = mlp(self.basis)
         else:
-            w = torch.func.functional_call(mlp, replaced, (self._radial,))  # type: ignore
-        return w if self._cutoff is None else w * self._cutoff
+            w = torch.func.functional_call(mlp, replaced, (self.basis,))  # type: ignore
+        return w if self.cutoff is None else w * self.cutoff
 
     def density(self, layer: _Layer) -> torch.Tensor:
         """Of each node's neighbours [n_nodes, 1]."""
-        density = torch.tanh(layer.block.density_fn(self._radial) ** 2)  # type: ignore
-        density = density if self._cutoff is None else density * self._cutoff
+        density = torch.tanh(layer.block.density_fn(self.basis) ** 2)  # type: ignore
+        density = density if self.cutoff is None else density * self.cutoff
         zero = density.new_zeros(self._batch.n_nodes, 1)
         return zero.index_add(0, self._edges.graph.receiver, density[self._edges.index.row])
 
@@ -187,11 +186,16 @@ class _Radial:
         return self._stock.pair_repulsion_fn(lengths, self._one_hot, index, self._stock.atomic_numbers)
 
 
-class _Layer:
-    """One interaction and the product that follows it."""
+def _layer(i: int, block: torch.nn.Module, n_species: int) -> _Layer | NonLinearLayer:
+    kind = NonLinearLayer if type(block).__name__ == NONLINEAR else _Layer
+    return kind(i, block, n_species)
 
-    def __init__(self, i: int, block: torch.nn.Module, product: torch.nn.Module, sh: o3.Irreps, n_species: int):
-        self.index, self.block, self.name, self.product_name = i, block, f"interactions.{i}", f"products.{i}"
+
+class _Layer:
+    """One interaction; what follows it is a Product."""
+
+    def __init__(self, i: int, block: torch.nn.Module, n_species: int):
+        self.index, self.block, self.name = i, block, f"interactions.{i}"
         self.is_residual = "Residual" in type(block).__name__
         self.has_density = hasattr(block, "density_fn")
         self.linear_up = PathLinear(block.linear_up)  # type: ignore
@@ -200,21 +204,15 @@ class _Layer:
         self.radial_stock = list(block.conv_tp_weights.named_parameters())  # type: ignore
         self.radial_weights = {name: f"{self.name}.conv_tp_weights.{name}" for name, _ in self.radial_stock}
         self.species_linear: SpeciesLinearTable = skip_table(block.skip_tp, n_species)  # type: ignore
-        self.contraction, self.contraction_weights = _contraction(product, self.product_name)
-        self.product_linear = PathLinear(product.linear)  # type: ignore
-        self.linears, self.radial = (self.linear_up, self.linear, self.product_linear), block.conv_tp_weights
-        self.uses_skip = bool(product.use_sc)
+        self.linears, self.radial = (self.linear_up, self.linear), block.conv_tp_weights
         # the readouts and the embedding are too small to gain
-        self.sparse_layers = (
-            *(f"{self.name}.{linear}" for linear in ("linear_up", "linear", "skip_tp")),
-            f"{self.product_name}.linear",
-        )
-        self._frozen: dict[tuple[int, ...], torch.Tensor] = {}  # coefficients by the species present
-        self._watch = Watch()  # of the weights that they are made of
+        self.sparse_layers = tuple(f"{self.name}.{linear}" for linear in ("linear_up", "linear", "skip_tp"))
 
     def __call__(
         self, parameters, x, y, radial: _Radial | _TabledRadial, edges: Edges, groups: SpeciesGroups
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Message and skip connection [n_nodes, dim] of features x, where the block has one."""
+
         def weight(name: str):
             return parameters[f"{self.name}.{name}.weight"]
 
@@ -225,62 +223,41 @@ class _Layer:
         message = message / (radial.density(self) + 1 if self.has_density else self.block.avg_num_neighbors)  # type: ignore
         if not self.is_residual:
             message = apply_species_linear(message, weight("skip_tp"), groups, self.species_linear)
-        n_nodes, n_ell = message.shape[0], self.contraction.n_ell
-        a = message.reshape(n_nodes, n_ell, message.shape[1] // n_ell)
-        coefficients = self._coefficients(parameters, groups)
-        b = symmetric_contraction(a, coefficients, groups, self.contraction).flatten(1)
-        out = self.product_linear(b, parameters[f"{self.product_name}.linear.weight"])
-        return out + skip if skip is not None and self.uses_skip else out
-
-    def _coefficients(self, parameters, groups: SpeciesGroups) -> torch.Tensor:
-        """Of the contraction; kept from call to call while the weights are frozen."""
-        weights = [parameters[name] for name in self.contraction_weights]
-        if any(w.requires_grad for w in weights):
-            return contraction_coefficients(weights, groups.present, self.contraction)
-        if self._watch.has_changed(weights):
-            self._frozen.clear()
-        present = groups.species
-        if present not in self._frozen:
-            if len(self._frozen) == MOST_FROZEN:  # the oldest gives way
-                self._frozen.pop(next(iter(self._frozen)))
-            self._frozen[present] = contraction_coefficients(weights, groups.present, self.contraction)
-        return self._frozen[present]
+        return message, skip
 
 
 class _Readout:
-    """A linear or one-hidden-layer readout of the scalars."""
+    """A readout of the scalars: a linear, or one with a hidden layer, or with two and biases."""
 
     def __init__(self, i: int, block: torch.nn.Module):
         self.block, self.name = block, f"readouts.{i}"
         self.is_linear = type(block).__name__ == "LinearReadoutBlock"
         first = block.linear if self.is_linear else block.linear_1
         self.first = PathLinear(first)  # type: ignore
-        self.second = None if self.is_linear else PathLinear(block.linear_2)  # type: ignore
+        self.has_biases = type(block).__name__ == "NonLinearBiasReadoutBlock"
+        # those with biases have scalars only, for which the stock module's layout is ours
+        self.second = None if self.is_linear or self.has_biases else PathLinear(block.linear_2)  # type: ignore
 
     def __call__(self, parameters, x: torch.Tensor, head: int | torch.Tensor) -> torch.Tensor:  # [n_nodes]
         """The output of `head`, of one for all atoms or of each one's own [n_nodes]."""
-        if self.second is None:
-            return _column(self.first(x, parameters[f"{self.name}.linear.weight"]), head)
+        if self.is_linear:
+            return column(self.first(x, parameters[f"{self.name}.linear.weight"]), head)
         hidden = self.block.non_linearity(self.first(x, parameters[f"{self.name}.linear_1.weight"]))  # type: ignore
+        hidden = self._of_head(hidden, head)
+        if self.second is not None:
+            return column(self.second(hidden, parameters[f"{self.name}.linear_2.weight"]), head)
+        hidden = self._of_head(self.block.non_linearity(self._biased("linear_mid", parameters, hidden)), head)  # type: ignore
+        return column(self._biased("linear_2", parameters, hidden), head)
+
+    def _of_head(self, hidden: torch.Tensor, head: int | torch.Tensor) -> torch.Tensor:
+        """Hidden scalars, which are grouped by head: those of other heads as zeros."""
         n_heads = getattr(self.block, "num_heads", 1)
-        if n_heads > 1:  # hidden scalars are grouped by head
-            owner = torch.arange(hidden.shape[1], device=x.device) // (hidden.shape[1] // n_heads)
-            is_mine = owner == (head if isinstance(head, int) else head.unsqueeze(1))
-            hidden = hidden * is_mine.to(hidden)
-        return _column(self.second(hidden, parameters[f"{self.name}.linear_2.weight"]), head)
+        if n_heads == 1:
+            return hidden
+        owner = torch.arange(hidden.shape[1], device=hidden.device) // (hidden.shape[1] // n_heads)
+        is_mine = owner == (head if isinstance(head, int) else head.unsqueeze(1))
+        return hidden * is_mine.to(hidden)
 
-
-def _column(y: torch.Tensor, head: int | torch.Tensor) -> torch.Tensor:  # [n_nodes]
-    return y[:, head] if isinstance(head, int) else y.gather(1, head.unsqueeze(1)).squeeze(1)
-
-
-def _contraction(product: torch.nn.Module, name: str) -> tuple[ContractionTable, list[str]]:
-    """The table of a product block, and the names of its weights in the table's order."""
-    outputs, names = [], []
-    for j, contraction in enumerate(product.symmetric_contractions.contractions):  # type: ignore
-        nu, prefix = contraction.correlation, f"{name}.symmetric_contractions.contractions.{j}"
-        us = [contraction.U_tensors(degree) for degree in range(1, nu + 1)]
-        outputs.append([u if u.ndim == degree + 2 else u.unsqueeze(0) for degree, u in enumerate(us, start=1)])
-        # mace keeps the highest degree in weights_max and the others in falling order
-        names += [f"{prefix}.weights.{nu - 1 - degree}" for degree in range(1, nu)] + [f"{prefix}.weights_max"]
-    return contraction_table(outputs), names
+    def _biased(self, linear: str, parameters, x: torch.Tensor) -> torch.Tensor:
+        replaced = {name: parameters[f"{self.name}.{linear}.{name}"] for name in ("weight", "bias")}
+        return torch.func.functional_call(self.block.get_submodule(linear), replaced, (x,))

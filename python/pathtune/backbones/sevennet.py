@@ -1,4 +1,4 @@
-"""SevenNet models of sevenn 0.13: its checkpoints, and the pretrained ones that lie inside its wheel."""
+"""SevenNet models of sevenn 0.13: its checkpoints, and the pretrained ones that its own loader finds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import datetime
 import io
 import pathlib
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,8 +94,10 @@ class SevenNetBackbone:
         if getattr(rescale, "use_modal_wise_shift", False):
             rescale.shift.data[self._modal_index] = e0.to(rescale.shift)
         elif rescale.shift.numel() == e0.numel():
+            self._say_what_moves(e0)
             rescale.shift.data.copy_(e0)
         else:  # one shift for all species
+            self._say_what_moves(e0)
             from sevenn.nn.scale import SpeciesWiseRescale
 
             scale = rescale.scale.expand(e0.numel())
@@ -103,6 +106,16 @@ class SevenNetBackbone:
         for name, parameter in stock.named_parameters():
             parameter.requires_grad_(not name.endswith(NEVER_TRAINED))
         return stock
+
+    def _say_what_moves(self, e0: torch.Tensor) -> None:
+        """Warn where modalities share the shifts that are about to change."""
+        others = [name for name in self.stock.modal_map or {} if name != self.modality]
+        if others and not torch.equal(e0.cpu(), self.atomic_energies()[0].cpu()):
+            warnings.warn(
+                f"pathtune: the modalities of this SevenNet share one shift of the energies for each element: the E0 "
+                f"of {self.modality} move the energies of {', '.join(others)} too",
+                stacklevel=2,
+            )
 
     def shapes(self) -> dict[str, list[int]]:
         """Shape of every parameter, the number of species as 0: what an adapter's base must share."""
@@ -254,26 +267,20 @@ def load_sevennet(
     return SevenNetBackbone(stock.to(dtype) if dtype else stock, modality, backend, radial_tables)
 
 
-def shipped() -> dict[str, pathlib.Path]:
-    """Files of the pretrained models inside the installed sevenn, by name."""
-    import_sevenn()
-    from sevenn import _const
-
-    names = {
-        "7net-0": "SEVENNET_0_11Jul2024",
-        "7net-0_22may2024": "SEVENNET_0_22May2024",
-        "7net-l3i5": "SEVENNET_l3i5",
-        "7net-mf-0": "SEVENNET_MF_0",
-    }
-    return {name: pathlib.Path(getattr(_const, constant)) for name, constant in names.items()}
-
-
 def _find(name: str, where: str) -> pathlib.Path:
+    """The file of a name, which sevenn's own loader finds in its wheel or its cache, or downloads."""
     if pathlib.Path(name).is_file():
         return pathlib.Path(name)
-    if name.lower() in shipped():
-        return shipped()[name.lower()]
-    raise InputError(f"{where}: no such file, and not a model inside sevenn ({', '.join(shipped())})")
+    from sevenn.util import get_available_pretrained_models, pretrained_name_to_path
+
+    known = get_available_pretrained_models()
+    if name.lower() not in known:
+        raise InputError(f"{where}: no such file, and not a model that sevenn knows ({', '.join(known)})")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return pathlib.Path(pretrained_name_to_path(name))
+    except Exception as error:  # of the network, or of the folder that it writes to
+        raise InputError(f"{where}: sevenn's download failed ({error}); name a checkpoint file instead") from error
 
 
 def _load_file(path: pathlib.Path, where: str) -> Any:

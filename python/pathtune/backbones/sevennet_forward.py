@@ -121,7 +121,6 @@ class _Layer:
         self.radial = conv.weight_nn
         self.conv = conv_table(conv.convolution, 1.0 / float(conv.denominator), joined=True)
         self.second = _Linear(f"{t}_self_interaction_2", modules, modality)
-        self.contraction = None
         self.linears = [linear for linear in (self.skip, self.first.linear, self.second.linear) if linear]
         self.gate = _Gate(modules[f"{t}_equivariant_gate"].gate)
         self.sparse_layers = (self.skip_name, f"{self.first.name}.linear", f"{self.second.name}.linear")

@@ -28,6 +28,7 @@ class Case:
     structures: str  # "metal", "aspirin" or "glycine"
     correlation: int = 3
     max_ell: int = 3
+    more: tuple[tuple[str, object], ...] = ()  # other arguments of the constructor
 
 
 CASES = {
@@ -52,6 +53,22 @@ CASES = {
         distance_transform="None",
         pair_repulsion=False,
         structures="aspirin",
+    ),
+    # of MACE-MH-1, as far as its shape is public: NonLinear blocks, products that do not know the species
+    "mh-1": Case(
+        hidden_irreps="512x0e+512x1o",
+        r_max=6.0,
+        n_species=89,
+        interactions="NonLinear",
+        num_bessel=8,
+        distance_transform="Agnesi",
+        pair_repulsion=True,
+        structures="metal",
+        more=(
+            ("edge_irreps", "128x0e+128x1o+128x2e+128x3o"),
+            ("use_agnostic_product", True),
+            ("apply_cutoff", False),
+        ),
     ),
     # of the model that comes with pathtune, 133,632 weights
     "demo": Case(
@@ -86,17 +103,20 @@ def build(name: str, seed: int = 0) -> torch.nn.Module:
         from pathtune.backbones.sevennet import load_sevennet
 
         return load_sevennet(SEVENNETS[name], torch.float32).stock
-    from pathtune.backbones.mace import stock_mace
+    from pathtune.backbones._mace_stock import stock_mace
 
     case = CASES[name]
+    first, others = f"RealAgnostic{case.interactions}", f"RealAgnostic{case.interactions}Residual"
+    if case.interactions == "NonLinear":
+        first = others = "RealAgnosticResidualNonLinear"
     torch.manual_seed(seed)
     return stock_mace(
         r_max=case.r_max,
         num_bessel=case.num_bessel,
         num_polynomial_cutoff=5,
         max_ell=case.max_ell,
-        interaction_cls=f"RealAgnostic{case.interactions}ResidualInteractionBlock",
-        interaction_cls_first=f"RealAgnostic{case.interactions}InteractionBlock",
+        interaction_cls=f"{others}InteractionBlock",
+        interaction_cls_first=f"{first}InteractionBlock",
         num_interactions=2,
         hidden_irreps=case.hidden_irreps,
         MLP_irreps="16x0e",
@@ -107,6 +127,7 @@ def build(name: str, seed: int = 0) -> torch.nn.Module:
         radial_MLP=[64, 64, 64],
         pair_repulsion=case.pair_repulsion,
         distance_transform=case.distance_transform,
+        **dict(case.more),
     )
 
 

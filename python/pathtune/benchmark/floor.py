@@ -28,16 +28,16 @@ def floor_flops(forward, batch: Batch) -> dict[str, float]:
     total = {"conv": 0.0, "contraction": 0.0, "skip_tp": 0.0, "radial": 0.0, "linear": 0.0}
     for layer in forward.layers:
         total["conv"] += CONV_STEP * n_edges * _conv_flops(layer.conv)
-        if layer.contraction is not None:
-            mul = layer.conv.paths[0, 5].item()
-            terms, monomials = layer.contraction.n_terms, layer.contraction.n_monomials
-            total["contraction"] += CONTRACTION_STEP * n_nodes * mul * (2 * terms + monomials)
         if layer.species_linear is not None:
             for _, _, _, n_components, mul_in, mul_out in layer.species_linear.paths.tolist():
                 total["skip_tp"] += LINEAR_STEP * n_nodes * 2 * n_components * mul_in * mul_out
         total["radial"] += LINEAR_STEP * n_rows * sum(2 * a * b for a, b in itertools.pairwise(layer.radial.hs))
         for linear in layer.linears:
             total["linear"] += LINEAR_STEP * n_nodes * linear.flops_per_node()
+    for product in getattr(forward, "products", ()):
+        terms, monomials = product.contraction.n_terms, product.contraction.n_monomials
+        total["contraction"] += CONTRACTION_STEP * n_nodes * product.mul * (2 * terms + monomials)
+        total["linear"] += LINEAR_STEP * n_nodes * product.linear.flops_per_node()
     return total
 
 

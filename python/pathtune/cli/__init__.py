@@ -21,6 +21,7 @@ VERBS = {
     "describe": "what a run did, as a paragraph for a methods section",
     "evaluate": "errors of a model on labelled structures",
     "merge": "fold an adapter into a plain model",
+    "export": "a model as a folder of text and safetensors, without pickle",
     "show": "what an adapter says of itself",
     "diff": "what two adapters of one model change, weight by weight",
     "blend": "one adapter of several, each times a weight",

@@ -26,7 +26,7 @@ from pathtune.data.neighbours import Graph, find_graph
 from pathtune.data.order import in_order, shuffled
 from pathtune.data.readers import SHIPPED, demo_file, from_atoms, read_frames, register_reader
 from pathtune.data.source import Frames, Source, as_source, batches, read_structures, split_off, subset
-from pathtune.data.structure import ISOLATED_ATOM, Structure, check_elements, composition, elements_of
+from pathtune.data.structure import ISOLATED_ATOM, Structure, check_elements, composition, elements_of, heads_of
 
 __all__ = [
     "ISOLATED_ATOM",
@@ -53,6 +53,7 @@ __all__ = [
     "conjugates",
     "demo_file",
     "elements_of",
+    "heads_of",
     "find_graph",
     "from_atoms",
     "in_order",

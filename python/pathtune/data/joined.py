@@ -10,7 +10,7 @@ import numpy as np
 from pathtune.data.labels import labels
 from pathtune.data.neighbours import Graph
 from pathtune.data.source import Frames, Source
-from pathtune.data.structure import Structure
+from pathtune.data.structure import Structure, heads_of
 
 
 class Joined:
@@ -20,6 +20,7 @@ class Joined:
         self._parts = list(parts)
         self._ends = np.cumsum([len(part) for part in self._parts]).astype(int)
         self.elements = tuple(sorted({z for part in self._parts for z in part.elements}))
+        self.heads = tuple(sorted({head for part in self._parts for head in heads_of(part)}, key=str))
         self.composition = np.zeros((len(self), len(self.elements)))
         self.present: Mapping[str, np.ndarray] = {}
         start = 0

@@ -43,6 +43,8 @@ class Label:
     largest: float | None = None  # a greater magnitude, in `unit`, is a unit error or a broken calculation
     title: str = ""  # in the help, where the name does not say enough
     note: str = ""  # in the help, behind the unit
+    aliases: tuple[str, ...] = ()  # where `key` is not changed and absent: other keys that hold it
+    hint: str = ""  # where it is missing and a model reads it: what to write
     word: str = ""  # what one of them is called, by default the name
     report_unit: str = ""  # of the reported errors, by default `unit`
     report_factor: float = 1.0  # from `unit`, per atom where extensive, to the reported one
@@ -286,5 +288,33 @@ MAGFORCES = register_label(
         word="magforce",
         report_unit="meV/mu_B",
         report_factor=1000.0,
+    )
+)
+TOTAL_CHARGE = register_label(
+    Label(
+        name="total_charge",
+        per="graph",
+        unit="e",
+        key="total_charge",
+        aliases=("charge",),
+        is_input=True,
+        is_optional=False,
+        largest=1000.0,
+        title="charge of the structure, which models with an embedding of it read",
+        hint="0 for a neutral structure",
+    )
+)
+TOTAL_SPIN = register_label(
+    Label(
+        name="total_spin",
+        per="graph",
+        unit="1",
+        key="total_spin",
+        aliases=("spin",),
+        is_input=True,
+        is_optional=False,
+        largest=1000.0,
+        title="spin multiplicity 2S + 1 of the structure, which models with an embedding of it read",
+        hint="the multiplicity 2S + 1, 1 for a closed shell",
     )
 )

@@ -36,12 +36,12 @@ def notes_on(
         notes.append(f"using {', '.join(taken)} from the calculator's results, since no frame has {default}")
     if not any("stress" in s.labels for s in structures):
         notes += [_unused(key) for key in sorted({k for a in frames for k in _stress_keys(a)})]
-    known = {used.of(label) for label in labels()}
     for key, none in CHARGES.items():
         n = sum(_is_number(a.info.get(key)) and float(a.info[key]) not in none for a in frames)
-        if n and key not in known:
+        if n:
             notes.append(
-                f"{n} of {len(frames)} frames have a {key}, which is not read: the model takes them as neutral"
+                f"{n} of {len(frames)} frames have a {key}, which only models with an embedding of it read: "
+                "others take them as neutral"
             )
     return notes
 

@@ -191,6 +191,8 @@ def from_atoms(
         place = atoms.info if label.per == "graph" else atoms.arrays
         key = keys.of(label)
         value = place.get(key, results.get(key))
+        if value is None and key == label.key:
+            value = next((place[other] for other in label.aliases if place.get(other) is not None), None)
         if value is not None:
             found[label.name] = label.checked(value, len(atoms), key, where)
     structure = Structure(
@@ -201,6 +203,7 @@ def from_atoms(
         pbc=np.asarray(atoms.pbc, dtype=bool),
         labels=found,
         config_type=str(atoms.info.get("config_type", "Default")),
+        head=str(atoms.info["head"]) if atoms.info.get("head") is not None else None,
     )
     check_geometry(structure)
     for label in labels():

@@ -17,7 +17,7 @@ from pathtune.data.labels import LabelKeys, labels
 from pathtune.data.neighbours import Graph, find_graph
 from pathtune.data.order import in_order, shuffled
 from pathtune.data.readers import from_frames, named_files, read, split_slice
-from pathtune.data.structure import ISOLATED_ATOM, Structure, composition, elements_of
+from pathtune.data.structure import ISOLATED_ATOM, Structure, composition, elements_of, heads_of
 from pathtune.errors import InputError
 
 GRAPH_BYTES = 2_000_000_000  # of neighbours that one set keeps in memory
@@ -63,6 +63,7 @@ class Frames:
     def __init__(self, structures: Sequence[Structure], graph_bytes: int = GRAPH_BYTES):
         self._structures = list(structures)
         self.elements = elements_of(self._structures)
+        self.heads = heads_of(self._structures)  # which they name; None where they name none
         self.composition = composition(self._structures, self.elements).reshape(len(self), len(self.elements))
         self.present = {
             label.name: np.array([label.name in s.labels for s in self._structures], dtype=bool) for label in labels()

@@ -80,6 +80,13 @@ def elements_of(data: Any) -> tuple[int, ...]:
     return tuple(sorted({int(z) for s in data for z in np.unique(s.atomic_numbers)}))
 
 
+def heads_of(data: Any) -> tuple[str | None, ...]:
+    """Heads that a Source or structures name; None among them where a frame names none."""
+    if hasattr(data, "read"):
+        return getattr(data, "heads", (None,))
+    return tuple(sorted({s.head for s in data}, key=str))
+
+
 def check_elements(data: Any, known: Sequence[int]) -> None:
     """Raise InputError for the first structure, of a Source or of several, with an element outside `known`."""
     if hasattr(data, "read"):

@@ -15,7 +15,7 @@ from pathtune.adaptations import Composition, Stored, adaptation_class, adaptati
 from pathtune.adapter_file import save_adapter
 from pathtune.adapting import adapt, merge
 from pathtune.atomic_energies import E0Fit, refit_e0
-from pathtune.data import LabelKeys, Source, batches, elements_of
+from pathtune.data import LabelKeys, Source, batches, elements_of, heads_of
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate, mean_loss
 from pathtune.files import write_text
@@ -118,7 +118,7 @@ def adapt_as(base: Potential, train: Source, options: Mapping[str, Any], n_repla
     for kind in run.arm:
         cls = adaptation_class(kind)
         cls.check(options.get(cls.section), n_steps)
-    model = adapt(base, run.arm, elements_of(train), options, config.seed)
+    model = adapt(base, run.arm, elements_of(train), options, config.seed, heads_of(train))
     if config.refit_e0 and any(c.starts_anew for c in model.adaptation.parts()):
         model.set_e0(refit_e0(model, train)[0].e0)
     return model

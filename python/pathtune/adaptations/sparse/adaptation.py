@@ -133,7 +133,7 @@ class Sparse(SparseEntries):
         """A new delta whose candidates are those given by layer name, or chosen as `config` says."""
         layers = select_layers(base.backbone.layers, config.targets, config.scope)
         species = base.species_of(elements)
-        reachable = {layer.name: layer.reachable(species) for layer in layers}
+        reachable = {layer.name: layer.reachable(species, base.tuned_heads) for layer in layers}
         if candidates is None:
             chosen = first_candidates(reachable, config, seed)
         else:

@@ -1,0 +1,53 @@
+"""docs/models.md from tests/models_table.toml. `--check` says whether the page is what the table gives."""
+
+import argparse
+import pathlib
+import sys
+import tomllib
+
+ROOT = pathlib.Path(__file__).parent.parent
+TABLE, PAGE = ROOT / "tests" / "models_table.toml", ROOT / "docs" / "models.md"
+OUTCOMES = {"kernels": "our kernels", "stock": "the package's own forward, with a warning", "refused": "refused"}
+HEAD = """# Which models work
+
+Made by `bench/models_page.py` of tests/models_table.toml; tests/backbones/test_models_table.py builds every class with
+random weights, loads it, tunes two steps, merges, and compares what happens with this page.
+
+"Our kernels": the model trains and predicts on our C++ kernels. "The package's own forward": it trains and predicts, at
+the speed of its own package. "Refused": one sentence says so before anything runs.
+
+## Published models
+
+Licences are those that the authors state; read theirs before you use a model.
+"""
+
+
+def table(header, rows):
+    """Lines of a Markdown table."""
+    return [f"| {' | '.join(header)} |", "|" + "---|" * len(header), *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def page(content):
+    """The text of the page."""
+    rows = [[m["name"], m["blocks"], OUTCOMES[m["outcome"]], m["tested"], m["licence"]] for m in content["published"]]
+    lines = [HEAD, *table(("model", "blocks", "runs on", "tested with", "licence of the weights"), rows)]
+    kinds = {"model_class": "Model classes", "interaction": "Interaction blocks", "readout": "Readouts"}
+    lines.append("## Classes of mace-torch 0.3.16\n")
+    for key, title in kinds.items():
+        rows = [[f"`{row['class']}`", OUTCOMES[row["outcome"]]] for row in content[key]]
+        lines += [f"### {title}\n", *table(("class", "runs on"), rows)]
+    rows = [[row["title"], f"`{', '.join(row['arguments'])}`", OUTCOMES[row["outcome"]]] for row in content["option"]]
+    lines += ["### Options\n", *table(("option", "arguments", "runs on"), rows), "### What a refusal says\n"]
+    for key in ("model_class", "readout", "option"):
+        lines += [f"- {row['words']}" for row in content[key] if "words" in row]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    text = page(tomllib.loads(TABLE.read_text()))
+    if not parser.parse_args().check:
+        PAGE.write_text(text)
+    elif not PAGE.exists() or PAGE.read_text() != text:
+        sys.exit("docs/models.md is not what the table gives: run python bench/models_page.py")
