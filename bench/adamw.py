@@ -2,8 +2,8 @@
 
     python bench/adamw.py [SET ...]    # ethanol50 ethanol450
 
-Everything else is `fit` as it is: data, loss, clipping, narrowing. Three rates an arm, the best by validation counts; the
-default runs of schedule-free stand in bench/results/optimiser.jsonl. Results are kept one by one in
+Everything else is `fit` as it is: data, loss, clipping, narrowing. Three rates an arm, the best by validation
+counts. The default runs of schedule-free stand in bench/results/optimiser.jsonl. Results are kept one by one in
 bench/results/adamw.jsonl. PATHTUNE_DATA as in CONTRIBUTING.md; one thread; seed 0.
 """
 
@@ -11,9 +11,9 @@ import json
 import pathlib
 import sys
 
-import optimiser
 import torch
 
+import optimiser
 import pathtune
 from pathtune.data import elements_of
 from pathtune.ops.allocator import keep_large_blocks

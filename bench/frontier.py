@@ -1,11 +1,11 @@
-"""Error against the share of the weights that may change, for three amounts of data: what `active_share="auto"` rests on.
+"""Error against the share of the weights that may change, for three amounts of data.
 
     python bench/frontier.py ethanol 3bpa     # MACE_SPICE
     python bench/frontier.py copper           # with sevenn: SevenNet-0
 
 Default settings but for the arm, the share and the scope; one seed. Results are kept one by one in
-bench/results/frontier.jsonl and not repeated. PATHTUNE_DATA as in CONTRIBUTING.md; one thread. bench/tables.py writes the
-table, bench/plot.py the picture.
+bench/results/frontier.jsonl and not repeated. PATHTUNE_DATA as in CONTRIBUTING.md; one thread. bench/tables.py writes
+the table.
 """
 
 import json
@@ -14,9 +14,9 @@ import sys
 import time
 
 import numpy as np
-import optimiser
 import torch
 
+import optimiser
 import pathtune
 from pathtune.data import elements_of
 from pathtune.ops.allocator import keep_large_blocks
