@@ -15,6 +15,7 @@ from pathtune.errors import InputError
 VERBS = {
     "demo": "tune the model that comes with pathtune, compare with full fine-tuning",
     "paths": "list every adaptable weight of a model",
+    "prepare": "check structures once and keep them as a store, for large sets",
     "fit": "fine-tune a model on labelled structures",
     "describe": "what a run did, as a paragraph for a methods section",
     "evaluate": "errors of a model on labelled structures",
