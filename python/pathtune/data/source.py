@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import ase
 import numpy as np
 
+from pathtune.data.ahead import read_ahead
 from pathtune.data.batch import Batch
 from pathtune.data.geometry import check_geometry
 from pathtune.data.labels import LabelKeys, labels
 from pathtune.data.neighbours import Graph, find_graph
-from pathtune.data.order import in_order, shuffled
+from pathtune.data.order import shuffled
 from pathtune.data.readers import from_frames, named_files, read, split_slice
 from pathtune.data.store import Selected, Store, is_store
 from pathtune.data.structure import ISOLATED_ATOM, Structure, composition, elements_of
@@ -165,6 +166,12 @@ def streams(source: Any) -> bool:
     return getattr(source, "streams", False)
 
 
+def check_cutoff(source: Any, r_max: float) -> None:
+    """Raise InputError for a store that was prepared for models of another cutoff (A)."""
+    if isinstance(source, (Store, Selected)):
+        source.check_cutoff(r_max)
+
+
 def subset(source: Source, indices: Sequence[int]) -> Source:
     """Some frames of a source: in memory, or where they stay in their files, in these."""
     if isinstance(source, (Store, Selected)):
@@ -230,8 +237,14 @@ class Collates(Protocol):
 def batches(model: Collates, source: Source, size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
     """The frames of `source`, or those of `indices`, in order, as the model's batches of `size`, one at a time."""
     indices = range(len(source)) if indices is None else indices
-    for chunk in in_order(len(indices), size):
-        yield model.batch(source, [indices[k] for k in chunk])
+    starts = range(0, len(indices), size)
+    yield from batches_of(model, source, (indices[k : k + size] for k in starts))
+
+
+def batches_of(model: Collates, source: Source, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
+    """The frames of each chunk as a batch of the model; read ahead where they stay in their files."""
+    found = (model.batch(source, chunk) for chunk in chunks)
+    return read_ahead(found) if streams(source) else found
 
 
 def _kind(part: Any) -> str:

@@ -65,11 +65,13 @@ class Narrowing(Controller):
         """The delta's groups of the optimizer, which makes them anew when its state is loaded."""
         return self.optimizer.param_groups[self._which]
 
-    def after_step(self, step: int, dense_gradients: Callable[[], Mapping[str, torch.Tensor]] | None = None) -> None:
+    def after_step(
+        self, step: int, dense_gradients: Callable[[], Mapping[str, torch.Tensor]] | None = None
+    ) -> bool | None:
         """Narrow, where it is time. `dense_gradients`: by parameter name, called only to regrow."""
         self._set_rate(step)
         if self.config.final_share is None or (step % self.interval and step != self.by_step):
-            return
+            return False
         if step <= self.by_step:
             n_keep = self._n_at(step)
             self._narrow(n_keep)
@@ -77,6 +79,7 @@ class Narrowing(Controller):
                 self._restart_average()
             if self.config.regrow and dense_gradients and step <= REGROW_UNTIL * self.by_step:
                 self._regrow(n_keep, dense_gradients())
+        return step <= self.by_step
 
     @torch.no_grad()
     def after_epoch(self) -> None:
