@@ -9,7 +9,8 @@ import torch
 from pathtune.backbones._packages import import_mace, import_sevenn
 from pathtune.ops import _core
 
-ALLOWED_SKIPS = ("no CUDA device", "needs the package sevenn", "needs the package mace-torch")
+ALLOWED_SKIPS = ("no CUDA device", "needs the package sevenn", "needs the package mace-torch",
+                 "needs the package ase-db-backends")  # fmt: skip
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -44,7 +45,8 @@ def needs_mace():
     try:
         import_mace()
     except ImportError:
-        pytest.skip("needs the package mace-torch")
+        pytest.skip("needs the package mace-torch",
+                 "needs the package ase-db-backends")  # fmt: skip
 
 
 @pytest.fixture(scope="session")

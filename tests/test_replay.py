@@ -12,7 +12,7 @@ from models import crystal, labelled, molecule, tiny_mace
 from pathtune import FitConfig, InputError, adapt, fit, load, refit_e0
 from pathtune.adapter_file import read_adapter
 from pathtune.cli import main
-from pathtune.data import Frames, Joined, batches, from_atoms
+from pathtune.data import Frames, Joined, from_atoms
 from pathtune.evaluation import mean_loss
 from pathtune.training.replay import replayed
 
@@ -51,7 +51,7 @@ def test_the_base_itself_has_no_loss_on_replay_though_e0_were_refitted(base, by_
     frames = known() if by_base else labelled_by(base, known())
     before = copy.deepcopy(frames)
     source = replayed(model, Frames(frames), 0.25, by_base)
-    assert mean_loss(model, batches(model, source, 3), FitConfig(loss="weighted").loss_of) < 1e-18
+    assert mean_loss(model, source, 3, FitConfig(loss="weighted").loss_of) < 1e-18
     assert [source.read(i).weight for i in range(len(source))] == [0.25] * 4
     assert ("stress" in source.read(0).labels) == by_base
     assert not any("stress" in source.read(i).labels for i in (1, 2, 3))

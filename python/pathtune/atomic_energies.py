@@ -6,12 +6,13 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import torch
 from ase.data import chemical_symbols
 
-from pathtune.data import ISOLATED_ATOM, LabelKeys, Source, as_source, batches, check_elements
+from pathtune.data import ISOLATED_ATOM, LabelKeys, Source, as_source, batches_of, check_elements, in_order
+from pathtune.data.sample import SEED, sampled
 from pathtune.errors import InputError
 from pathtune.model import Potential
+from pathtune.processes import world
 
 ABSURD_EV_PER_ATOM = 25.0  # a bond is worth a few eV; more than this after the fit is a wrong label
 N_REWEIGHTINGS, TOLERANCE_EV = 100, 1e-8
@@ -27,6 +28,8 @@ class E0Fit:
     from_isolated_atoms: tuple[str, ...]
     rms_before_mev_atom: float
     rms_after_mev_atom: float
+    n_used: int = 0  # structures
+    n_labelled: int = 0
 
     def __str__(self) -> str:
         shifts = ", ".join(f"{element} {shift:+.4f}" for element, shift in self.shift_ev.items())
@@ -36,6 +39,11 @@ class E0Fit:
                 f", rank {self.rank} of {self.n_elements}: these compositions do not tell the elements apart, so that "
                 "the shift is divided among them (minimum norm), and energies of other compositions are off by an "
                 "unknown constant"
+            )
+        if self.n_used < self.n_labelled:
+            note += (
+                f"; from a sample (seed {SEED}) of {self.n_used:,d} of the {self.n_labelled:,d} structures, "
+                "with every element"
             )
         return (
             f"E0 refit (eV): {shifts}{note}; energy RMS {self.rms_before_mev_atom:.1f} -> "
@@ -56,14 +64,15 @@ def refit_e0(
     element's E0. Least squares of minimum norm in the shift otherwise (docs/theory.md). With `huber_delta` (eV/atom)
     the sum is that of Huber's function of the error per atom, which a minority of frames on another energy scale
     does not pull away from the rest. Raises InputError for an element that the model lacks and for a label more than
-    25 eV/atom off the fit. Only frames of the head that the model was loaded for count.
+    25 eV/atom off the fit. Only frames of the head that the model was loaded for count. Of a set of more than 20,000 a
+    seeded sample is taken, in which every element occurs; its energies are computed by all processes together.
     """
     source = as_source(data, keys)
     labelled = _own_energies(model, source)
     if not len(labelled):
         return model, E0Fit({}, 0, 0, (), 0.0, 0.0)
     check_elements(source, model.atomic_numbers)
-    counts = source.composition[labelled]
+    counts = source.composition[labelled].astype(np.float64)
     occurring = np.flatnonzero(counts.any(axis=0))
     elements = [source.elements[k] for k in occurring]
     counts = np.ascontiguousarray(counts[:, occurring])
@@ -95,12 +104,14 @@ def refit_e0(
         from_isolated_atoms=tuple(chemical_symbols[elements[k]] for k in fixed),
         rms_before_mev_atom=float(1000 * np.sqrt(np.mean((residual / n_atoms) ** 2))),
         rms_after_mev_atom=float(1000 * np.sqrt(np.mean(after**2))),
+        n_used=len(labelled),
+        n_labelled=int(np.count_nonzero(source.present["energy"])),
     )
     return model.with_e0(e0), fit
 
 
 def energy_error(model: Potential, source: Source, batch_size: int = 16) -> float:
-    """Mean absolute error of the energies, eV/atom; 0 where no frame has one."""
+    """Mean absolute error of the energies, eV/atom, of a sample of a large set; 0 where no frame has one."""
     labelled = _own_energies(model, source)
     if not len(labelled):
         return 0.0
@@ -109,8 +120,8 @@ def energy_error(model: Potential, source: Source, batch_size: int = 16) -> floa
 
 
 def _own_energies(model: Potential, source: Source) -> np.ndarray:
-    """Which frames have an energy of the head that the model was loaded for: E0 of other heads are not refitted."""
-    labelled = np.flatnonzero(source.present["energy"])
+    """Which frames, of a sample of a large set, have an energy of the head that the model was loaded for."""
+    labelled = sampled(source, "energy")
     if len(model.backbone.heads) == 1:
         return labelled
     frames = [source.read(int(i)) for i in labelled]
@@ -134,14 +145,22 @@ def _solve(
 
 
 def _residuals(model: Potential, source: Source, indices: list[int], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Label minus total energy [n], eV, float64, and which frames are isolated atoms [n] bool."""
-    parts = []
-    types: list[str] = []
-    for batch in batches(model, source, size, indices):
-        label = batch.labels["energy"].value
-        parts.append(label - model(batch, outputs=("energy",)).energy.detach())
-        types += batch.config_type
-    return torch.cat(parts).cpu().numpy(), np.array([t == ISOLATED_ATOM for t in types])
+    """Label minus total energy [n], eV, float64, and which frames are isolated atoms [n] bool; all processes share."""
+    here = world()
+    chunks = in_order(len(indices), size)
+
+    def mine() -> list[tuple[np.ndarray, list[bool]]]:
+        found = []
+        own = [[indices[k] for k in chunk] for chunk in chunks[here.rank :: here.size]]
+        for batch in batches_of(model, source, own):
+            label = batch.labels["energy"].value
+            rest = (label - model(batch, outputs=("energy",)).energy.detach()).cpu().numpy()
+            found.append((rest, [t == ISOLATED_ATOM for t in batch.config_type]))
+        return found
+
+    by_rank = here.gather(mine)
+    parts = [by_rank[k % here.size][k // here.size] for k in range(len(chunks))]
+    return np.concatenate([rest for rest, _ in parts]), np.array([t for _, types in parts for t in types])
 
 
 def _check_absurd(source: Source, labelled: np.ndarray, error_ev_atom: np.ndarray) -> None:

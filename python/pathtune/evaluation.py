@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from pathtune.data import Batch, Label, LabelKeys, Structure, as_source, batches, check_elements, in_order, outputs
+from pathtune.data import Batch, Label, LabelKeys, Source, Structure, as_source, batches_of, check_elements, outputs
 from pathtune.errors import InputError
 from pathtune.model import Potential, Prediction
+from pathtune.processes import world
 
 ABSURD = 1e100  # of a prediction, in any unit: as good as infinite, and its square is
 Errors = dict[str, np.ndarray]  # of one structure, by label
@@ -30,35 +30,83 @@ def evaluate(
     `data`: a file, several files, ASE Atoms, Structures, or a Source. Energies in meV/atom, forces in meV/A
     (over components), stress in GPa (over the nine components), others as their Label says; an error without a
     label, or of what the model does not predict, is absent. Raises InputError as read_structures does, for an
-    element that the model lacks, for a batch_size below 1, and for a prediction that is not finite.
+    element that the model lacks, for a batch_size below 1, and for a prediction that is not finite. Several processes
+    share the structures.
     """
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
     source = as_source(data, keys, max_frames)
     check_elements(source, model.atomic_numbers)
-    errors, types = [], []
-    by_element: dict[str, list[tuple[int, Errors]]] = defaultdict(list)
-    for chunk, batch in zip(in_order(len(source), batch_size), batches(model, source, batch_size)):
-        structures = [source.read(i) for i in chunk]
-        for structure, error in zip(structures, _errors(model, batch, structures)):
-            errors.append(error)
-            types.append(structure.config_type)
-            for element, part in _by_element(structure, error):
-                by_element[element].append(part)
-    by_type = defaultdict(list)
-    for config_type, error in zip(types, errors):
-        by_type[config_type].append(error)
-    return {
-        "n_structures": len(errors),
-        **_summary(errors),
-        "per_element": {
-            element: {"n_atoms": sum(n for n, _ in parts), **_summary([e for _, e in parts])}
-            for element, parts in sorted(by_element.items())
-        },
-        "per_config_type": {
-            name: {"n_structures": len(group), **_summary(group)} for name, group in sorted(by_type.items())
-        },
-    }
+    here = world()
+
+    def mine() -> Groups:
+        found = Groups()
+        chunks = [c for k, c in enumerate(_chunks(len(source), batch_size)) if k % here.size == here.rank]
+        for chunk, batch in zip(chunks, batches_of(model, source, chunks)):
+            structures = [source.read(i) for i in chunk]
+            for structure, error in zip(structures, _errors(model, batch, structures)):
+                found.add(structure, error)
+        return found
+
+    total, *others = here.gather(mine)
+    for other in others:
+        total.merge(other)
+    return total.scores()
+
+
+def _chunks(n: int, size: int) -> Iterator[range]:
+    return (range(k, min(k + size, n)) for k in range(0, n, size))
+
+
+class Groups:
+    """Sums of errors over all structures, by element and by config_type: those of several processes add up."""
+
+    def __init__(self):
+        self.n: dict[tuple[str, str], int] = {}  # structures, or atoms of an element
+        self.sums: dict[tuple[str, str, str], np.ndarray] = {}  # by group and label: numbers, |error|, error^2
+
+    def add(self, structure: Structure, errors: Errors) -> None:
+        """One structure's."""
+        self._add("all", "", 1, errors)
+        self._add("config_type", structure.config_type, 1, errors)
+        for element, (n_atoms, part) in _by_element(structure, errors):
+            self._add("element", element, n_atoms, part)
+
+    def merge(self, other: Groups) -> None:
+        """Those of another process."""
+        for key, n in other.n.items():
+            self.n[key] = self.n.get(key, 0) + n
+        for key, sums in other.sums.items():
+            self.sums[key] = self.sums.get(key, 0.0) + sums
+
+    def scores(self) -> dict[str, Any]:
+        """As `evaluate` gives them."""
+        elements = sorted(name for kind, name in self.n if kind == "element")
+        types = sorted(name for kind, name in self.n if kind == "config_type")
+        return {
+            "n_structures": self.n.get(("all", ""), 0),
+            **self._summary("all", ""),
+            "per_element": {z: {"n_atoms": self.n["element", z], **self._summary("element", z)} for z in elements},
+            "per_config_type": {
+                t: {"n_structures": self.n["config_type", t], **self._summary("config_type", t)} for t in types
+            },
+        }
+
+    def _add(self, kind: str, group: str, n: int, errors: Errors) -> None:
+        self.n[kind, group] = self.n.get((kind, group), 0) + n
+        for name, error in errors.items():
+            sums = np.array([error.size, np.abs(error).sum(), (error**2).sum()])
+            key = (kind, group, name)
+            self.sums[key] = self.sums[key] + sums if key in self.sums else sums
+
+    def _summary(self, kind: str, group: str) -> dict[str, float]:
+        summary = {}
+        for label in outputs():
+            n, absolute, square = self.sums.get((kind, group, label.name), (0, 0.0, 0.0))
+            if n:
+                summary[label.mae_key] = float(absolute / n * label.report_factor)
+                summary[label.rmse_key] = float(np.sqrt(square / n) * label.report_factor)
+        return summary
 
 
 def _errors(model: Potential, batch: Batch, structures: Sequence[Structure]) -> list[Errors]:
@@ -109,30 +157,42 @@ def _by_element(structure: Structure, error: Errors) -> list[tuple[str, tuple[in
     return result
 
 
-def _summary(errors: Sequence[Errors]) -> dict[str, float]:
-    summary = {}
-    for label in outputs():
-        parts = [e[label.name].ravel() for e in errors if label.name in e]
-        if parts:
-            values = np.concatenate(parts) * label.report_factor
-            summary[label.mae_key] = float(np.abs(values).mean())
-            summary[label.rmse_key] = float(np.sqrt((values**2).mean()))
-    return summary
+def summed_loss(model: Potential, source: Source, size: int, loss_of) -> tuple[float, int]:
+    """Sum over structures of a loss `loss_of(prediction, batch)` in batches of `size`, and their number.
 
+    The processes share the batches; the sum is in the order of the batches, whatever their number.
+    """
+    here = world()
+    chunks = list(_chunks(len(source), size))
 
-def summed_loss(model: Potential, frames: Iterable[Batch], loss_of) -> tuple[float, int]:
-    """Sum over structures of a loss `loss_of(prediction, batch)`, and how many structures there are."""
+    def mine() -> list[float]:
+        found = []
+        for batch in batches_of(model, source, chunks[here.rank :: here.size]):
+            prediction = model(batch, outputs=batch.wanted)
+            with torch.no_grad():
+                found.append(float(loss_of(prediction, batch)) * batch.n_graphs)
+        return found
+
+    by_rank = here.gather(mine)
     total = 0.0
-    n = 0
-    for batch in frames:
-        prediction = model(batch, outputs=batch.wanted)
-        with torch.no_grad():
-            total += float(loss_of(prediction, batch)) * batch.n_graphs
-        n += batch.n_graphs
-    return total, n
+    for k in range(len(chunks)):
+        total += by_rank[k % here.size][k // here.size]
+    return total, len(source)
 
 
-def mean_loss(model: Potential, frames: Iterable[Batch], loss_of) -> float:
-    """Mean over structures of a loss `loss_of(prediction, batch)`."""
-    total, n = summed_loss(model, frames, loss_of)
+def mean_loss(model: Potential, source: Source, size: int, loss_of) -> float:
+    """Mean over structures of a loss `loss_of(prediction, batch)`, in batches of `size`."""
+    total, n = summed_loss(model, source, size, loss_of)
     return total / max(n, 1)
+
+
+def losses(model: Potential, source: Source, loss_of) -> list[float]:
+    """The loss of each structure; the processes share them."""
+    here = world()
+
+    def mine() -> list[float]:
+        own = ([i] for i in range(here.rank, len(source), here.size))
+        return [float(loss_of(model(b, outputs=b.wanted), b).detach()) for b in batches_of(model, source, own)]
+
+    by_rank = here.gather(mine)
+    return [by_rank[i % here.size][i // here.size] for i in range(len(source))]

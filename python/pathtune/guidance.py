@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import numbers
@@ -15,13 +16,14 @@ from pathtune.adaptations import SparseDelta
 from pathtune.adapting import sparsify
 from pathtune.atomic_energies import refit_e0
 from pathtune.conventions import check_conventions
-from pathtune.data import as_source, batches, elements_of, heads_of
+from pathtune.data import as_source, elements_of, heads_of
 from pathtune.errors import InputError
-from pathtune.evaluation import mean_loss
+from pathtune.evaluation import losses
 from pathtune.files import write_text
 from pathtune.forms import read_json
 from pathtune.model import Potential
 from pathtune.plots import BLUE, ORANGE, draw_share_axis, new_figure, save_png
+from pathtune.processes import world
 from pathtune.training import FitConfig, fit
 
 SHARES = (0.003, 0.01, 0.03, 0.1, 0.3)
@@ -81,7 +83,8 @@ def choose_share(
     if config.check_units:
         check_conventions(base, train)
     config = dataclasses.replace(config, epochs=epochs, refit_e0=False, patience=0, check_units=False, keep_worse=True)
-    elements, heads, points = elements_of(train), heads_of(train), _read(file, epochs, len(valid))
+    elements, heads = elements_of(train), heads_of(train)
+    points = world().first(lambda: _read(file, epochs, len(valid)))
     for share in sorted(set(shares)):
         if any(p.share == share for p in points):
             continue
@@ -93,12 +96,13 @@ def choose_share(
                 continue
             raise
         fit(model, train, valid, config)
-        losses = [mean_loss(model, [frame], config.loss_of) for frame in batches(model, valid, 1)]
-        points.append(SweepPoint(share, model.counts()["active"], losses))
+        found = losses(model, valid, config.loss_of)
+        points.append(SweepPoint(share, model.counts()["active"], found))
         if report:
             report(f"share {100 * share:5.2f} %  {points[-1].active:8,d} weights  validation {points[-1].mean:.4g}")
         if file is not None:
-            write_text(pathlib.Path(file), json.dumps({"epochs": epochs, "points": _plain(points)}, indent=1) + "\n")
+            text = json.dumps({"epochs": epochs, "points": _plain(points)}, indent=1) + "\n"
+            world().first(functools.partial(write_text, pathlib.Path(file), text))
     if not points:
         tried = ", ".join(map(str, shares))
         raise InputError(f"shares are {tried}: each is less than one weight, expected larger ones")

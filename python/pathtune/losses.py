@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
 from pathtune.data import Batch, Label, Source, outputs
+from pathtune.data.sample import sampled
 from pathtune.errors import InputError
 from pathtune.model import Potential, Prediction
 
@@ -41,6 +43,11 @@ class TermSums:
             self._sums[name] = self._sums.get(name, 0.0) + float(term.sum.detach())
             self._counts[name] = self._counts.get(name, 0) + int(term.count)
 
+    def merge(self, other: TermSums) -> None:
+        """Those of another process."""
+        _add(self._sums, other._sums)
+        _add(self._counts, other._counts)
+
     def means(self) -> dict[str, float]:
         """Mean cost by label, of those that some structure has."""
         return {name: self._sums[name] / count for name, count in self._counts.items() if count}
@@ -64,9 +71,19 @@ class ErrorSums:
                 )
                 self._counts[label.mae_key] = self._counts.get(label.mae_key, 0) + error.numel()
 
+    def merge(self, other: ErrorSums) -> None:
+        """Those of another process."""
+        _add(self._sums, other._sums)
+        _add(self._counts, other._counts)
+
     def means(self) -> dict[str, float]:
         """Mean absolute errors in reported units, by the labels' mae_key, of those that some structure has."""
         return {name: self._sums[name] / count for name, count in self._counts.items() if count}
+
+
+def _add(sums: dict[str, Any], others: Mapping[str, Any]) -> None:
+    for name, value in others.items():
+        sums[name] = sums.get(name, 0) + value
 
 
 def loss_terms(
@@ -127,10 +144,10 @@ def check_outputs(model: Potential, source: Source, weights: Mapping[str, float]
 
 def spreads(source: Source) -> dict[str, float]:
     """Root mean square of each output's label, by name, in its unit; of an extensive one per atom, about the best sum
-    of a constant for each element."""
+    of a constant for each element. Of a large set from a sample (data/sample.py)."""
     found = {}
     for label in outputs():
-        held = np.flatnonzero(source.present.get(label.name, []))
+        held = sampled(source, label.name) if label.name in source.present else np.zeros(0, dtype=int)
         values = [source.read(int(i)).labels[label.name] for i in held]
         if not values:
             continue

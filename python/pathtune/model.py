@@ -22,7 +22,9 @@ from pathtune.data import (
     Structure,
     collate,
     conjugates,
+    find_graph,
     label_of,
+    streams,
 )
 from pathtune.data.batch import ALWAYS
 from pathtune.errors import InputError
@@ -235,8 +237,12 @@ class Potential(torch.nn.Module):
 
     def batch(self, source: Source, indices: Sequence[int]) -> Batch:
         """Frames of a source as one batch; InputError as collate."""
-        graphs = [source.graph(i, self.backbone.r_max) for i in indices]
-        return self.collate([source.read(i) for i in indices], graphs)
+        indices = [int(i) for i in indices]
+        structures = [source.read(i) for i in indices]
+        r_max = self.backbone.r_max
+        if streams(source):  # it would only read the structure again
+            return self.collate(structures, [find_graph(s, r_max) for s in structures])
+        return self.collate(structures, [source.graph(i, r_max) for i in indices])
 
     def _check_inputs(self, structures: Sequence[Structure]) -> None:
         for label in [label_of(name) for name in self.inputs]:

@@ -27,8 +27,11 @@ Loss = Callable[["Prediction", Batch], torch.Tensor]
 class Controller:
     """What an adaptation does beside the optimizer while it is trained; this one does nothing."""
 
-    def after_step(self, step: int, dense_gradients: Callable[[], Mapping[str, torch.Tensor]] | None = None) -> None:
-        """After `step` steps. `dense_gradients`: dL/dW' of every weight that is written, computed only when called."""
+    def after_step(
+        self, step: int, dense_gradients: Callable[[], Mapping[str, torch.Tensor]] | None = None
+    ) -> bool | None:
+        """After `step` steps; True where it changed which weights may change. `dense_gradients`: dL/dW' of every weight
+        that is written, computed only when called, by all processes alike."""
 
     def after_epoch(self) -> None:
         """After the last step of an epoch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
 import ase.build
 import numpy as np
@@ -28,7 +29,7 @@ class Case:
     structures: str  # "metal", "aspirin" or "glycine"
     correlation: int = 3
     max_ell: int = 3
-    more: tuple[tuple[str, object], ...] = ()  # other arguments of the constructor
+    more: tuple[tuple[str, Any], ...] = ()  # other arguments of the constructor
 
 
 CASES = {

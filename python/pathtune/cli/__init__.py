@@ -15,6 +15,7 @@ from pathtune.errors import InputError
 VERBS = {
     "demo": "tune the model that comes with pathtune, compare with full fine-tuning",
     "paths": "list every adaptable weight of a model",
+    "prepare": "check structures once and keep them as a store, for large sets",
     "fit": "fine-tune a model on labelled structures",
     "report": "a page of what a run changed, gained and forgot, or of how several compare",
     "compare": "train several arms alike on your data: which one, how many weights",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from pathtune.atomic_energies import refit_e0
 from pathtune.cli._common import (
@@ -15,8 +16,11 @@ from pathtune.cli._common import (
     required,
     score_lines,
 )
-from pathtune.data import LabelKeys, as_source, labels
+from pathtune.data import LabelKeys, as_source, check_cutoff, labels
 from pathtune.evaluation import evaluate
+from pathtune.processes import started
+
+TIMEOUT_S = 600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the errors."""
     options = options_from(args, model=ModelOptions, data=LabelKeys)
+    with started(options["model"].device, TIMEOUT_S):
+        return _run(args, options)
+
+
+def _run(args: argparse.Namespace, options: dict[str, Any]) -> int:
     data = required(args.data, "--data", "a file of structures")
     source = as_source(data, options["data"], args.max_frames)
     for note in getattr(source, "notes", ()):
         print(f"pathtune evaluate: {note}", file=sys.stderr)
     model = load_model(options["model"], args.adapter)
+    check_cutoff(source, model.backbone.r_max)
     if args.e0_from:
         model, fit = refit_e0(model, args.e0_from, keys=options["data"])
         if not args.json:

@@ -22,21 +22,24 @@ from pathtune.cli._common import (
     score_lines,
 )
 from pathtune.conventions import check_conventions
-from pathtune.data import Source, as_source, check_elements, split_off, subset
+from pathtune.data import Source, as_source, check_cutoff, check_elements, split_off, subset
 from pathtune.errors import InputError
 from pathtune.files import write_text
 from pathtune.guidance import choose_share, draw_sweep
 from pathtune.model import Potential
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.options import to_toml
+from pathtune.processes import is_restarted, started, world
 from pathtune.report.contents import run_report
 from pathtune.report.page import write_report
 from pathtune.report.run import FinishedRun, read_lines
 from pathtune.training import FitConfig
+from pathtune.training.agreement import check_same
 from pathtune.training.folder import RunFolder
 from pathtune.training.progress import Progress
 from pathtune.training.provenance import file_hash
 from pathtune.training.run import RunOptions, adapt_as, check_arm, run_arm, sections
+from pathtune.training.stopping import STATUS, StoppedError
 
 REPORT = "report"  # folder of the page, within that of the run
 DENOMINATORS = (("reachable_weights", "reachable"), ("adapted_weights", "adapted"), ("all_weights", "all"))
@@ -61,8 +64,16 @@ def run(args: argparse.Namespace) -> int:
     """Read, check, train, save."""
     if args.from_mace is not None and _is_dry(args):
         return 0
-    with contextlib.ExitStack() as held:  # the run's folder, until the end
-        return _run(args, held)
+    keep_large_blocks()
+    options = options_from(args, **sections())
+    check_arm(options)
+    with contextlib.ExitStack() as held:  # the processes, and the run's folder, until the end
+        held.enter_context(started(options["model"].device, 60 * options["run"].timeout_minutes))
+        try:
+            return _run(args, options, held)
+        except StoppedError as stop:
+            print(f"pathtune fit: {stop}; the same command with --resume continues it", file=sys.stderr)
+            return STATUS
 
 
 def _is_dry(args: argparse.Namespace) -> bool:
@@ -76,18 +87,15 @@ def _is_dry(args: argparse.Namespace) -> bool:
     return translation.is_dry
 
 
-def _run(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
-    keep_large_blocks()
-    options = options_from(args, **sections())
-    check_arm(options)
+def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.ExitStack) -> int:
     run_options: RunOptions = options["run"]
     out = required(run_options.out, "--out", "a folder for the run")
     sets, split = _sets(options)
     train, valid = sets["train"], sets["valid"]
-    n_replay = len(sets.get("replay", ()))
     base = load_model(options["model"])
     for source in sets.values():
         check_elements(source, base.atomic_numbers)
+        check_cutoff(source, base.backbone.r_max)
     config: FitConfig = options["fit"]
     if config.check_units:
         check_conventions(base, train)
@@ -96,17 +104,21 @@ def _run(args: argparse.Namespace, held: contextlib.ExitStack) -> int:
         base, e0_fit = refit_e0(base, train)
     folder = RunFolder(out)
     is_automatic = "sparse" in run_options.arm and options["delta"].active_share == AUTO
-    model = None if is_automatic else adapt_as(base, train, options, n_replay)
-    held.enter_context(folder.start(to_toml(**options), args.resume))
+    model = None if is_automatic else adapt_as(base, train, options, sets.get("replay"))
+    check_same(world(), base, sets, config)
+    is_resumed = args.resume or is_restarted()
+    toml = to_toml(**options)
+    world().first(lambda: held.enter_context(folder.start(toml, is_resumed)) and None)
+    folder.options = world().first(lambda: folder.options)
     if split:
-        write_text(folder.split, json.dumps(split) + "\n")
+        world().first(lambda: write_text(folder.split, json.dumps(split) + "\n"))
     for note in dict.fromkeys(note for source in sets.values() for note in getattr(source, "notes", ())):
         print(f"pathtune fit: {note}", file=sys.stderr)
     if not args.json and e0_fit:
         print(e0_fit, flush=True)
     if model is None:
         options["delta"] = _decide(base, train, valid, options, folder, args.json)
-        model = adapt_as(base, train, options, n_replay)
+        model = adapt_as(base, train, options, sets.get("replay"))
     progress = Progress(config.epochs, quiet=args.json)
     facts = {"model": options["model"].model, "model_sha256": file_hash(options["model"].model)}
     metrics = run_arm(model, base, sets, config, folder, e0_fit, progress, facts)
@@ -148,11 +160,11 @@ def _decide(
     """The delta with the share that a sweep finds; sweep.json and sweep.png stay in the folder."""
     report = None if is_quiet else lambda line: print(line, flush=True)
     delta, file = options["delta"], folder.folder / "sweep.json"
-    epochs = folder.planned_epochs(options["fit"].epochs)
+    epochs = world().first(lambda: folder.planned_epochs(options["fit"].epochs))
     # E0 have been refitted, and labels checked.
     config = dataclasses.replace(options["fit"], refit_e0=False, check_units=False, epochs=epochs)
     choice = choose_share(base, train, valid, delta, config, file=file, report=report)
-    draw_sweep(choice, file.with_suffix(".png"))
+    world().first(lambda: draw_sweep(choice, file.with_suffix(".png")))
     if report:
         report(f"active share: {choice.reason}")
     return dataclasses.replace(delta, active_share=choice.share)

@@ -26,6 +26,7 @@ from pathtune.model import Potential
 from pathtune.options import to_mapping, to_toml
 from pathtune.training import FitConfig
 from pathtune.training.options import learning_rate
+from pathtune.training.plans import Plans
 from pathtune.training.progress import SeriesProgress
 from pathtune.training.run import ModelOptions, adapt_as
 
@@ -159,9 +160,10 @@ def rates(arm: Arm, world: World, epochs: int) -> list[float]:
         return list(asked.lrs)
     options = sections_of(Trial(arm, 1.0, asked.seeds[0], epochs), world.plan)
     config = dataclasses.replace(options["fit"], lr=None)
-    n_replay = len(world.sets.get("replay", ()))
-    model = adapt_as(world.refitted, world.sets["train"], {**options, "fit": config}, n_replay)
-    default = learning_rate(model, config, config.n_steps(len(world.sets["train"]) + n_replay))
+    train, replay = world.sets["train"], world.sets.get("replay")
+    model = adapt_as(world.refitted, train, {**options, "fit": config}, replay)
+    n_steps = Plans(config, *([train] if replay is None else [train, replay])).before(config.epochs)
+    default = learning_rate(model, config, n_steps)
     return [float(f"{default * 2 ** (i - (asked.n_rates - 1) / 2):.3g}") for i in range(asked.n_rates)]
 
 

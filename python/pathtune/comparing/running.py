@@ -167,8 +167,7 @@ def run_trial(trial: Trial, world: World, progress: SeriesProgress) -> dict[str,
     if not is_old:
         named = world.plan.model.model
         facts = {"model": named, "model_sha256": file_hash(named) if named else None}
-        n_replay = len(world.sets.get("replay", ()))
-        model = adapt_as(world.refitted, world.sets["train"], options, n_replay)
+        model = adapt_as(world.refitted, world.sets["train"], options, world.sets.get("replay"))
         with run.start(text, resume=True):
             try:
                 run_arm(model, world.refitted, world.sets, options["fit"], run, world.e0_fit, progress, facts)

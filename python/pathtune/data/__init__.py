@@ -25,7 +25,18 @@ from pathtune.data.labels import (
 from pathtune.data.neighbours import Graph, find_graph
 from pathtune.data.order import in_order, shuffled
 from pathtune.data.readers import SHIPPED, demo_file, from_atoms, read_frames, register_reader
-from pathtune.data.source import Frames, Source, as_source, batches, read_structures, split_off, subset
+from pathtune.data.source import (
+    Frames,
+    Source,
+    as_source,
+    batches,
+    batches_of,
+    check_cutoff,
+    read_structures,
+    split_off,
+    streams,
+    subset,
+)
 from pathtune.data.structure import ISOLATED_ATOM, Structure, check_elements, composition, elements_of, heads_of
 
 __all__ = [
@@ -47,6 +58,8 @@ __all__ = [
     "Structure",
     "as_source",
     "batches",
+    "batches_of",
+    "check_cutoff",
     "check_elements",
     "collate",
     "composition",
@@ -67,6 +80,7 @@ __all__ = [
     "register_reader",
     "shuffled",
     "split_off",
+    "streams",
     "subset",
     "unregister_label",
     "weight_options",

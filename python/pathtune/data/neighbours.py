@@ -34,6 +34,28 @@ class Graph:
 
 def find_graph(structure: Structure, r_max: float) -> Graph:
     """All edges within r_max (A); raises InputError for two atoms on top of each other."""
+    i, j, shift = _half(structure, r_max)
+    n_pairs = len(i)
+    sender = np.concatenate([i, j])
+    receiver = np.concatenate([j, i])
+    unit_shifts = np.concatenate([shift, -shift])
+    order = _complete_order(sender, receiver, unit_shifts, len(structure))
+    place = np.empty(2 * n_pairs, dtype=np.int64)
+    place[order] = np.arange(2 * n_pairs)
+    first = np.minimum(place[:n_pairs], place[n_pairs:])  # where either edge of a pair comes first
+    number = np.empty(n_pairs, dtype=np.int64)
+    number[first.argsort(kind="stable")] = np.arange(n_pairs)
+    pair = number[order % n_pairs] if n_pairs else number
+    return Graph(sender[order], receiver[order], unit_shifts[order].astype(np.float64), pair)
+
+
+def count_edges(structure: Structure, r_max: float) -> int:
+    """Number of edges of find_graph, which is not made; InputError as there."""
+    return 2 * len(_half(structure, r_max)[0])
+
+
+def _half(structure: Structure, r_max: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each pair within r_max once: i [n], j [n], and j's cell seen from i's [n, 3], int64."""
     if len(structure) > MANY:
         _check_apart(structure)
     cell = np.asarray(ase.geometry.complete_cell(structure.cell)) if structure.pbc.any() else np.zeros((3, 3))
@@ -42,15 +64,20 @@ def find_graph(structure: Structure, r_max: float) -> Graph:
     if len(distance) and distance.min() < SMALLEST_A:
         k = int(distance.argmin())
         raise _too_close(structure, i[k], j[k], distance[k])
-    i, j, shift = i.astype(np.int64), j.astype(np.int64), shift.astype(np.float64)
-    pair = np.arange(len(i), dtype=np.int64)
-    sender = np.concatenate([i, j])
-    receiver = np.concatenate([j, i])
-    unit_shifts = np.concatenate([shift, -shift])
-    # A complete key: the same structure gives the same order, whatever the neighbour search did.
-    order = np.lexsort((unit_shifts[:, 2], unit_shifts[:, 1], unit_shifts[:, 0], sender, receiver))
-    _, pair_in_order = np.unique(_first_seen(np.concatenate([pair, pair])[order]), return_inverse=True)
-    return Graph(sender[order], receiver[order], unit_shifts[order], pair_in_order.astype(np.int64))
+    return i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64)
+
+
+def _complete_order(sender: np.ndarray, receiver: np.ndarray, unit_shifts: np.ndarray, n_atoms: int) -> np.ndarray:
+    """By receiver, sender and shift: the same structure gives the same order, whatever the neighbour search did."""
+    most = int(np.abs(unit_shifts).max(initial=0))
+    base = 2 * most + 1
+    if n_atoms**2 * base**3 >= 2**62:
+        return np.lexsort((unit_shifts[:, 2], unit_shifts[:, 1], unit_shifts[:, 0], sender, receiver))
+    key = receiver * n_atoms + sender
+    if most:
+        for axis in range(3):
+            key = key * base + unit_shifts[:, axis] + most
+    return key.argsort(kind="stable")
 
 
 def _pairs_by_cells(structure: Structure, cell: np.ndarray, r_max: float) -> tuple[np.ndarray, ...]:
@@ -115,9 +142,3 @@ def _too_close(structure: Structure, i: int, j: int, distance: float) -> InputEr
     return InputError(
         f"{structure.where}: atoms {i} and {j} are {distance:.3g} A apart, expected at least {SMALLEST_A} A"
     )
-
-
-def _first_seen(labels: np.ndarray) -> np.ndarray:
-    """Each label replaced by the place where it is first seen, so that pairs are numbered in edge order."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return first[inverse]

@@ -11,12 +11,14 @@ from typing import Any, Protocol
 import ase
 import numpy as np
 
+from pathtune.data.ahead import read_ahead
 from pathtune.data.batch import Batch
 from pathtune.data.geometry import check_geometry
 from pathtune.data.labels import LabelKeys, labels
 from pathtune.data.neighbours import Graph, find_graph
-from pathtune.data.order import in_order, shuffled
+from pathtune.data.order import shuffled
 from pathtune.data.readers import from_frames, named_files, read, split_slice
+from pathtune.data.store import Selected, Store, is_store
 from pathtune.data.structure import ISOLATED_ATOM, Structure, composition, elements_of, heads_of
 from pathtune.errors import InputError
 
@@ -109,7 +111,7 @@ class Frames:
 def as_source(
     data: Any, keys: LabelKeys | None = None, max_frames: int | None = None, needs_labels: bool = True
 ) -> Source:
-    """A file, several files, an ASE Atoms, a list of Atoms or of Structures, or a Source, as a Source.
+    """A file, several files, a store, an ASE Atoms, a list of Atoms or of Structures, or a Source, as a Source.
 
     A file may be a glob, and end in a slice as ASE takes it: "runs/*.traj@:20" is the first 20 frames of each.
     `max_frames`: only the first so many. `needs_labels`: refuse a label key that no frame of a file, or none
@@ -118,14 +120,21 @@ def as_source(
     if max_frames is not None and max_frames < 1:
         raise InputError(f"max_frames is {max_frames}, expected at least 1")
     if hasattr(data, "read") and hasattr(data, "graph"):
-        is_short = max_frames is None or len(data) <= max_frames
-        return data if is_short else Frames([data.read(i) for i in range(max_frames or 0)])
+        return data if max_frames is None or len(data) <= max_frames else subset(data, range(max_frames))
     keys = keys or LabelKeys()
     if isinstance(data, (str, pathlib.Path)):
         names = named_files(data)
         if len(names) > 1:
             return as_source(names, keys, max_frames, needs_labels)
         file, part = split_slice(names[0])
+        if is_store(file):
+            store = Store(file)
+            store.check_asked(keys, needs_labels)
+            return subset(store, range(len(store))[part or slice(None)][:max_frames]) if part or max_frames else store
+        if pathlib.Path(file).is_dir():
+            raise InputError(
+                f"{file}: is a folder but no finished store, expected a file, or what pathtune prepare made"
+            )
         found = read(file, keys, None if part else max_frames, needs_labels)
         source = Frames(found) if isinstance(found, (list, tuple)) else found
         return subset(source, range(len(source))[part][:max_frames]) if part else source
@@ -139,6 +148,12 @@ def as_source(
         raise InputError(f"data hold {names}, expected files, ASE Atoms, or Structures, of one kind")
     if kinds == {"file"}:
         sources = [as_source(part, keys, None, needs_labels) for part in parts]
+        if len(sources) == 1 and streams(sources[0]):
+            return as_source(sources[0], keys, max_frames)
+        if any(streams(source) for source in sources):
+            raise InputError(
+                f"data hold {len(sources)} files, one of them a store, expected a single store: prepare all as one"
+            )
         structures = [source.read(i) for source in sources for i in range(len(source))]
     elif kinds == {"atoms"}:
         structures = from_frames(parts[:max_frames], keys, "atoms", needs_labels)
@@ -147,8 +162,21 @@ def as_source(
     return Frames(structures[:max_frames])
 
 
-def subset(source: Source, indices: Sequence[int]) -> Frames:
-    """Some frames of a source, in memory."""
+def streams(source: Any) -> bool:
+    """Whether the structures of a source stay in their files, so that reading ahead is worth a thread."""
+    return getattr(source, "streams", False)
+
+
+def check_cutoff(source: Any, r_max: float) -> None:
+    """Raise InputError for a store that was prepared for models of another cutoff (A)."""
+    if isinstance(source, (Store, Selected)):
+        source.check_cutoff(r_max)
+
+
+def subset(source: Source, indices: Sequence[int]) -> Source:
+    """Some frames of a source: in memory, or where they stay in their files, in these."""
+    if isinstance(source, (Store, Selected)):
+        return Selected(source, indices)
     return Frames([source.read(i) for i in indices])
 
 
@@ -159,7 +187,10 @@ def split_off(source: Source, fraction: float, seed: int) -> tuple[list[int], li
     """
     if not 0 < fraction < 1:
         raise InputError(f"valid_fraction is {fraction}, expected a number between 0 and 1")
-    free = [i for i in range(len(source)) if source.read(i).config_type != ISOLATED_ATOM]
+    if isinstance(source, (Store, Selected)):
+        free = np.flatnonzero(~source.is_isolated).tolist()
+    else:
+        free = [i for i in range(len(source)) if source.read(i).config_type != ISOLATED_ATOM]
     order = shuffled(len(free), max(1, len(free)), seed, 0)
     n_valid = max(1, round(fraction * len(free)))
     if n_valid >= len(free):
@@ -207,8 +238,14 @@ class Collates(Protocol):
 def batches(model: Collates, source: Source, size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
     """The frames of `source`, or those of `indices`, in order, as the model's batches of `size`, one at a time."""
     indices = range(len(source)) if indices is None else indices
-    for chunk in in_order(len(indices), size):
-        yield model.batch(source, [indices[k] for k in chunk])
+    starts = range(0, len(indices), size)
+    yield from batches_of(model, source, (indices[k : k + size] for k in starts))
+
+
+def batches_of(model: Collates, source: Source, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
+    """The frames of each chunk as a batch of the model; read ahead where they stay in their files."""
+    found = (model.batch(source, chunk) for chunk in chunks)
+    return read_ahead(found) if streams(source) else found
 
 
 def _kind(part: Any) -> str:

@@ -19,6 +19,7 @@ from pathtune.forms import check_form
 from pathtune.model import Potential
 from pathtune.options import to_mapping
 from pathtune.training.options import FitConfig
+from pathtune.training.plans import Plans
 
 BOUND = {"options": "options", "train": "training data", "valid": "validation data"}
 FORM = {
@@ -34,6 +35,8 @@ FORM = {
     "optimizer": {"param_groups": [{"params": [int]}], "state": {...: {...: torch.Tensor}}},
     "lines": [{"epoch": int, "seconds": float}],
     "planned_epochs": int,
+    "plan": str,
+    "world_size": int,
     "e0": torch.Tensor,
     "bound": {**dict.fromkeys(BOUND, str), "base": {...: torch.Tensor}},
 }
@@ -53,9 +56,7 @@ def bound_to(model: Potential, train: Source, valid: Source, config: FitConfig, 
     }
 
 
-def check_belongs(
-    state: Mapping[str, Any], bound: Mapping[str, Any], epochs: int, steps_per_epoch: int, where: str
-) -> None:
+def check_belongs(state: Mapping[str, Any], bound: Mapping[str, Any], epochs: int, plans: Plans, where: str) -> None:
     """Raise InputError unless a run with these bounds, of so many epochs, can go on where `state` is."""
     for name, words in BOUND.items():
         if state["bound"][name] != bound[name]:
@@ -65,11 +66,13 @@ def check_belongs(
     if epoch > epochs or planned > epochs:
         done = f"has done {epoch} of {max(epoch, planned)} epochs"
         raise InputError(f"{where}: {done}, but epochs is {epochs}, expected at least {max(epoch, planned)}")
-    limits = {"epoch": epochs, "best_epoch": epoch, "step": steps_per_epoch, "planned_epochs": epochs}
+    limits = {"epoch": epochs, "best_epoch": epoch, "step": plans.steps(max(epoch, 0)), "planned_epochs": epochs}
     for name, most in limits.items():
         least = 1 if name == "planned_epochs" else 0
         if not least <= state[name] <= most:
             raise InputError(f"{where}: {name} is {state[name]}, expected {least} to {most}")
+    if state["plan"] != plans.of(epoch).digest:
+        raise InputError(f"{where}: belongs to a run with another plan of batches, expected the plan of this run")
     try:
         json.dumps(state["lines"])
     except (TypeError, ValueError) as error:

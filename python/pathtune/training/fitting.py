@@ -7,10 +7,12 @@ from typing import Any
 
 from pathtune.atomic_energies import energy_error, refit_e0
 from pathtune.conventions import check_conventions
-from pathtune.data import Joined, LabelKeys, Source, as_source, check_elements
+from pathtune.data import Joined, LabelKeys, Source, as_source, check_cutoff, check_elements
 from pathtune.errors import InputError
 from pathtune.losses import check_outputs
 from pathtune.model import Potential
+from pathtune.processes import world
+from pathtune.training.agreement import check_same
 from pathtune.training.folder import RunFolder
 from pathtune.training.loop import Loop
 from pathtune.training.options import FitConfig, History
@@ -34,16 +36,18 @@ def fit(
     knows, mixed into the training data as `config` says (training/replay.py); the E0 refits do not see them. With a
     `folder` that holds a checkpoint the run continues there, to the bitwise same result. Raises InputError for bad data
     (see read_structures), labels that look like another unit or sign (check_conventions), unless `config.check_units`
-    is off, an element or a labelled output that the model lacks, or a loss that is not finite. Warns where replayed
-    labels look like another level of theory.
+    is off, processes that do not agree, an element or a labelled output that the model lacks, or a loss that is not
+    finite. Warns where replayed labels look like another level of theory.
     """
     config = config or FitConfig()
     train = as_source(train, keys)
     valid = as_source(valid, keys)
     if replay is not None:
         replay = as_source(replay, keys, needs_labels=config.replay_labels == "own")
+    check_same(world(), model, {"training": train, "validation": valid}, config)
     for source in (train, valid, *([] if replay is None else [replay])):
         check_elements(source, model.atomic_numbers)
+        check_cutoff(source, model.backbone.r_max)
         check_outputs(model, source, config.weights)
     if not model.trainable():
         raise InputError("fit: the model has nothing to train, expected one from sparsify or unfreeze")
@@ -53,7 +57,7 @@ def fit(
     if config.refit_e0:
         refitted, e0_fit = refit_e0(model, train)
         model.set_e0(refitted.e0)
-    mixed = train
+    mixed: Source = train
     if replay is not None:
         is_own = config.replay_labels == "own"
         said = other_level(Potential(model.base, model.head).to(model.device), replay) if is_own else None

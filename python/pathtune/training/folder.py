@@ -24,8 +24,7 @@ LOCK = ".lock"
 DIGEST = 64  # characters of a SHA-256 at the end of a checkpoint
 # Options that a resumed run may change: where its files lie (the content of data and model is bound to the checkpoint),
 # where it computes, and its length (RunFolder.start says which way).
-FREE = {("run", name) for name in ("train", "valid", "test", "replay", "out")} | {
-    ("run", "report"),
+FREE = {("run", name) for name in ("train", "valid", "test", "replay", "out", "timeout_minutes", "report")} | {
     ("model", "model"),
     ("model", "device"),
     ("pull", "pull_data"),

@@ -8,27 +8,44 @@ import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import schedulefree
 import torch
 
 from pathtune.adaptations import Controller
 from pathtune.adaptations.gradients import weight_gradients
 from pathtune.atomic_energies import E0Fit
-from pathtune.data import Batch, Source, batches, shuffled
-from pathtune.errors import DivergedError
-from pathtune.evaluation import summed_loss
+from pathtune.data import Batch, Source, batches, streams
+from pathtune.data.ahead import read_ahead
+from pathtune.data.plan import dealt, labelled_numbers, loads_of
+from pathtune.errors import DivergedError, InputError
+from pathtune.evaluation import mean_loss
 from pathtune.losses import ErrorSums, Term, TermSums, total
 from pathtune.model import Potential, Prediction
+from pathtune.processes import world
 from pathtune.training.checkpoint import bound_to, check_belongs, check_states
 from pathtune.training.folder import RunFolder
 from pathtune.training.options import FitConfig, History, learning_rate, parameter_groups
+from pathtune.training.plans import Plans
 from pathtune.training.progress import Progress
-from pathtune.training.seam import OneProcess
+from pathtune.training.seam import add_dense, check_candidates, meet, whole
+from pathtune.training.stopping import Asked, StoppedError, on_sigterm
 
 EARLY_STEPS = 50  # in which a rate that is far too high shows
 MOST_RISE = 40.0  # of the loss in them, far above what batches differ by
+
+
+class Piece(NamedTuple):
+    """What this process has of a step."""
+
+    indices: Sequence[int]  # of its structures
+    batch: Batch | None  # of them; None: there are none, or they could not be read
+    counts: (
+        dict[str, int] | None
+    )  # labelled numbers of the whole step, by output; None: this process has the whole step
+    failure: InputError | None  # why they could not be read
 
 
 class Loop:
@@ -52,11 +69,13 @@ class Loop:
         self.valid = valid
         self.e0_fit = e0_fit
         self.parameters = model.trainable()
-        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
+        self.world = world()
+        self.plans = Plans(config, train)
+        self.asked = Asked()
         self.bound: dict[str, Any] = {}
         self.planned_epochs = config.epochs  # those that the run was begun with: rates, averages, narrowing follow them
         self.saved = self._checked_checkpoint()
-        n_steps = self.planned_epochs * self.steps_per_epoch
+        n_steps = self.plans.before(self.planned_epochs)
         self.scale = config.scale_of(model, train)
         self.loss_of = functools.partial(config.loss_of, scale=self.scale)
         self.lr = learning_rate(model, config, n_steps)
@@ -74,14 +93,14 @@ class Loop:
         self.best = model.adaptation.state()
         self.lines: list[dict[str, Any]] = []
         self.controllers = self._controllers([len(mine) for mine in groups])
-        self.seam = OneProcess()
+        self.is_stopped = self.is_due = False
         self.saved_at = time.monotonic()
 
     def run(self) -> History:
         """Train from the checkpoint, if any, to the end."""
         if not self._load():
             self._begin()
-        with self.progress:
+        with self.progress, on_sigterm() as self.asked:
             while self.epoch < self.config.epochs and not self._is_stale():
                 self._train_epoch()
                 self._finish_epoch()
@@ -92,7 +111,7 @@ class Loop:
 
     def _controllers(self, n_groups: Sequence[int]) -> list[Controller]:
         """One for each adaptation, with its own groups among the optimizer's."""
-        n_steps = self.planned_epochs * self.steps_per_epoch
+        n_steps = self.plans.before(self.planned_epochs)
         found = []
         first = 0
         for component, n in zip(self.model.adaptation.parts(), n_groups):
@@ -108,48 +127,83 @@ class Loop:
         self.start_loss = self._validate(TermSums(), ErrorSums(), "before the first step")
 
     def _train_epoch(self) -> None:
-        chunks = shuffled(len(self.train), self.config.batch_size, self.config.seed, self.epoch)
-        for chunk in chunks[self.step :]:
+        plan = self.plans.of(self.epoch)
+        pieces = (self._piece(plan.step(k)) for k in range(self.step, len(plan)))
+        for piece in read_ahead(pieces) if streams(self.train) else pieces:
             began = time.monotonic()
-            value = self._train_step(self._batch(chunk))
-            self.loss_sum += value * len(chunk)
+            value = self._train_step(piece)
+            self.loss_sum += value * len(plan.step(self.step))
             self.step += 1
             self._check_rise(value)
             for controller in self.controllers:
-                controller.after_step(self._steps_done, functools.partial(self._dense_gradients, chunk))
+                if controller.after_step(self._steps_done, functools.partial(self._dense_gradients, piece)):
+                    check_candidates(self.world, self.model.adaptation.state(), self._steps_done)
             self.seconds += time.monotonic() - began
-            self.progress.step(self.epoch, self.step, len(chunks), value)
-            if time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes:
+            self.progress.step(self.epoch, self.step, len(plan), value)
+            if self.is_stopped or self.is_due:
                 self._save()
+            if self.is_stopped:
+                raise StoppedError(f"stopped by SIGTERM in epoch {self.epoch + 1} after step {self.step}")
 
-    def _batch(self, chunk: Sequence[int]) -> Batch:
-        return self.model.batch(self.train, chunk)
+    def _piece(self, indices: np.ndarray) -> Piece:
+        """This process's part of a step."""
+        if self.world.size == 1:
+            return Piece(indices.tolist(), self.model.batch(self.train, indices.tolist()), None, None)
+        counts = dict(labelled_numbers(self.train, indices))
+        mine = indices[dealt(loads_of(self.train, indices), self.world.size)[self.world.rank]].tolist()
+        try:
+            return Piece(mine, self.model.batch(self.train, mine) if len(mine) else None, counts, None)
+        except InputError as error:
+            return Piece(mine, None, counts, error)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of this epoch."""
+        return self.plans.steps(self.epoch)
 
     @property
     def _steps_done(self) -> int:
-        return self.epoch * self.steps_per_epoch + self.step
+        return self.plans.before(self.epoch) + self.step
 
-    def _dense_gradients(self, chunk: Sequence[int]) -> dict[str, torch.Tensor]:
-        return weight_gradients(self.model, self._batch(chunk), self.loss_of)
+    def _dense_gradients(self, piece: Piece) -> dict[str, torch.Tensor]:
+        if piece.batch is None:
+            mine = {name: torch.zeros_like(w) for name, w in self.model.effective_weights().items()}
+        else:
+            again = self.model.batch(self.train, piece.indices)
+            mine = weight_gradients(self.model, again, functools.partial(self._loss, counts=piece.counts))
+        return dict(add_dense(self.world, mine))
 
-    def _train_step(self, batch: Batch) -> float:
-        prediction = self.model(batch, outputs=batch.wanted, training=True)
-        value = total(self.seam.terms(self._terms_of(prediction, batch)), self.scale.weights)
-        for component in self.model.adaptation.parts():
+    def _loss(self, prediction: Prediction, batch: Batch, counts: dict[str, int] | None) -> torch.Tensor:
+        return total(whole(self._terms_of(prediction, batch), counts), self.scale.weights)
+
+    def _train_step(self, piece: Piece) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        found = self._value_of(piece)
+        if found.requires_grad:
+            found.backward(inputs=self.parameters)  # inputs: the engine skips what leads to frozen weights only
+        is_due = self.world.is_first and time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
+        requests = (self.asked.is_asked, is_due)
+        value, (self.is_stopped, self.is_due) = meet(self.world, found, self.parameters, requests, piece.failure)
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"fit: the loss is {value} in epoch {self.epoch + 1}, step {self.step + 1}, "
+                f"expected a finite number: try a learning rate below {self.lr:g}"
+            )
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        self.optimizer.step()
+        return value
+
+    def _value_of(self, piece: Piece) -> torch.Tensor:
+        """This process's part of the loss of a step; penalties are the first process's."""
+        value = self.parameters[0].new_zeros(())
+        if piece.batch is not None:
+            prediction = self.model(piece.batch, outputs=piece.batch.wanted, training=True)
+            value = self._loss(prediction, piece.batch, piece.counts)
+        for component in self.model.adaptation.parts() if self.world.is_first else ():
             penalty = component.penalty(self.model)
             if penalty is not None:
                 value = value + penalty
-        if not torch.isfinite(value):
-            raise DivergedError(
-                f"fit: the loss is {value.item()} in epoch {self.epoch + 1}, step {self.step + 1}, "
-                f"expected a finite number: try a learning rate below {self.lr:g}"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        value.backward(inputs=self.parameters)  # inputs: the engine skips what leads to frozen weights only
-        self.seam.gradients(self.parameters)
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        self.optimizer.step()
-        return float(value.detach())
+        return value
 
     def _check_rise(self, value: float) -> None:
         """Raise DivergedError where the last three losses of the first steps are far above that of the start."""
@@ -195,8 +249,8 @@ class Loop:
         self.step = 0
         self.loss_sum = 0.0
         if self.folder:
-            self.folder.append_log(line)
-            self.folder.write_table(self.lines)
+            self.world.first(functools.partial(self.folder.append_log, line))
+            self.world.first(functools.partial(self.folder.write_table, self.lines))
             self._save()
         self.progress.epoch(line, self.best_epoch)
 
@@ -205,8 +259,12 @@ class Loop:
 
     def _validate(self, parts: TermSums, errors: ErrorSums, when: str) -> float:
         """The validation loss, its terms and errors added to `parts` and `errors`. DivergedError if not finite."""
-        frames = batches(self.model, self.valid, self.config.batch_size)
-        loss = self.seam.mean(*summed_loss(self.model, frames, functools.partial(self._valid_loss, parts, errors)))
+        mine, own = TermSums(), ErrorSums()
+        loss_of = functools.partial(self._valid_loss, mine, own)
+        loss = mean_loss(self.model, self.valid, self.config.batch_size, loss_of)
+        for their_parts, their_errors in self.world.gather(lambda: (mine, own)):
+            parts.merge(their_parts)
+            errors.merge(their_errors)
         if not math.isfinite(loss):
             raise DivergedError(
                 f"fit: the validation loss is {loss} {when}, expected a finite number: try a learning rate below "
@@ -244,26 +302,30 @@ class Loop:
         if self.folder is None:
             return
         self.saved_at = time.monotonic()
-        state = {name: getattr(self, name) for name in KEPT}
-        self.folder.save_checkpoint(
-            {
-                **state,
-                "last": self.model.adaptation.state(),  # y, the raw sequence
-                "optimizer": self.optimizer.state_dict(),
-                "bound": self.bound,
-                "e0": self.model.e0,  # which an adaptation may have changed before step 0
-            }
-        )
+        folder = self.folder
+        self.world.first(lambda: folder.save_checkpoint(self._state()))
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            **{name: getattr(self, name) for name in KEPT},
+            "last": self.model.adaptation.state(),  # y, the raw sequence
+            "optimizer": self.optimizer.state_dict(),
+            "bound": self.bound,
+            "e0": self.model.e0,  # which an adaptation may have changed before step 0
+            "plan": self.plans.of(self.epoch).digest,
+            "world_size": self.world.size,
+        }
 
     def _checked_checkpoint(self) -> dict[str, Any] | None:
         """The checkpoint to go on from, if there is one; InputError as load_checkpoint and check_belongs."""
         if self.folder is None:
             return None
         self.bound = bound_to(self.model, self.train, self.valid, self.config, self.folder.options)
-        state = self.folder.load_checkpoint()
+        state = self.world.first(self.folder.load_checkpoint)
         if state is not None:
             where = str(self.folder.checkpoint)
-            check_belongs(state, self.bound, self.config.epochs, self.steps_per_epoch, where)
+            check_belongs(state, self.bound, self.config.epochs, self.plans, where)
             self.planned_epochs = state["planned_epochs"]
         return state
 
@@ -273,7 +335,7 @@ class Loop:
         if self.folder is None:
             return False
         if state is None:
-            self.folder.go_on([])
+            self.world.first(functools.partial(self.folder.go_on, []))
             return False
         check_states(state, self.model, self.optimizer, str(self.folder.checkpoint))
         self.model.adaptation.restore(state["last"])
@@ -281,7 +343,11 @@ class Loop:
         self.model.set_e0(state["e0"].to(self.model.e0))
         for name in KEPT:
             setattr(self, name, state[name])
-        self.folder.go_on(self.lines)
+        self.world.first(functools.partial(self.folder.go_on, self.lines))
+        if state["world_size"] != self.world.size:
+            self.progress.say(
+                f"processes were {state['world_size']} and are now {self.world.size}: same plan of batches"
+            )
         if self.config.epochs > self.planned_epochs:
             self.progress.say(
                 f"epochs were {self.planned_epochs} and are now {self.config.epochs}: learning rate, averaging and "

@@ -34,6 +34,11 @@ class FitConfig:
 
     epochs: int = option(100, "passes over the training data")
     batch_size: int = option(8, "structures in a step")
+    batch_atoms: int | None = option(
+        None,
+        "fill steps to so many atoms in place of batch_size; auto: to 1024 atoms, but to 8 to 64 structures",
+        words=("auto",),
+    )
     lr: float | None = option(
         None,
         "learning rate (by default it follows the run: 8e-4 sqrt(steps) for full and readout, "
@@ -75,14 +80,12 @@ class FitConfig:
         for name in ("seed", "patience", "replay_weight", *(f"{label}_weight" for label in self.weights)):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 0")
+        if self.batch_atoms is not None and not isinstance(self.batch_atoms, str):
+            check_positive(self, "batch_atoms")
         if self.lr is not None:
             check_positive(self, "lr")
         if self.beta1 is not None and not 0 <= self.beta1 < 1:
             raise InputError(f"beta1 is {self.beta1}, expected a number in [0, 1)")
-
-    def n_steps(self, n_frames: int) -> int:
-        """Of a run on so many structures, replayed ones included."""
-        return self.epochs * math.ceil(n_frames / self.batch_size)
 
     def scale_of(self, model: Potential, train: Source) -> LossScale:
         """By what the errors of each label are divided, and what each then counts."""

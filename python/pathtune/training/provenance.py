@@ -14,19 +14,23 @@ import torch
 from pathtune._version import __version__
 from pathtune.data import Source
 from pathtune.model import Potential
+from pathtune.processes import world
 from pathtune.training.options import FitConfig, learning_rate
+from pathtune.training.plans import Plans
 
 CPU_FILE = "/proc/cpuinfo"
 
 
 def provenance(model: Potential, sets: Mapping[str, Source], config: FitConfig) -> dict[str, Any]:
     """Rate and beta1 in force, versions, numbers and fingerprints of the structures, seed and machine."""
-    n_steps = config.n_steps(len(sets["train"]) + len(sets.get("replay", ())))
+    plans = Plans(config, *(sets[name] for name in ("train", "replay") if name in sets))
+    n_steps = plans.before(config.epochs)
     beta1 = model.adaptation.parts()[0].beta1(n_steps) if config.beta1 is None else config.beta1
     return {
         "learning_rate": learning_rate(model, config, n_steps),
         "beta1": beta1,
-        "batch_size": config.batch_size,
+        **plans.batch(),
+        "n_processes": world().size,
         "n_steps": n_steps,
         "seed": config.seed,
         "base": model.base.name,

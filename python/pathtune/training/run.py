@@ -15,16 +15,18 @@ from pathtune.adaptations import Composition, Stored, adaptation_class, adaptati
 from pathtune.adapter_file import save_adapter
 from pathtune.adapting import adapt, merge
 from pathtune.atomic_energies import E0Fit, refit_e0
-from pathtune.data import LabelKeys, Source, batches, elements_of, heads_of
+from pathtune.data import LabelKeys, Source, elements_of, heads_of
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate, mean_loss
 from pathtune.files import write_text
 from pathtune.loading import load, save
 from pathtune.model import Potential
-from pathtune.options import check_fields, fields_of, option
+from pathtune.options import check_fields, check_positive, fields_of, option
+from pathtune.processes import world
 from pathtune.training.fitting import fit
 from pathtune.training.folder import RunFolder
 from pathtune.training.options import FitConfig, History
+from pathtune.training.plans import Plans
 from pathtune.training.predictions import write_predictions
 from pathtune.training.progress import Progress
 from pathtune.training.provenance import provenance
@@ -63,9 +65,11 @@ class RunOptions:
     arm: tuple[str, ...] = option(("sparse",), "what to train; several build on one another", choices=adaptation_kinds)
     max_frames: int | None = option(None, "only the first so many training structures")
     report: bool = option(True, "write the cheap panels of `pathtune report` at the end: report/index.html")
+    timeout_minutes: float = option(10.0, "several processes: how long one waits for the others")
 
     def __post_init__(self):
         check_fields(self)
+        check_positive(self, "timeout_minutes")
 
 
 def sections() -> dict[str, type]:
@@ -107,14 +111,14 @@ def check_arm(options: Mapping[str, Any]) -> None:
             )
 
 
-def adapt_as(base: Potential, train: Source, options: Mapping[str, Any], n_replay: int = 0) -> Potential:
+def adapt_as(base: Potential, train: Source, options: Mapping[str, Any], replay: Source | None = None) -> Potential:
     """The arm that `options` (by section) names, ready to train; InputError as adapt, and for an impossible plan.
 
-    `n_replay`: structures that are mixed into those of `train`.
+    `replay`: structures that are mixed into those of `train`.
     """
     run: RunOptions = options["run"]
     config: FitConfig = options["fit"]
-    n_steps = config.n_steps(len(train) + n_replay)
+    n_steps = Plans(config, *([train] if replay is None else [train, replay])).before(config.epochs)
     for kind in run.arm:
         cls = adaptation_class(kind)
         cls.check(options.get(cls.section), n_steps)
@@ -146,11 +150,11 @@ def run_arm(
         model.adaptation.state(),
         functools.partial(config.loss_of, scale=config.scale_of(model, sets["train"])),
     )
-    losses = [mean_loss(model, batches(model, sets["valid"], config.batch_size), loss_of)]
+    losses = [mean_loss(model, sets["valid"], config.batch_size, loss_of)]
     plain = dataclasses.replace(config, refit_e0=False, check_units=False)
     history = fit(model, sets["train"], sets["valid"], plain, None, folder, progress, sets.get("replay"))
     scores = evaluate(model, sets["valid"])
-    losses.append(mean_loss(model, batches(model, sets["valid"], config.batch_size), loss_of))
+    losses.append(mean_loss(model, sets["valid"], config.batch_size, loss_of))
     guesses = trivial_errors(sets["train"], sets["valid"])
     verdict = judge(before, scores, (losses[0], losses[1]), guesses, history)
     is_start = verdict.is_worse and not config.keep_worse
@@ -169,12 +173,17 @@ def run_arm(
     }
     if "test" in sets:
         metrics["test"] = evaluate(model, sets["test"])
+    metrics["wall_seconds"] = time.monotonic() - began  # of this process, where the run was resumed
+    return world().first(lambda: _write(model, sets, folder, metrics))
+
+
+def _write(model: Potential, sets: Mapping[str, Source], folder: RunFolder, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Predictions, model and, last, metrics.json, which is returned."""
     judged = {name: sets[name] for name in ("valid", "test") if name in sets}
     write_predictions(model, judged, folder.predictions)
     _save_model(model, folder, {key: metrics[key] for key in ("pathtune", "best_epoch", "epochs")})
     if folder.adapter.exists():
         metrics["adapter_bytes"] = folder.adapter.stat().st_size
-    metrics["wall_seconds"] = time.monotonic() - began  # of this process, where the run was resumed
     write_text(folder.metrics, json.dumps(metrics, indent=1) + "\n")
     return metrics
 

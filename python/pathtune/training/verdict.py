@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pathtune.data import Label, Source, outputs
+from pathtune.data.sample import sampled
 from pathtune.training.options import History
 
 
@@ -54,7 +55,7 @@ def trivial_errors(train: Source, valid: Source) -> dict[str, float]:
     """Root mean square errors of guesses on `valid`, in reported units, by the labels' rmse_key.
 
     Zero for labels of an atom, the mean of `train` for those of a graph, and for extensive ones a constant for each
-    element, fitted to `train`. Labels that either set lacks are absent.
+    element, fitted to `train`. Labels that either set lacks are absent. Of large sets, of samples.
     """
     result = {}
     for label in outputs():
@@ -85,7 +86,7 @@ def _cause(history: History) -> str:
 
 
 def _values(label: Label, source: Source) -> list[np.ndarray]:
-    return [source.read(int(i)).labels[label.name] for i in np.flatnonzero(source.present[label.name])]
+    return [source.read(int(i)).labels[label.name] for i in sampled(source, label.name)]
 
 
 def _errors_of_constants(label: Label, train: Source, valid: Source) -> np.ndarray | None:
@@ -103,7 +104,7 @@ def _errors_of_constants(label: Label, train: Source, valid: Source) -> np.ndarr
 
 def _shares(label: Label, source: Source, elements: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Shares of `elements` [n_frames, n_elements] and numbers of atoms [n_frames, 1] of the labelled frames."""
-    counts = source.composition[source.present[label.name]]
+    counts = source.composition[sampled(source, label.name)]
     n_atoms = counts.sum(axis=1, keepdims=True)
     columns = np.zeros((len(counts), len(elements)))
     for k, z in enumerate(source.elements):

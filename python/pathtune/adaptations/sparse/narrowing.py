@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 REGROW_UNTIL = 0.8  # of by_step: what comes later has no time to grow
 RESTART_STEPS = 500  # so many must be left after the last narrowing, for an average that begins anew there
+RESTART_SHARE = 0.1  # of the weights at the end, above which little is dropped that the average would have to forget
 N_NARROWINGS = 150  # until by_step: each drops 2 % of the candidates on the way from all to 3 %
 
 
@@ -65,18 +66,22 @@ class Narrowing(Controller):
         """The delta's groups of the optimizer, which makes them anew when its state is loaded."""
         return self.optimizer.param_groups[self._which]
 
-    def after_step(self, step: int, dense_gradients: Callable[[], Mapping[str, torch.Tensor]] | None = None) -> None:
+    def after_step(
+        self, step: int, dense_gradients: Callable[[], Mapping[str, torch.Tensor]] | None = None
+    ) -> bool | None:
         """Narrow, where it is time. `dense_gradients`: by parameter name, called only to regrow."""
         self._set_rate(step)
         if self.config.final_share is None or (step % self.interval and step != self.by_step):
-            return
+            return False
         if step <= self.by_step:
             n_keep = self._n_at(step)
             self._narrow(n_keep)
-            if step == self.by_step and self.n_steps - step >= RESTART_STEPS:
+            is_last, is_few = step == self.by_step, self.config.final_share <= RESTART_SHARE
+            if is_last and is_few and self.n_steps - step >= RESTART_STEPS:
                 self._restart_average()
             if self.config.regrow and dense_gradients and step <= REGROW_UNTIL * self.by_step:
                 self._regrow(n_keep, dense_gradients())
+        return step <= self.by_step
 
     @torch.no_grad()
     def after_epoch(self) -> None:

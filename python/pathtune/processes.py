@@ -1,0 +1,204 @@
+"""Several processes that train together, as torchrun starts them; one process is a world of its own.
+
+All of them run the same program. They meet in `gather`, `first` and `add`, which every process must call alike. What
+one process raises there, all raise: the same sentence, and none waits for the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from pathtune.errors import InputError
+
+T = TypeVar("T")
+ANSWER_S = 10.0  # in which a process that lives says so, once another is missed
+
+
+class SharedError(InputError):
+    """An InputError that every process raises; `speaker`: the rank that prints it."""
+
+    speaker = 0
+
+
+class OneProcess:
+    """The world of a process that was started alone."""
+
+    rank, size, is_first = 0, 1, True
+
+    def gather(self, make: Callable[[], T]) -> list[T]:
+        """What `make` gives in every process, by rank."""
+        return [make()]
+
+    def first(self, make: Callable[[], T]) -> T:
+        """What `make` gives in the first process, the only one that calls it."""
+        return make()
+
+    def add(self, flat: torch.Tensor) -> None:
+        """Sum a tensor over the processes, in place."""
+
+
+class Processes(OneProcess):
+    """The processes of torch.distributed's default group."""
+
+    def __init__(self, store: Any = None, timeout_s: float = 600.0):
+        """`store`: where processes leave word when others are lost, beside the group; None: nowhere."""
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.is_first = self.rank == 0
+        self.store = store
+        self.timeout_s = timeout_s
+
+    def gather(self, make: Callable[[], T]) -> list[T]:
+        """What `make` gives in every process, by rank. Raises in all what it raises in the first that fails."""
+        own: Exception | None = None
+        mine: tuple[str | None, Any]
+        try:
+            mine = (None, make())
+        except SharedError:
+            raise
+        except Exception as error:
+            own, mine = error, (_sentence(error, self.rank), None)
+        found: list[Any] = [None] * self.size
+        self._meet(lambda: dist.all_gather_object(found, mine))
+        wrong = next((sentence for sentence, _ in found if sentence is not None), None)
+        if wrong is not None:
+            raise SharedError(wrong) from own
+        return [value for _, value in found]
+
+    def first(self, make: Callable[[], T]) -> T:
+        """What `make` gives in the first process. Raises in all what it raises there."""
+        return self.gather(make if self.is_first else lambda: None)[0]  # type: ignore
+
+    def add(self, flat: torch.Tensor) -> None:
+        """Sum a tensor over the processes, in place."""
+        self._meet(lambda: dist.all_reduce(flat))
+
+    def _meet(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except RuntimeError as error:  # a connection that closed, or a time-out
+            raise self._lost() from error
+
+    def _lost(self) -> SharedError:
+        """What became of the others: the sentence that one of them left, or who does not answer."""
+        if self.store is None:
+            return SharedError("a process was lost, expected all of them to answer")
+        missing = []
+        try:
+            self.store.set(f"alive {self.rank}", "1")
+            end = time.monotonic() + ANSWER_S
+            while time.monotonic() < end:
+                if self.store.check(["error"]):
+                    return SharedError(self.store.get("error").decode())
+                missing = [rank for rank in range(self.size) if not self.store.check([f"alive {rank}"])]
+                if not missing:
+                    break
+                time.sleep(0.05)
+        except RuntimeError:  # the store lived in the process that is lost
+            missing = [0]
+        names = f"rank {', '.join(map(str, missing))}" if missing else "a rank"
+        answer = SharedError(
+            f"{names} of {self.size} no longer answers (killed, or over {self.timeout_s:g} s behind), expected all "
+            "to go on: the same command with --resume continues from the last checkpoint"
+        )
+        answer.speaker = min(set(range(self.size)) - set(missing), default=0)
+        return answer
+
+
+_WORLD: list[OneProcess] = []  # the one that `started` made, while it is
+
+
+def world() -> OneProcess:
+    """The processes that this one belongs to: those of `started`, or of a group that the caller made, or itself."""
+    if _WORLD:
+        return _WORLD[0]
+    return Processes() if dist.is_available() and dist.is_initialized() else OneProcess()
+
+
+def is_launched() -> bool:
+    """Whether torchrun, or another launcher that sets its variables, started this process beside others."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def is_restarted() -> bool:
+    """Whether torchrun started this process again, after a loss."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextlib.contextmanager
+def started(device: str, timeout_s: float) -> Iterator[OneProcess]:
+    """The world that a launcher made, until the end; without a launcher, this process alone.
+
+    gloo computes on CPUs, nccl on devices. Only the first process prints. An InputError of one process ends all of them
+    with status 2 and the same sentence, which one of them prints. Raises InputError where they do not find each other.
+    """
+    if not is_launched():
+        yield OneProcess()
+        return
+    limit = datetime.timedelta(seconds=timeout_s)
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=limit))
+        if device.startswith("cuda"):
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+    except (RuntimeError, ValueError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise InputError(
+            f"rank {os.environ['RANK']} did not find the others at {place} in {timeout_s:g} s, expected "
+            f"{os.environ['WORLD_SIZE']} processes ({' '.join(str(error).split())[:200]})"
+        ) from error
+    here = Processes(store, timeout_s)
+    _WORLD.append(here)
+    try:
+        with contextlib.ExitStack() as silence:
+            if not here.is_first:
+                nowhere = silence.enter_context(open(os.devnull, "w"))
+                silence.enter_context(contextlib.redirect_stdout(nowhere))
+                silence.enter_context(contextlib.redirect_stderr(nowhere))
+            yield here
+    except SharedError as error:
+        _leave(here)
+        _say(error, here)
+    except InputError as error:
+        shared = SharedError(_sentence(error, here.rank))
+        with contextlib.suppress(RuntimeError):
+            store.set("error", str(shared))
+        _leave(here)
+        _say(shared, here)
+    finally:
+        _WORLD.clear()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _leave(here: Processes) -> None:
+    """Close the connections, so that others notice, and wait for them, so that all end with the same status."""
+    dist.destroy_process_group()
+    with contextlib.suppress(RuntimeError):
+        here.store.add("leaving", 1)
+        end = time.monotonic() + ANSWER_S
+        while here.store.add("leaving", 0) < here.size and time.monotonic() < end:
+            time.sleep(0.02)
+
+
+def _say(error: SharedError, here: Processes) -> None:
+    """Raise the error in the process that prints it, and end the others."""
+    if here.rank != error.speaker:
+        raise SystemExit(2)
+    if here.is_first:
+        raise error
+    print(f"pathtune: {error}", file=sys.stderr, flush=True)
+    raise SystemExit(2)
+
+
+def _sentence(error: Exception, rank: int) -> str:
+    return str(error) if isinstance(error, InputError) else f"rank {rank}: {type(error).__name__}: {error}"
