@@ -15,6 +15,7 @@ import numpy as np
 from ase.units import Bohr, GPa, Ha, Ry, kcal, kJ, mol, nm
 
 from pathtune.data import Frames, Graph, Label, Source, Structure, batches, composition, elements_of, label_of, outputs
+from pathtune.data.sample import spaced
 from pathtune.errors import InputError
 from pathtune.model import Potential
 
@@ -93,7 +94,7 @@ def compare_labels(model: Potential, source: Source, n_frames: int = N_FRAMES) -
     for label in outputs():
         if label.unit not in UNITS or label.name not in model.backbone.outputs:
             continue
-        frames = [source.read(i) for i in _spaced(source, label.name, n_frames)]
+        frames = [source.read(i) for i in spaced(source, label.name, n_frames)]
         frames = [s for s in frames if len(s) > 1]
         if frames:
             result.append(_compared(label, frames, _predictions(model, label, frames)))
@@ -107,7 +108,7 @@ def scale_of_positions(model: Potential, source: Source) -> float | None:
     """
     if "forces" not in model.backbone.outputs:
         return None
-    indices = [i for i in _spaced(source, "forces", N_FRAMES) if len(source.read(i)) > 1]
+    indices = [i for i in spaced(source, "forces", N_FRAMES) if len(source.read(i)) > 1]
     if not indices:
         return None
     ratio = np.median([_nearest(source.read(i), source.graph(i, model.backbone.r_max)) for i in indices])
@@ -148,13 +149,6 @@ def factor_of(label: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
     product, own = float((label * prediction).sum()), float((prediction**2).sum())
     norm = math.sqrt(own * float((label**2).sum()))
     return (product / own, product / norm) if norm > 0 else (0.0, 0.0)
-
-
-def _spaced(source: Source, label: str, n: int) -> list[int]:
-    """At most `n` frames that have the label, evenly spaced."""
-    labelled = np.flatnonzero(source.present[label])
-    places = np.linspace(0, len(labelled) - 1, min(n, len(labelled))).round().astype(int)
-    return [int(i) for i in labelled[places]]
 
 
 def _file(source: Source) -> str:

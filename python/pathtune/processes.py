@@ -20,13 +20,14 @@ import torch.distributed as dist
 from pathtune.errors import InputError
 
 T = TypeVar("T")
-ANSWER_S = 10.0  # in which a process that lives says so, once another is missed
+ANSWER_S = 5.0  # in which a process that lives says so, once another is missed
 
 
 class SharedError(InputError):
     """An InputError that every process raises; `speaker`: the rank that prints it."""
 
     speaker = 0
+    is_loss = False  # whether a process is lost, for which the others do not wait
 
 
 class OneProcess:
@@ -109,6 +110,7 @@ class Processes(OneProcess):
             f"{names} of {self.size} no longer answers (killed, or over {self.timeout_s:g} s behind), expected all "
             "to go on: the same command with --resume continues from the last checkpoint"
         )
+        answer.is_loss = True
         answer.speaker = min(set(range(self.size)) - set(missing), default=0)
         return answer
 
@@ -166,13 +168,13 @@ def started(device: str, timeout_s: float) -> Iterator[OneProcess]:
                 silence.enter_context(contextlib.redirect_stderr(nowhere))
             yield here
     except SharedError as error:
-        _leave(here)
+        _leave(here, not error.is_loss)
         _say(error, here)
     except InputError as error:
         shared = SharedError(_sentence(error, here.rank))
         with contextlib.suppress(RuntimeError):
             store.set("error", str(shared))
-        _leave(here)
+        _leave(here, True)
         _say(shared, here)
     finally:
         _WORLD.clear()
@@ -180,13 +182,13 @@ def started(device: str, timeout_s: float) -> Iterator[OneProcess]:
             dist.destroy_process_group()
 
 
-def _leave(here: Processes) -> None:
+def _leave(here: Processes, waits: bool) -> None:
     """Close the connections, so that others notice, and wait for them, so that all end with the same status."""
     dist.destroy_process_group()
     with contextlib.suppress(RuntimeError):
         here.store.add("leaving", 1)
         end = time.monotonic() + ANSWER_S
-        while here.store.add("leaving", 0) < here.size and time.monotonic() < end:
+        while waits and here.store.add("leaving", 0) < here.size and time.monotonic() < end:
             time.sleep(0.02)
 
 

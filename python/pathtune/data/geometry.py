@@ -46,7 +46,7 @@ def _check_lattice(structure: Structure) -> None:
     cell = np.asarray(ase.geometry.complete_cell(structure.cell))
     volume = abs(np.linalg.det(cell))
     for k in periodic:
-        area = np.linalg.norm(np.cross(cell[k - 2], cell[k - 1]))
+        area = np.linalg.norm(_cross(cell[k - 2], cell[k - 1]))
         height = volume / area if area > 0 else 0.0
         if height < SMALLEST_A:
             raise InputError(
@@ -57,3 +57,9 @@ def _check_lattice(structure: Structure) -> None:
         raise InputError(
             f"{where}: has {density:.3g} atoms per A^3, expected at most {DENSEST:g} (units of cell or positions?)"
         )
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """The cross product, of two vectors several times faster than numpy's."""
+    (ax, ay, az), (bx, by, bz) = a.tolist(), b.tolist()
+    return ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx

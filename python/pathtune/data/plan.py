@@ -38,7 +38,9 @@ class Plan:
     @property
     def digest(self) -> str:
         """SHA-256 of the plan."""
-        return hashlib.sha256(self.order.tobytes() + self.ends.astype(np.int64).tobytes()).hexdigest()
+        found = hashlib.sha256(np.ascontiguousarray(self.order).data)
+        found.update(np.ascontiguousarray(self.ends, dtype=np.int64).data)
+        return found.hexdigest()
 
 
 def plan_of(n_atoms: np.ndarray, size: int, budget: int | None, seed: int, epoch: int) -> Plan:
@@ -47,7 +49,8 @@ def plan_of(n_atoms: np.ndarray, size: int, budget: int | None, seed: int, epoch
     `n_atoms`: of each structure. The order is that of `shuffled`.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(n_atoms), generator=generator).numpy()
+    kind = torch.int32 if len(n_atoms) < 2**31 else torch.int64  # the same permutation
+    order = torch.randperm(len(n_atoms), generator=generator, dtype=kind).numpy()
     if budget is None:
         return Plan(order, np.minimum(np.arange(size, len(order) + size, size), len(order)))
     return Plan(order, cut(n_atoms[order], budget))
