@@ -3,7 +3,7 @@
     PATHTUNE_DATA=../shared/data python bench/scale.py [--work FOLDER] [--copies 50] [case ...]
 
 Aspirin of revised MD17, jittered by 0.01 A, 20,000 structures with the labels of those that they were made of; the
-large store has the shards of the small one as often as `--copies` says, each a file of its own. All made files are deleted.
+large store has the shards of the small one as often as `--copies` says, each a file of its own. All files are deleted.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What may happen to one of several processes: all end alike, and the run goes on to the result of an undisturbed one."""
+"""What may happen to one of several processes: all end alike, and the run goes on as an undisturbed one."""
 
 import os
 import shutil
@@ -25,7 +25,8 @@ def command(data_folder, tmp_path_factory):
     ethanol = data_folder / "rmd17" / "ethanol"
     prepare([str(ethanol / "train.extxyz.xz")], folder / "store", jobs=1)
     return ["-m", "pathtune", "fit", "--model", str(folder / "spice.model"), "--train", str(folder / "store"),
-            "--max-frames", "24", "--valid", str(ethanol / "valid.extxyz.xz") + "@:20", "--epochs", "8", "--dtype", "float64",
+            "--max-frames", "24", "--valid", str(ethanol / "valid.extxyz.xz") + "@:20", "--epochs", "8",
+            "--dtype", "float64",
             "--checkpoint-minutes", "1e-9", "--timeout-minutes", "0.5"]  # fmt: skip
 
 

@@ -16,8 +16,8 @@ BLOCK = 65_536  # structures looked at together
 def sampled(source: Source, label: str, most: int = MOST) -> np.ndarray:
     """Indices, ascending, of at most `most` structures that have the label: all, or a seeded draw.
 
-    The draw has the isolated atoms, as far as they are no more than half of it, and of every element OF_EACH structures,
-    or all that there are, where there is room.
+    The draw has the isolated atoms, as far as they are no more than half of it, and of every element OF_EACH
+    structures, or all that there are, where there is room.
     """
     has = source.present[label]
     if np.count_nonzero(has) <= most:
