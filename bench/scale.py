@@ -220,6 +220,29 @@ def measure(case, work, copies):
     return balance()
 
 
+def table():
+    """Header and rows of docs/scale.md."""
+    r = json.loads(RESULTS.read_text())
+    start, auto, weak, balance = r["start"], r["auto"], r["weak"], r["balance"]
+    cost = {key: {name: v["us_per_structure"] for name, v in r["source"][key].items()} for key in r["source"]}
+    one, two = weak["one"]["us_per_structure"], weak["two"]["us_per_structure"]
+    body = [
+        ["first step on 1,000,000 prepared structures, start-up included", f"{start['large']['first_step_s']:.0f} s"],
+        ["of it the E0 refit, on a sample of 20,000", f"{start['large']['e0_s']:.0f} s"],
+        ["memory of 1,000,000 over that of 20,000", f"{start['memory_ratio']:.3f}"],
+        ["`prepare`, a structure of 21 atoms", f"{r['prepare']['us_per_structure']:.0f} us"],
+        ["of it ASE's reader", f"{r['prepare']['of_it_ase_reads_us']:.0f} us"],
+        *[[f"time from memory over time from a store, {key}", f"{v['memory'] / v['small']:.2f}"]
+          for key, v in cost.items()],
+        ["ethanol, time of batch 8 over that of `--batch-atoms auto`",
+         f"{auto['8']['us_per_structure'] / auto['auto']['us_per_structure']:.1f}"],
+        ["time of 1 process over that of each of 2, 64 structures each", f"{one / two:.2f}"],
+        ["largest over mean load, 1,000 simulated ranks", f"{balance['largest_over_mean']:.3f}"],
+        ["the same without dealing by cost", f"{balance['without_dealing']:.2f}"],
+    ]  # fmt: skip
+    return ["figure", "value"], body
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=pathlib.Path)

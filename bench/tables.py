@@ -13,6 +13,7 @@ import statistics
 import sys
 
 import evidence
+import scale
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -285,7 +286,7 @@ def demo_model_table() -> str:
     return rows(["", ""], body)
 
 
-DOCUMENTS = ("results", "results-before-0010", "gpu", "reliability")
+DOCUMENTS = ("results", "results-before-0010", "gpu", "reliability", "scale")
 SYSTEMS = {
     "ethanol450": "ethanol, 450 structures, 2,280 steps", "3bpa": "3BPA, 450 structures, 2,280 steps",
     "ethanol50": "ethanol, 50 structures, 700 steps", "agau": "Ag-Au, 52 structures, 364 steps",
@@ -336,6 +337,7 @@ def operator_table() -> str:
 
 
 TABLES = {
+    "scale": lambda: rows(*scale.table()),
     "demo": demo_table,
     "optimiser": optimiser_table,
     "untouched": lambda: optimiser_table(UNTOUCHED),

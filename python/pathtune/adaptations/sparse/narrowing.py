@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 REGROW_UNTIL = 0.8  # of by_step: what comes later has no time to grow
 RESTART_STEPS = 500  # so many must be left after the last narrowing, for an average that begins anew there
-RESTART_SHARE = 0.1  # of the weights at the end, above which little is dropped that the average would have to forget
+RESTART_SHARE = 0.05  # of the weights at the end, above which little is dropped that the average would have to forget
 N_NARROWINGS = 150  # until by_step: each drops 2 % of the candidates on the way from all to 3 %
 
 
