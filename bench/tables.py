@@ -330,6 +330,20 @@ def scaling_table() -> str:
     return rows(["atoms", *r["ms_per_atom"]], [["ms per atom and step", *per_atom]])
 
 
+def frontier_table() -> str:
+    """Force error over full fine-tuning's, by share and amount of data."""
+    runs = [json.loads(line) for line in (RESULTS / "frontier.jsonl").read_text().splitlines()]
+    found = {(r["set"], r["frames"], r["share"], r["scope"]): r["forces_mae_mev_a"] for r in runs}
+    columns = sorted({(name, n) for name, n, _, _ in found})
+    arms = sorted({(scope, share) for _, _, share, scope in found if share})
+    body = [["full, meV/A", *(f"{found[*column, None, None]:.1f}" for column in columns)]]
+    for scope, share in arms:
+        ratio = {c: f"{found[*c, share, scope] / found[*c, None, None]:.2f}" for c in columns if (*c, share, scope) in found}
+        label = f"{100 * share:g} %" if scope == "linear" else f"{100 * share:g} % of all scopes"
+        body.append([label, *(ratio.get(column, "") for column in columns)])
+    return rows(["weights changed", *(f"{name}, {n}" for name, n in columns)], body)
+
+
 def operator_table() -> str:
     body = [[r["operator"], r["shape"], r["pass"], f"{r['stock_ms']:.2f}", f"{r['ours_ms']:.3f}", f"{r['ratio']:.1f} x"]
             for r in load("operators")["rows"]]  # fmt: skip
@@ -337,6 +351,7 @@ def operator_table() -> str:
 
 
 TABLES = {
+    "frontier": frontier_table,
     "scale": lambda: rows(*scale.table()),
     "demo": demo_table,
     "optimiser": optimiser_table,
