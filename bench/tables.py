@@ -325,21 +325,20 @@ def optimiser_table(systems: dict[str, str] | None = None) -> str:
 
 
 def scaling_table() -> str:
-    r = load("scaling")
-    per_atom = [f"{v:.2f}" for v in r["ms_per_atom"].values()]
-    return rows(["atoms", *r["ms_per_atom"]], [["ms per atom and step", *per_atom]])
+    per_atom = load("scaling")["ms_per_atom"]
+    return rows(["atoms", *per_atom], [["ms per atom and step", *(f"{v:.2f}" for v in per_atom.values())]])
 
 
 def frontier_table() -> str:
     """Force error over full fine-tuning's, by share and amount of data."""
     runs = [json.loads(line) for line in (RESULTS / "frontier.jsonl").read_text().splitlines()]
     found = {(r["set"], r["frames"], r["share"], r["scope"]): r["forces_mae_mev_a"] for r in runs}
-    columns = sorted({(name, n) for name, n, _, _ in found})
-    arms = sorted({(scope, share) for _, _, share, scope in found if share})
+    columns, arms = sorted({key[:2] for key in found}), sorted({key[:1:-1] for key in found if key[2]})
     body = [["full, meV/A", *(f"{found[*column, None, None]:.1f}" for column in columns)]]
     for scope, share in arms:
-        ratio = {c: f"{found[*c, share, scope] / found[*c, None, None]:.2f}" for c in columns if (*c, share, scope) in found}
-        label = f"{100 * share:g} %" if scope == "linear" else f"{100 * share:g} % of all scopes"
+        there = [c for c in columns if (*c, share, scope) in found]
+        ratio = {c: f"{found[*c, share, scope] / found[*c, None, None]:.2f}" for c in there}
+        label = f"{100 * share:g} %{'' if scope == 'linear' else ' of all scopes'}"
         body.append([label, *(ratio.get(column, "") for column in columns)])
     return rows(["weights changed", *(f"{name}, {n}" for name, n in columns)], body)
 
