@@ -56,7 +56,7 @@ def test_shapley_values_sum_to_the_difference_of_losses_of_base_and_tuned_model(
     model = tuned(arm)
     found = importance(model, frames)
     loss_of = FitConfig().loss_of
-    losses = [mean_loss(m, list(batches(m, frames, BATCH_SIZE)), loss_of) for m in (at_base(model), model)]
+    losses = [mean_loss(m, frames, BATCH_SIZE, loss_of) for m in (at_base(model), model)]
     assert sum(g.shapley for g in found.groups) == pytest.approx(losses[0] - losses[1], rel=1e-6)
     assert sum(g.changed for g in found.groups) == sum(int((d != 0).sum()) for d in deltas(model))
 
@@ -89,7 +89,7 @@ def one_node(model, frames):
     change = Change.of(model)
     loss_of = FitConfig().loss_of
     batch = list(batches(model, frames, BATCH_SIZE))
-    losses = [mean_loss(m, batch, loss_of) for m in (at_base(model), model)]
+    losses = [mean_loss(m, frames, BATCH_SIZE, loss_of) for m in (at_base(model), model)]
     _, nodes, completeness = complete_gradients(model, change, batch, loss_of, losses[0] - losses[1], (1,))
     assert nodes == 1
     return completeness

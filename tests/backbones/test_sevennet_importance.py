@@ -9,7 +9,7 @@ import torch
 
 from models import labelled, molecule
 from pathtune import adapt, importance, load
-from pathtune.data import Request, as_source, batches, from_atoms
+from pathtune.data import Request, as_source, from_atoms
 from pathtune.evaluation import mean_loss
 from pathtune.importance.measure import BATCH_SIZE
 from pathtune.importance.parts import parts_of
@@ -65,7 +65,7 @@ def test_shapley_values_sum_to_what_tuning_changed():
             parameter += 0.02 * torch.randn_like(parameter) * parameter.square().mean().sqrt()
     frames = labelled_molecules()
     found = importance(model, frames)
-    losses = [mean_loss(m, list(batches(m, as_source(frames), BATCH_SIZE)), FitConfig().loss_of) for m in (base, model)]
+    losses = [mean_loss(m, as_source(frames), BATCH_SIZE, FitConfig().loss_of) for m in (base, model)]
     assert sum(g.shapley for g in found.groups) == pytest.approx(losses[0] - losses[1], rel=1e-6)
     assert {g.group for g in found.groups} == {"l = 0", "l = 1", "l = 2", "rest"}
 

@@ -10,6 +10,7 @@ from fuzz import odd
 from fuzz.law import REFUSED, BrokenLawError, is_finite, refused_or
 from models import molecule, tiny_mace
 from pathtune import SparseDelta, adapt, evaluate, load, load_adapter, save_adapter, sparsify
+from pathtune.adaptations.low_rank import LowRankOptions
 from pathtune.adapter_file import checksum, read_adapter
 from pathtune.adapter_tools import describe, extract
 from pathtune.data import from_atoms
@@ -130,7 +131,7 @@ def deltas_of_part(part):
 
 def made(base, kinds):
     """An adapter of these kinds with something in it."""
-    model = adapt(base, kinds, ELEMENTS)
+    model = adapt(base, kinds, ELEMENTS, {"lora": LowRankOptions(rank=2)})
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in model.trainable():
