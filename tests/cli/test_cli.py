@@ -60,7 +60,7 @@ def test_a_mistake_in_the_flags_of_a_verb_prints_its_usage(flags, capsys):
 def test_a_run_leaves_one_folder(finished):
     names = sorted(p.name for p in finished.iterdir() if not p.name.startswith("."))
     assert names == ["adapter.safetensors", "checkpoint", "config.toml", "log.csv", "log.jsonl", "merged.model",
-                     "metrics.json", "predictions.extxyz"]  # fmt: skip
+                     "metrics.json", "predictions.extxyz", "report"]  # fmt: skip
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["epochs"] == 2
     assert metrics["counts"]["active"] > 0
