@@ -227,7 +227,7 @@ def other_base_of_the_same_hash(folder):
         (without("metrics.json", "config.toml"), "expected the folder of a finished run"),
         (other_base, "its SHA-256 is"),
         (other_base_of_the_same_hash, "was made for another model"),
-        (lambda folder: (folder / "metrics.json").write_text('{"versions": {}}'), "lacks 'arm'"),
+        (lambda folder: (folder / "metrics.json").write_text('{"versions": {}, "shares": {}}'), "lacks 'arm'"),
         (lambda folder: (folder / "log.jsonl").write_text("[1]\n"), "line 1"),
         (lambda folder: (folder / "predictions.extxyz").unlink(), "predictions.extxyz"),
     ],

@@ -8,6 +8,8 @@ import laws.species_linear
 import laws.symmetric_contraction
 from pathtune.ops import edge_conv, group_by_species, species_linear, symmetric_contraction
 
+pytestmark = pytest.mark.slow  # torch.compile takes a minute and more
+
 
 def conv():
     x, y, w, graph, table = laws.edge_conv.make("ragged tails, both parities")
