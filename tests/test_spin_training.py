@@ -229,8 +229,8 @@ def test_tensors_that_do_not_fit_are_refused_in_one_sentence(base):
     for change, words in (
         ({"pair_in": torch.zeros(3, 6)}, r"f: pair_in of the spin layer has shape \(3, 6\), expected \(4, 6\)"),
         ({"elements": torch.tensor([6, 26])}, "f: has Fe, expected elements that the model knows"),
-        ({"cutoff": torch.tensor([9.0])}, r"f: the spin layer has cutoff \[9.0\], expected one above 0 and up to 3.5"),
-        ({"elements": torch.tensor([8, 6])}, r"f: the spin layer has elements \[8, 6\], expected atomic numbers"),
+        ({"cutoff": torch.tensor([9.0])}, r"f: the spin layer has cutoff 9.0, expected one above 0 and up to 3.5"),
+        ({"elements": torch.tensor([8, 6])}, "f: elements does not ascend from 0 or more, expected each index once"),
         ({"more": torch.zeros(2)}, r"f: more of the spin layer has shape \(2,\), expected None"),
     ):
         with pytest.raises(InputError, match=words):

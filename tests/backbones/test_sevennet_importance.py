@@ -58,7 +58,7 @@ def test_each_gated_irrep_has_one_gate_in_every_variant(variant):
 
 
 def test_shapley_values_sum_to_what_tuning_changed():
-    base = load(tiny_sevennet())
+    base = load(tiny_sevennet(), dtype="float64")
     model = adapt(base, ["full"], [1, 6, 8])
     with torch.no_grad():
         for parameter in model.trainable():

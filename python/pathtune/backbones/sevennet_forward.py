@@ -96,8 +96,9 @@ class SevenNetForward:
             if tabled is not None:
                 return lambda layer: tabled(f"w{layer.index}")
         embedding = self.modules["edge_embedding"]
-        radial = embedding.basis_function(lengths) * embedding.cutoff_function(lengths).unsqueeze(1)
-        return lambda layer: layer.radial(radial)
+        basis = _called(embedding.basis_function, "edge_embedding.basis_function", parameters, lengths)
+        radial = basis * embedding.cutoff_function(lengths).unsqueeze(1)
+        return lambda layer: _called(layer.radial, f"{layer.index}_convolution.weight_nn", parameters, radial)
 
     def _embedding(self, weight: torch.Tensor, species: torch.Tensor) -> torch.Tensor:  # [n_nodes, mul]
         rows = weight.reshape(-1, self.modules["onehot_to_feature_x"].irreps_out.dim)
@@ -105,6 +106,12 @@ class SevenNetForward:
         if rows.shape[0] > self.n_species:  # and one row for each modality
             x = x + rows[self.n_species + self.modality]
         return x * self.embedding_weight
+
+
+def _called(module: torch.nn.Module, name: str, parameters: Mapping[str, Any], x: torch.Tensor) -> torch.Tensor:
+    """A stock module with the weights that are passed in place of its own."""
+    own = {key: parameters[f"{name}.{key}"] for key, _ in module.named_parameters() if f"{name}.{key}" in parameters}
+    return torch.func.functional_call(module, own, (x,))
 
 
 class _Layer:

@@ -161,7 +161,7 @@ class Spin(Adaptation):
         cutoff, scale = (float(stored.values(name, 1)) for name in ("cutoff", "magforces_scale"))
         for name, value, largest in (("cutoff", cutoff, base.backbone.r_max + 1e-5), ("scale", scale, math.inf)):
             if not 0 < value <= largest:
-                raise InputError(f"{where} has {name} {value}, expected one above 0 and up to {largest:.6g}")
+                raise InputError(f"{where} has {name} {value}, expected one above 0 and up to {largest:.4g}")
         for name in set(found) - set(HEADER):
             stored.real(name)
         found = {name: tensor for name, tensor in found.items() if name not in HEADER}
