@@ -147,7 +147,9 @@ def started(device: str, timeout_s: float) -> Iterator[OneProcess]:
         return
     limit = datetime.timedelta(seconds=timeout_s)
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=limit))
+        found, rank, size = next(dist.rendezvous("env://", timeout=limit))
+        # torchrun's store outlives a restart, and with it the addresses of processes that are gone.
+        store = dist.PrefixStore(f"pathtune attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", found)
         if device.startswith("cuda"):
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
