@@ -64,6 +64,19 @@ def force_loss_gradients(model, batch):
     return [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, parameters)]
 
 
+def assert_equal(reference, ours, batch):
+    """Energies, forces, stress, and the gradients of a loss of forces by all weights and by a sparse delta."""
+    p, q = reference(batch, outputs=ALL), ours(batch, outputs=ALL)
+    assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(p.forces, q.forces, rtol=1e-11, atol=1e-11)
+    assert torch.allclose(p.stress[0], q.stress[0], rtol=1e-11, atol=1e-11)
+    paper = SparseDelta(delta_start="paper", initial_std=0.1)
+    for tuned in (lambda m: unfreeze(m, "full"), lambda m: sparsify(m, paper)):
+        expected, found = (force_loss_gradients(tuned(m), batch) for m in (reference, ours))
+        for a, b in zip(expected, found):
+            assert (a - b).abs().max() <= 1e-10 * max(a.abs().max().item(), 1e-3) if a.numel() else True
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_energies_forces_stress_and_gradients_equal_the_stock_models(variant):
     options = VARIANTS[variant]()
@@ -72,15 +85,7 @@ def test_energies_forces_stress_and_gradients_equal_the_stock_models(variant):
     reference, ours = both(stock, head)
     assert ours.backbone.backend == "cpu"
     batch = batch_of(ours, crystal(), molecule(1), molecule(n=1))
-    p, q = reference(batch, outputs=ALL), ours(batch, outputs=ALL)
-    assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=1e-12, atol=1e-12)
-    assert torch.allclose(p.forces, q.forces, rtol=1e-11, atol=1e-11)
-    assert torch.allclose(p.stress[0], q.stress[0], rtol=1e-11, atol=1e-11)
-    paper = SparseDelta(delta_start="paper", initial_std=0.1)
-    for unfrozen in (lambda m: unfreeze(m, "full"), lambda m: sparsify(m, paper)):
-        expected, found = (force_loss_gradients(unfrozen(m), batch) for m in (reference, ours))
-        for a, b in zip(expected, found):
-            assert (a - b).abs().max() <= 1e-10 * max(a.abs().max().item(), 1e-3) if a.numel() else True
+    assert_equal(reference, ours, batch)
 
 
 def test_float32_agrees_to_rounding():

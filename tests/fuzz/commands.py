@@ -7,24 +7,11 @@ import random
 
 from fuzz import odd
 from fuzz.law import ACCEPTED, REFUSED
-from fuzz.world import ADAPTER, MODEL, World
+from fuzz.world import ADAPTER, FIT, MODEL, World
 from pathtune.cli import VERBS
 
 GOOD = {
-    "fit": [
-        "--model",
-        MODEL,
-        "--train",
-        "train.xyz",
-        "--valid",
-        "valid.xyz",
-        "--epochs",
-        "1",
-        "--keep-worse",
-        "--no-check-units",
-        "--out",
-        "run",
-    ],
+    "fit": [*FIT, "--out", "run"],
     "evaluate": ["--model", MODEL, "--data", "test.xyz"],
     "paths": ["--model", MODEL],
     "merge": ["--model", MODEL, "--adapter", ADAPTER, "--out", "merged.model"],

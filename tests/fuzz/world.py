@@ -14,6 +14,8 @@ from pathtune.cli import _common
 from pathtune.forms import read_json
 
 MODEL, ADAPTER = "tiny.model", "some.safetensors"
+FIT = ["--model", MODEL, "--train", "train.xyz", "--valid", "valid.xyz", "--epochs", "1", "--keep-worse",
+       "--no-check-units"]  # fmt: skip
 
 
 class World:
@@ -34,19 +36,7 @@ class World:
     @property
     def fit(self) -> list[str]:
         """The words of a good fit, without its folder."""
-        return [
-            "fit",
-            "--model",
-            MODEL,
-            "--train",
-            "train.xyz",
-            "--valid",
-            "valid.xyz",
-            "--epochs",
-            "1",
-            "--keep-worse",
-            "--no-check-units",
-        ]
+        return ["fit", *FIT]
 
     def run(self, words: list[str]) -> tuple[int, str, str]:
         """A command in the folder; models are loaded once."""
