@@ -12,6 +12,7 @@ import torch
 from models import crystal, labelled, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, guidance, load, sparsify
 from pathtune.cli import VERBS, main
+from pathtune.training.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 
@@ -261,3 +262,11 @@ def test_a_reader_that_stops_early_ends_the_program_quietly(world):
         said = process.stderr.read()
     assert process.returncode == 141
     assert "Traceback" not in said
+
+
+def test_a_notebooks_shell_gets_lines_instead_of_a_bar(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Progress(3) as progress:
+        progress.say("a line")
+        progress.step(0, 1, 2, 0.5)
+    assert capsys.readouterr().err == "a line\n"
