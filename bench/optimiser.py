@@ -25,7 +25,7 @@ from pathtune.ops.allocator import keep_large_blocks
 DATA = pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data"))
 RESULTS = pathlib.Path(__file__).parent / "results" / "optimiser.jsonl"
 SEEDS = (0, 1, 2)
-ARMS = {"full": ("full", None), "3 %": ("sparse", 0.03), "10 %": ("sparse", 0.1)}
+ARMS = {"full": ("full", None), "3 %": ("sparse", 0.03), "10 %": ("sparse", 0.1), "auto": ("sparse", "auto")}
 # folder, files of the three splits, frames of each, epochs, batch size
 SETS = {
     "ethanol450": ("molecules/ethanol_botnet", ("train", "valid", "test_MD"), (None, 60, 400), 40, 8),
@@ -41,7 +41,7 @@ SETS = {
     "hfo2": ("lam/hfo2_dpgen", ("train", "valid", "test"), (60, 30, 40), 16, 4),
 }
 MOLECULES = ("ethanol450", "ethanol50", "3bpa", "salicylic", "paracetamol")
-WITHOUT_10 = ("ethanol50", "agau", "copper")
+WITH_10 = ("ethanol450", "3bpa")
 DRAWN = 450  # of the 900 frames of ethanol450, by seed 0
 
 
@@ -81,14 +81,18 @@ def run(name, arm, seed):
     """Train with default settings and test."""
     splits, epochs, batch_size = read_set(name)
     kind, share = ARMS[arm]
+    base = load_base(name)
+    if share == "auto":
+        share = pathtune.share_for(base, splits["train"]).share
     options = {"delta": pathtune.SparseDelta(active_share=share)} if share else {}
-    model = pathtune.adapt(load_base(name), [kind], elements_of(splits["train"]), options, seed)
+    model = pathtune.adapt(base, [kind], elements_of(splits["train"]), options, seed)
     config = pathtune.FitConfig(epochs=epochs, batch_size=batch_size, seed=seed)
     history = pathtune.fit(model, splits["train"], splits["valid"], config)
     scores = pathtune.evaluate(model, splits["test"])
     kept = {key: round(value, 4) for key, value in scores.items() if "mae" in key}
     seconds = round(history.epochs[-1]["seconds"], 1)
-    return {"set": name, "arm": arm, "seed": seed, **kept, "values": model.counts()["active"], "seconds": seconds}
+    of = {"set": name, "arm": arm, "share": share, "seed": seed}
+    return {**of, **kept, "values": model.counts()["active"], "seconds": seconds}
 
 
 def main(names):
@@ -99,7 +103,7 @@ def main(names):
     for seed in SEEDS:
         for name in names:
             for arm in ARMS:
-                if arm == "10 %" and name in WITHOUT_10:
+                if arm == "10 %" and name not in WITH_10:
                     continue
                 if any((r["set"], r["arm"], r["seed"]) == (name, arm, seed) for r in done):
                     continue

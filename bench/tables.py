@@ -13,6 +13,7 @@ import statistics
 import sys
 
 import evidence
+import optimiser_tables
 import scale
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -287,60 +288,9 @@ def demo_model_table() -> str:
 
 
 DOCUMENTS = ("results", "results-before-0010", "gpu", "reliability", "scale")
-SYSTEMS = {
-    "ethanol450": "ethanol, 450 structures, 2,280 steps", "3bpa": "3BPA, 450 structures, 2,280 steps",
-    "ethanol50": "ethanol, 50 structures, 700 steps", "agau": "Ag-Au, 52 structures, 364 steps",
-    "copper": "copper, 60 structures, 240 steps",
-}  # fmt: skip
-
-
-UNTOUCHED = {
-    "salicylic": "salicylic acid, 100 structures, 780 steps",
-    "paracetamol": "paracetamol, 100 structures, 780 steps",
-    "lithium": "lithium, 60 structures, 240 steps",
-    "tungsten": "tungsten, 60 structures, 240 steps",
-    "hfo2": "HfO2, 60 structures, 240 steps",
-}
-
-
-def optimiser_table(systems: dict[str, str] | None = None) -> str:
-    systems = systems or SYSTEMS
-    runs = [json.loads(line) for line in (RESULTS / "optimiser.jsonl").read_text().splitlines()]
-    body = []
-    for name, title in systems.items():
-        of_full = None
-        for arm in ("full", "10 %", "3 %"):
-            mine = [r for r in runs if (r["set"], r["arm"]) == (name, arm)]
-            if not mine:
-                continue
-            forces = [r["forces_mae_mev_a"] for r in mine]
-            of_full = statistics.mean(forces) if arm == "full" else of_full
-            ratio = f"{statistics.mean(forces) / of_full:.2f}" if of_full else ""
-            energies = statistics.mean(r["energy_mae_mev_atom"] for r in mine)
-            spread = [round(statistics.mean(forces), 4), round(max(forces) - min(forces), 4)]
-            values = f"{mine[0]['values']:,d}"
-            body.append([title, arm, values, mean_and_spread(spread, 1), ratio, f"{energies:.2f}", str(len(mine))])
-    header = ["system", "weights changed", "how many", "F meV/A", "/ full", "E meV/atom", "seeds"]
-    return rows(header, body)
-
-
 def scaling_table() -> str:
     per_atom = load("scaling")["ms_per_atom"]
     return rows(["atoms", *per_atom], [["ms per atom and step", *(f"{v:.2f}" for v in per_atom.values())]])
-
-
-def frontier_table() -> str:
-    """Force error over full fine-tuning's, by share and amount of data."""
-    runs = [json.loads(line) for line in (RESULTS / "frontier.jsonl").read_text().splitlines()]
-    found = {(r["set"], r["frames"], r["share"], r["scope"]): r["forces_mae_mev_a"] for r in runs}
-    columns, arms = sorted({key[:2] for key in found}), sorted({key[:1:-1] for key in found if key[2]})
-    body = [["full, meV/A", *(f"{found[*column, None, None]:.1f}" for column in columns)]]
-    for scope, share in arms:
-        there = [c for c in columns if (*c, share, scope) in found]
-        ratio = {c: f"{found[*c, share, scope] / found[*c, None, None]:.2f}" for c in there}
-        label = f"{100 * share:g} %{'' if scope == 'linear' else ' of all scopes'}"
-        body.append([label, *(ratio.get(column, "") for column in columns)])
-    return rows(["weights changed", *(f"{name}, {n}" for name, n in columns)], body)
 
 
 def operator_table() -> str:
@@ -350,11 +300,12 @@ def operator_table() -> str:
 
 
 TABLES = {
-    "frontier": frontier_table,
+    "frontier": lambda: rows(*optimiser_tables.frontier()),
     "scale": lambda: rows(*scale.table()),
     "demo": demo_table,
-    "optimiser": optimiser_table,
-    "untouched": lambda: optimiser_table(UNTOUCHED),
+    "optimiser": lambda: rows(*optimiser_tables.body(optimiser_tables.SYSTEMS)),
+    "untouched": lambda: rows(*optimiser_tables.body(optimiser_tables.UNTOUCHED)),
+    "optimiser_ratios": lambda: rows(*optimiser_tables.ratios()),
     "evidence": lambda: rows(*evidence.body()),
     "claims": lambda: rows(*evidence.claims()),
     "demo_model": demo_model_table,

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from models import labelled, molecule, tiny_mace
-from pathtune import FitConfig, InputError, guidance, load
-from pathtune.data import from_atoms
+from pathtune import FitConfig, InputError, SparseDelta, guidance, load, share_for, sparsify
+from pathtune.data import elements_of, from_atoms
 from pathtune.guidance import SweepPoint, choose_share, draw_sweep, one_standard_error
 
 
@@ -63,3 +63,18 @@ def test_a_sweep_without_means_is_named():
         choose_share(base, structures(), structures(2), shares=(1e-7,))
     with pytest.raises(InputError, match=r"active_share is 3"):
         choose_share(base, structures(), structures(2), shares=(3.0,))
+
+
+@pytest.mark.usefixtures("needs_mace")
+def test_the_share_by_data_grows_with_the_labels_between_its_bounds_and_counts_what_is_reachable():
+    base = load(tiny_mace())
+    few, more, many = (share_for(base, structures(n)) for n in (1, 10, 100))
+    assert few.share == 0.1 < more.share < many.share == 1.0
+    n_atoms = sum(len(s.atomic_numbers) for s in structures(10))
+    n_stress = sum("stress" in s.labels for s in structures(10))
+    model = sparsify(base, SparseDelta(active_share=more.share), elements_of(structures(10)))
+    expected = 1.6 * (10 + 3 * n_atoms + 6 * n_stress) / model.counts()["reachable_weights"]
+    assert more.share == round(expected, 2)
+    wider = share_for(base, structures(10), SparseDelta(scope=("linear", "contraction", "radial")))
+    assert wider.share < more.share
+    assert "--arm full" in many.reason

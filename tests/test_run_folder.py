@@ -161,9 +161,9 @@ def test_more_epochs_than_planned_go_on_with_the_rates_of_the_plan_and_say_so(wo
 def test_a_sweep_is_not_repeated_where_epochs_are_raised(world, tmp_path, monkeypatch):
     monkeypatch.setattr(guidance.choose_share, "__defaults__", (None, None, (0.05, 0.5), None, None))
     out = tmp_path / "run"
-    assert world.fit(out, "--active-share", "auto", stop_after=1) == 130
+    assert world.fit(out, "--active-share", "sweep", stop_after=1) == 130
     before = (out / "sweep.json").read_bytes()
-    assert world.fit(out, "--active-share", "auto", "--resume", epochs=8) == 0
+    assert world.fit(out, "--active-share", "sweep", "--resume", epochs=8) == 0
     assert (out / "sweep.json").read_bytes() == before
 
 
@@ -269,12 +269,12 @@ def test_a_damaged_small_file_is_one_sentence(world, copy, capsys, case):
 def test_a_damaged_sweep_is_one_sentence(world, tmp_path, capsys, content):
     out = tmp_path / "run"
     assert world.fit(out, "--active-share", "0.3", stop_after=1) == 130
-    config = (out / "config.toml").read_text().replace("active_share = 0.3", 'active_share = "auto"')
+    config = (out / "config.toml").read_text().replace("active_share = 0.3", 'active_share = "sweep"')
     (out / "config.toml").write_text(config)
     shutil.rmtree(out / "checkpoint")
     (out / "sweep.json").write_bytes(content)
     capsys.readouterr()
-    assert world.fit(out, "--active-share", "auto", "--resume") == 2
+    assert world.fit(out, "--active-share", "sweep", "--resume") == 2
     assert "sweep.json: " in said(capsys)
 
 

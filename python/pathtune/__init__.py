@@ -18,7 +18,7 @@ from pathtune.comparing import CompareOptions, compare
 from pathtune.data import Label, LabelKeys, Source, Structure, demo_file, read_structures, register_label
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
-from pathtune.guidance import ShareChoice, choose_share
+from pathtune.guidance import ShareChoice, choose_share, share_for
 from pathtune.importance import Importance, importance
 from pathtune.loading import export, load, save
 from pathtune.model import Potential
@@ -62,6 +62,7 @@ __all__ = [
     "register_label",
     "save",
     "save_adapter",
+    "share_for",
     "sparsify",
     "unfreeze",
 ]

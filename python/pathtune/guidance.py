@@ -1,4 +1,8 @@
-"""How many weights to change: a short sweep over active shares and the one-standard-error rule on validation."""
+"""How many weights to change: by the amount of data, or by a short sweep over active shares.
+
+The first is a rule that costs nothing, read off measured errors (docs/results.md, bench/frontier.py). The second
+trains, and applies the one-standard-error rule on validation.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +16,26 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from pathtune.adaptations import SparseDelta
 from pathtune.adapting import sparsify
 from pathtune.atomic_energies import refit_e0
 from pathtune.conventions import check_conventions
 from pathtune.data import as_source, elements_of, heads_of
+from pathtune.data.plan import labelled_numbers
 from pathtune.errors import InputError
 from pathtune.evaluation import losses
 from pathtune.files import write_text
 from pathtune.forms import read_json
+from pathtune.layers import select_layers
 from pathtune.model import Potential
 from pathtune.plots import BLUE, ORANGE, draw_share_axis, new_figure, save_png
 from pathtune.processes import world
 from pathtune.training import FitConfig, fit
 
+WEIGHTS_PER_LABEL = 1.6  # that may change, for each labelled number
+LEAST_SHARE = 0.1
 SHARES = (0.003, 0.01, 0.03, 0.1, 0.3)
 EPOCHS_SHARE = 0.25  # of the run's epochs, for each run of the sweep
 SWEEP = {"epochs": int, "points": [{"share": float, "active": int, "losses": [numbers.Real]}]}  # of a sweep's file
@@ -47,12 +57,34 @@ class SweepPoint:
 
 @dataclasses.dataclass(frozen=True)
 class ShareChoice:
-    """The chosen share, why, and the sweep that says so."""
+    """The chosen share, why, and the sweep that says so, where there was one."""
 
     share: float
     reason: str
-    points: list[SweepPoint]  # ascending in the share
-    epochs: int  # of each run of the sweep
+    points: list[SweepPoint] = dataclasses.field(default_factory=list)  # ascending in the share
+    epochs: int = 0  # of each run of the sweep
+
+
+def share_for(base: Potential, train: Any, delta: SparseDelta | None = None) -> ShareChoice:
+    """The active share that the amount of data asks for; nothing is trained.
+
+        share = 1.6 n_labels / n_reachable, at least 0.1 and at most 1
+
+    n_labels: numbers among the labels of `train` (as of `fit`): one for an energy, three for the force of an atom, six
+    for a stress. n_reachable: weights in the scope and targets of `delta` that these data can change. The rule was read
+    off bench/results/frontier.jsonl: docs/decisions/0010-optimiser.md. Raises InputError as `adapt` for elements, heads
+    and targets.
+    """
+    delta, train = delta or SparseDelta(), as_source(train)
+    base = base.for_heads(heads_of(train))
+    species = base.species_of(elements_of(train))
+    layers = select_layers(base.backbone.layers, delta.targets, delta.scope)
+    n_reachable = sum(layer.reachable(species, base.tuned_heads).numel() for layer in layers)
+    n_labels = sum(labelled_numbers(train, np.arange(len(train))).values())
+    share = round(min(1.0, max(LEAST_SHARE, WEIGHTS_PER_LABEL * n_labels / n_reachable)), 2)
+    why = f"{n_labels:,d} labelled numbers for {n_reachable:,d} weights that they can change"
+    others = "; --arm full changes the other kinds of weights too" if share == 1 else ""
+    return ShareChoice(share, f"{_percent(share)}, by the amount of data: {why}{others}")
 
 
 def choose_share(

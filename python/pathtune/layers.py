@@ -106,6 +106,12 @@ class Layer:
         return torch.bucketize(indices, starts, right=True) - 1
 
 
+def whole_layer(name: str, kind: str, shape: Sequence[int], species_axis: int | None, weight: str) -> Layer:
+    """A layer of one path, the whole parameter."""
+    path = Path(kind, 0, tuple(shape), species_axis)
+    return Layer(name, kind, (path,), path.numel, weight)
+
+
 @dataclasses.dataclass(frozen=True)
 class PathRow:
     """One row of `pathtune.paths`."""

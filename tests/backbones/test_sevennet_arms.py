@@ -18,7 +18,8 @@ pytestmark = pytest.mark.usefixtures("needs_sevenn")
 def test_an_arm_starts_as_the_base_trains_and_goes_through_file_and_merging_bitwise(tmp_path, variant, kinds):
     head = "b" if variant == "MF-0" else None
     base = load(tiny_sevennet(**VARIANTS[variant]), head=head)
-    model = adapt(base, kinds, [1, 8], {"delta": SparseDelta(active_share=0.05)})
+    options = {"delta": SparseDelta(active_share=0.05, scope=("linear", "radial"))}
+    model = adapt(base, kinds, [1, 8], options)
     frames = [molecule(i, n=4) for i in range(4)]
     for atoms in frames:
         atoms.numbers[atoms.numbers == 6] = 8

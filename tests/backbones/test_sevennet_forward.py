@@ -1,5 +1,7 @@
 """The accelerated forward of SevenNet against the stock model, in float64 and on the wheel's models."""
 
+import dataclasses
+
 import ase
 import ase.build
 import pytest
@@ -8,6 +10,7 @@ import torch
 from models import ALL, crystal, molecule
 from pathtune import InputError, SparseDelta, calculator, load, sparsify, unfreeze
 from pathtune.data import collate, from_atoms
+from pathtune.layers import select_layers
 from sevennets import VARIANTS, tiny_sevennet
 
 pytestmark = pytest.mark.usefixtures("needs_sevenn")
@@ -34,7 +37,7 @@ def force_loss_gradients(model, batch):
 def candidates(model, share):
     """A random share of each layer's reachable weights."""
     result = {}
-    for layer in model.backbone.layers:
+    for layer in select_layers(model.backbone.layers):
         reachable = layer.reachable(range(len(model.atomic_numbers)))
         chosen = torch.randperm(reachable.numel())[: max(1, int(share * reachable.numel()))]
         result[layer.name] = reachable[chosen].sort().values
@@ -53,6 +56,7 @@ def test_energies_forces_stress_and_gradients_equal_the_stock_models(variant):
     assert torch.allclose(p.stress, q.stress, rtol=1e-11, atol=1e-11)
     few = candidates(ours, 0.1)
     for arm in (lambda m: unfreeze(m, "full"), lambda m: sparsify(m, START),
+                lambda m: sparsify(m, dataclasses.replace(START, scope=("radial",))),
                 lambda m: sparsify(m, START, candidates=few)):  # fmt: skip
         expected, found = (force_loss_gradients(arm(m), batch) for m in (reference, ours))
         assert any(g.abs().max() > 0 for g in expected)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 
 import ase.io
 import pytest
@@ -237,9 +239,17 @@ def test_loading_a_model_is_silent_and_leaves_torch_load_safe(world):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_an_automatic_share_is_swept_explained_drawn_and_used(world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(guidance.choose_share, "__defaults__", (None, None, (0.05, 0.5), None, None))
+def test_an_automatic_share_follows_the_data_and_is_explained(world, tmp_path, capsys):
     assert main([*fit_arguments(world, tmp_path / "run"), "--active-share", "auto"]) == 0
+    assert re.search(r"active share: [\d.]+ %, by the amount of data: [\d,]+ labelled numbers", capsys.readouterr().out)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    share = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["delta"]["active_share"]
+    assert metrics["counts"]["active"] == round(share * metrics["counts"]["reachable_weights"])
+
+
+def test_a_swept_share_is_explained_drawn_and_used(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(guidance.choose_share, "__defaults__", (None, None, (0.05, 0.5), None, None))
+    assert main([*fit_arguments(world, tmp_path / "run"), "--active-share", "sweep"]) == 0
     out = capsys.readouterr().out
     assert "active share: " in out
     points = json.loads((tmp_path / "run" / "sweep.json").read_text())["points"]
@@ -249,9 +259,10 @@ def test_an_automatic_share_is_swept_explained_drawn_and_used(world, tmp_path, c
     assert counts["active"] in (round(0.05 * counts["reachable_weights"]), round(0.5 * counts["reachable_weights"]))
 
 
-def test_an_automatic_share_wants_a_decision_first(world):
-    with pytest.raises(InputError, match="active_share is 'auto', expected a number here: choose_share finds one"):
-        sparsify(load(str(world / "tiny.model")), SparseDelta(active_share="auto"))
+@pytest.mark.parametrize("word", ["auto", "sweep"])
+def test_a_word_for_a_share_wants_a_decision_first(world, word):
+    with pytest.raises(InputError, match=f"active_share is '{word}', expected a number here: share_for or"):
+        sparsify(load(str(world / "tiny.model")), SparseDelta(active_share=word))
 
 
 def test_a_reader_that_stops_early_ends_the_program_quietly(world):

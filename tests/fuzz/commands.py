@@ -67,6 +67,7 @@ WORDS = (
     "Xx",
     "H C O",
     "auto",
+    "sweep",
     "float64",
     "reference",
     "cuda",

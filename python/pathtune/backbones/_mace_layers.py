@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from pathtune.backbones._packages import quiet_torchscript
-from pathtune.layers import Layer, Path
+from pathtune.layers import Layer, whole_layer
 
 # linears of the one-hot species alone; so is the second operand of a skip_tp that is a product
 SPECIES_LINEARS = ("node_embedding.linear", ".source_embedding", ".target_embedding")
@@ -77,13 +76,7 @@ def _opt_in_layers(stock: Any) -> list[Layer]:
             axis = None if getattr(block, "use_agnostic_product", False) else 0
             if weight.isdigit():  # of a ParameterList, one entry for each degree below the highest
                 module, weight = module.rpartition(".")[0], f"weights.{weight}"
-            layers.append(_whole(f"{module}.{weight}", "contraction", shape, axis, ""))
+            layers.append(whole_layer(f"{module}.{weight}", "contraction", shape, axis, ""))
         elif ".conv_tp_weights." in name and len(shape) == 2:
-            layers.append(_whole(module, "radial", shape, None, weight))
+            layers.append(whole_layer(module, "radial", shape, None, weight))
     return layers
-
-
-def _whole(name: str, kind: str, shape: Sequence[int], species_axis: int | None, weight: str) -> Layer:
-    """A layer of one path, the whole parameter."""
-    path = Path(kind, 0, tuple(shape), species_axis)
-    return Layer(name, kind, (path,), path.numel, weight)

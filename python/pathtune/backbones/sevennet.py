@@ -22,7 +22,7 @@ from pathtune.backbones._initial import draw_anew
 from pathtune.backbones._packages import import_sevenn, quiet_torchscript
 from pathtune.data import NO_VOLUME_A3, Batch, Request
 from pathtune.errors import InputError
-from pathtune.layers import Layer, Path, Weights
+from pathtune.layers import Layer, Path, Weights, whole_layer
 
 PREFIX = "sevennet:"
 NEVER_TRAINED = (".denominator", "rescale_atomic_energy.shift", "rescale_atomic_energy.scale")  # in the wheel's models
@@ -200,7 +200,17 @@ def _layers(stock: Any, modality: str | None) -> tuple[Layer, ...]:
             ]
             layer = dataclasses.replace(layer, paths=tuple(paths))
         layers.append(layer)
-    return tuple(layers)
+    return (*layers, *_radial_layers(stock))
+
+
+def _radial_layers(stock: Any) -> list[Layer]:
+    """Matrices of the radial networks: a scope beyond the paper."""
+    layers = []
+    for name, parameter in stock.named_parameters():
+        if ".weight_nn." in name and parameter.dim() == 2:
+            module, _, weight = name.rpartition(".")
+            layers.append(whole_layer(module, "radial", tuple(parameter.shape), None, weight))
+    return layers
 
 
 def _with_gates(stock: Any, name: str, module: Any, paths: Sequence[Path]) -> tuple[Path, ...]:

@@ -11,7 +11,7 @@ import sys
 import tomllib
 from typing import Any
 
-from pathtune.adaptations.sparse.options import AUTO, SparseDelta
+from pathtune.adaptations.sparse.options import AUTO, SWEEP, SparseDelta
 from pathtune.atomic_energies import refit_e0
 from pathtune.cli._common import (
     add_options,
@@ -25,7 +25,7 @@ from pathtune.conventions import check_conventions
 from pathtune.data import Source, as_source, check_cutoff, check_elements, split_off, subset
 from pathtune.errors import InputError
 from pathtune.files import write_text
-from pathtune.guidance import choose_share, draw_sweep
+from pathtune.guidance import choose_share, draw_sweep, share_for
 from pathtune.model import Potential
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.options import to_toml
@@ -103,8 +103,13 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
     if config.refit_e0:
         base, e0_fit = refit_e0(base, train)
     folder = RunFolder(out)
-    is_automatic = "sparse" in run_options.arm and options["delta"].active_share == AUTO
-    model = None if is_automatic else adapt_as(base, train, options, sets.get("replay"))
+    asked = options["delta"].active_share if "sparse" in run_options.arm else None
+    if asked == AUTO:
+        choice = share_for(base, train, options["delta"])
+        options["delta"] = dataclasses.replace(options["delta"], active_share=choice.share)
+        if not args.json:
+            print(f"active share: {choice.reason}", flush=True)
+    model = None if asked == SWEEP else adapt_as(base, train, options, sets.get("replay"))
     check_same(world(), base, sets, config)
     is_resumed = args.resume or is_restarted()
     toml = to_toml(**options)
@@ -157,7 +162,7 @@ def _sets(options: dict[str, Any]) -> tuple[dict[str, Source], dict[str, Any] | 
 def _decide(
     base: Potential, train: Source, valid: Source, options: dict[str, Any], folder: RunFolder, is_quiet: bool
 ) -> SparseDelta:
-    """The delta with the share that a sweep finds; sweep.json and sweep.png stay in the folder."""
+    """The delta with the share that was that a sweep finds; sweep.json and sweep.png stay in the folder."""
     report = None if is_quiet else lambda line: print(line, flush=True)
     delta, file = options["delta"], folder.folder / "sweep.json"
     epochs = world().first(lambda: folder.planned_epochs(options["fit"].epochs))

@@ -137,7 +137,7 @@ def _first_share(run: FinishedRun) -> float:
     """Of the weights that were candidates at all, where they were drawn at random; 1 for any other arm."""
     if run.metrics["arm"] != "sparse":
         return 1.0
-    options = {k: v for k, v in run.config.get("delta", {}).items() if not (k == "active_share" and v == "auto")}
+    options = {k: v for k, v in run.config.get("delta", {}).items() if not (k == "active_share" and isinstance(v, str))}
     delta = from_mapping(SparseDelta, options, f"{run.folder.config}, [delta]")
     return delta.first_share if delta.score == "random" else 1.0
 

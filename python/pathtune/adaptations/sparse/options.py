@@ -13,7 +13,7 @@ SCOPES = ("linear", "contraction", "radial")
 SCORES = ("random", "gradient", "fisher", "gradient_weight")
 DEFAULT_SHARE = 0.03
 SCORED_SHARE = 0.25  # of the weights, where a score chooses the first candidates
-AUTO = "auto"
+AUTO, SWEEP = "auto", "sweep"  # words in the place of a share
 IDENTITY_ONLY = ("initial_share", "score", "layer_limit", "regrow")
 PAPER_ONLY = ("schedule", "threshold_decay", "threshold", "initial_std", "initial_threshold")
 
@@ -38,8 +38,8 @@ class SparseDelta:
     active_share: float | str | None = option(
         None,
         "share of the reachable adapted weights that may change at the end "
-        f"({DEFAULT_SHARE} from an identity start); auto: by a short sweep",
-        words=(AUTO,),
+        f"({DEFAULT_SHARE} from an identity start); auto: by the amount of data; sweep: by short runs",
+        words=(AUTO, SWEEP),
     )
     by_step: int | None = option(None, f"training step that reaches active_share ({BY_STEP:.0%} of the run)")
     initial_share: float | None = option(
@@ -64,7 +64,7 @@ class SparseDelta:
         check_fields(self)
         for name in ("active_share", "initial_share", "layer_limit"):  # None: see the properties below
             value = getattr(self, name)
-            if value not in (None, AUTO) and not 0 < value <= 1:
+            if value not in (None, AUTO, SWEEP) and not 0 < value <= 1:
                 raise InputError(f"{name} is {value}, expected a share in (0, 1]")
         if not 0 <= self.regrow < 1:
             raise InputError(f"regrow is {self.regrow}, expected a share in [0, 1)")
@@ -112,9 +112,11 @@ class SparseDelta:
 
     @property
     def final_share(self) -> float | None:
-        """The active share to reach; None where the paper's decay decides. InputError while it is "auto"."""
+        """The active share to reach; None where the paper's decay decides. InputError while it is a word."""
         if isinstance(self.active_share, str):
-            raise InputError(f"active_share is {self.active_share!r}, expected a number here: choose_share finds one")
+            raise InputError(
+                f"active_share is {self.active_share!r}, expected a number here: share_for or choose_share finds one"
+            )
         return DEFAULT_SHARE if self.active_share is None and not self.is_paper else self.active_share
 
     @property

@@ -1,0 +1,87 @@
+"""Tables of force errors from bench/results/optimiser.jsonl and frontier.jsonl, for bench/tables.py."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import statistics
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+SYSTEMS = {
+    "ethanol450": "ethanol, 450 structures, 2,280 steps",
+    "3bpa": "3BPA, 450 structures, 2,280 steps",
+    "ethanol50": "ethanol, 50 structures, 700 steps",
+    "agau": "Ag-Au, 52 structures, 364 steps",
+    "copper": "copper, 60 structures, 240 steps",
+}
+UNTOUCHED = {
+    "salicylic": "salicylic acid, 100 structures, 780 steps",
+    "paracetamol": "paracetamol, 100 structures, 780 steps",
+    "lithium": "lithium, 60 structures, 240 steps",
+    "tungsten": "tungsten, 60 structures, 240 steps",
+    "hfo2": "HfO2, 60 structures, 240 steps",
+}
+ARMS = ("full", "auto", "10 %", "3 %")
+Table = tuple[list[str], list[list[str]]]  # header and rows
+
+
+def _runs(name: str) -> list[dict]:
+    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+
+
+def _of(runs: list[dict], name: str, arm: str) -> list[dict]:
+    return [r for r in runs if (r["set"], r["arm"]) == (name, arm)]
+
+
+def _mean(runs: list[dict], key: str = "forces_mae_mev_a") -> float:
+    return statistics.mean(r[key] for r in runs)
+
+
+def body(systems: dict[str, str]) -> Table:
+    """A row for each system and arm."""
+    runs, lines = _runs("optimiser"), []
+    for name, title in systems.items():
+        full = _of(runs, name, "full")
+        for arm in ARMS:
+            mine = _of(runs, name, arm)
+            if not mine:
+                continue
+            forces = [r["forces_mae_mev_a"] for r in mine]
+            spread = f" (spread {max(forces) - min(forces):.1f})" if len(forces) > 1 else ""
+            label = f"auto: {100 * mine[0]['share']:.3g} %" if arm == "auto" else arm
+            lines.append(
+                [title, label, f"{mine[0]['values']:,d}", f"{_mean(mine):.1f}{spread}"]
+                + [f"{_mean(mine) / _mean(full):.2f}", f"{_mean(mine, 'energy_mae_mev_atom'):.2f}", str(len(mine))]
+            )
+    return ["system", "weights changed", "how many", "F meV/A", "/ full", "E meV/atom", "seeds"], lines
+
+
+def ratios() -> Table:
+    """Geometric means over the systems of the force error over full fine-tuning's."""
+    runs, lines = _runs("optimiser"), []
+    groups = {"chosen on": SYSTEMS, "untouched": UNTOUCHED, "all": {**SYSTEMS, **UNTOUCHED}}
+    for title, systems in groups.items():
+        line = [title]
+        for arm in ("auto", "3 %"):
+            there = [n for n in systems if _of(runs, n, arm) and _of(runs, n, "full")]
+            logs = [math.log(_mean(_of(runs, n, arm)) / _mean(_of(runs, n, "full"))) for n in there]
+            worst = max(there, key=lambda n: logs[there.index(n)], default="")
+            found = f"{math.exp(statistics.mean(logs)):.3f} ({len(logs)} systems)" if logs else ""
+            line += [found, f"{math.exp(max(logs)):.2f}, {worst}" if logs else ""]
+        lines.append(line)
+    return ["systems", "auto / full", "worst", "3 % / full", "worst"], lines
+
+
+def frontier() -> Table:
+    """Force error over full fine-tuning's, by share and amount of data."""
+    runs = _runs("frontier")
+    found = {(r["set"], r["frames"], r["share"], r["scope"]): r["forces_mae_mev_a"] for r in runs}
+    columns, arms = sorted({key[:2] for key in found}), sorted({key[:1:-1] for key in found if key[2]})
+    lines = [["full, meV/A", *(f"{found[*column, None, None]:.1f}" for column in columns)]]
+    for scope, share in arms:
+        there = [c for c in columns if (*c, share, scope) in found]
+        ratio = {c: f"{found[*c, share, scope] / found[*c, None, None]:.2f}" for c in there}
+        label = f"{100 * share:g} %{'' if scope == 'linear' else ' of all scopes'}"
+        lines.append([label, *(ratio.get(column, "") for column in columns)])
+    return ["weights changed", *(f"{name}, {n}" for name, n in columns)], lines
