@@ -60,6 +60,14 @@ def test_a_mistake_in_the_flags_of_a_verb_prints_its_usage(flags, capsys):
     assert capsys.readouterr().err.startswith(f"usage: pathtune {flags[0]} ")
 
 
+def test_the_command_alone_lists_the_verbs(capsys):
+    with pytest.raises(SystemExit) as end:
+        main([])
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert all(f"  {verb} " in said and words[:40] in said for verb, words in VERBS.items())
+
+
 def test_a_run_leaves_one_folder(finished):
     names = sorted(p.name for p in finished.iterdir() if not p.name.startswith("."))
     assert names == ["adapter.safetensors", "checkpoint", "config.toml", "log.csv", "log.jsonl", "merged.model",
