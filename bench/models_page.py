@@ -18,8 +18,14 @@ the speed of its own package. "Refused": one sentence says so before anything ru
 
 ## Published models
 
-Licences are those that the authors state; read theirs before you use a model.
+Licences are those that the sources below the table stated in November 2026. ASL is the Academic Software License,
+which allows academic use and no commercial one. Read the licence of your model before you use it: it may bind what you
+make of it, too.
 """
+SOURCES = """Sources: [1] README of github.com/ACEsuit/mace-foundations. [2] What mace-torch 0.3.16 says when it
+downloads the model, or in its docstring. [3] README of github.com/ACEsuit/mace-off. [4] README of
+github.com/ACEsuit/mace, in a stored copy; the cards of the models were not read. [5] LICENSE inside sevenn 0.13.0,
+whose wheel has these weights. [6] models/sevennet in github.com/janosh/matbench-discovery, not the authors' page."""
 
 
 def table(header, rows):
@@ -30,7 +36,7 @@ def table(header, rows):
 def page(content):
     """The text of the page."""
     rows = [[m["name"], m["blocks"], OUTCOMES[m["outcome"]], m["tested"], m["licence"]] for m in content["published"]]
-    lines = [HEAD, *table(("model", "blocks", "runs on", "tested with", "licence of the weights"), rows)]
+    lines = [HEAD, *table(("model", "blocks", "runs on", "tested with", "licence of the weights"), rows), SOURCES, ""]
     kinds = {"model_class": "Model classes", "interaction": "Interaction blocks", "readout": "Readouts"}
     lines.append("## Classes of mace-torch 0.3.16\n")
     for key, title in kinds.items():

@@ -1,6 +1,6 @@
-"""Tune the shipped model to glycine at another level of theory. Needs mace-torch, no network.
+"""Tune the shipped model to glycine at another level of theory. Needs mace-torch, no network; about half a minute.
 
-python examples/molecule.py
+python examples/molecule.py    # writes glycine.safetensors
 """
 
 import pathtune

@@ -49,8 +49,7 @@ def needs_mace():
     try:
         import_mace()
     except ImportError:
-        pytest.skip("needs the package mace-torch",
-                 "needs the package ase-db-backends")  # fmt: skip
+        pytest.skip("needs the package mace-torch")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import torch
 from models import crystal, labelled, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, guidance, load, sparsify
 from pathtune.cli import VERBS, main
+from pathtune.training.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 
@@ -57,6 +58,14 @@ def test_a_mistake_in_the_flags_of_a_verb_prints_its_usage(flags, capsys):
         main(flags)
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"usage: pathtune {flags[0]} ")
+
+
+def test_the_command_alone_lists_the_verbs(capsys):
+    with pytest.raises(SystemExit) as end:
+        main([])
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert all(f"  {verb} " in said and words[:40] in said for verb, words in VERBS.items())
 
 
 def test_a_run_leaves_one_folder(finished):
@@ -272,3 +281,11 @@ def test_a_reader_that_stops_early_ends_the_program_quietly(world):
         said = process.stderr.read()
     assert process.returncode == 141
     assert "Traceback" not in said
+
+
+def test_a_notebooks_shell_gets_lines_instead_of_a_bar(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Progress(3) as progress:
+        progress.say("a line")
+        progress.step(0, 1, 2, 0.5)
+    assert capsys.readouterr().err == "a line\n"

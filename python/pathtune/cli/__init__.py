@@ -35,7 +35,7 @@ def verb_parsers(modules: dict[str, ModuleType]) -> tuple[argparse.ArgumentParse
     """The parser of the command line, and that of each verb by its name."""
     parser = argparse.ArgumentParser(prog="pathtune", description="Sparse fine-tuning of equivariant potentials.")
     parser.add_argument("--version", action="version", version=f"pathtune {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     for name, module in modules.items():
         module.add_arguments(verbs.add_parser(name, help=VERBS[name], description=module.__doc__))
     return parser, verbs.choices
@@ -47,9 +47,12 @@ def verb_modules() -> dict[str, ModuleType]:
 
 
 def _parsed(modules: dict[str, ModuleType], argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; a mistake in a verb's flags prints the usage of that verb."""
+    """The arguments; a mistake in a verb's flags prints the usage of that verb, and no verb at all the list of verbs."""
     parser, verbs = verb_parsers(modules)
     args, unknown = parser.parse_known_args(argv)
+    if args.verb is None:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
     if unknown:
         verbs[args.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
     return args

@@ -1,4 +1,7 @@
-"""Progress of a fit: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a fit: a bar on a terminal, plain lines elsewhere.
+
+A notebook's shell is no terminal, though it says FORCE_COLOR: a bar there would be hundreds of lines.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ class Progress:
         self.quiet = quiet
         console = Console(file=sys.stderr)
         self.bar: Bar | None = None
-        if not quiet and console.is_terminal:
+        if not quiet and console.is_terminal and sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn())
             bar = Bar(*columns, console=console)
             self.bar, self.task = bar, bar.add_task("epoch 0", total=n_epochs)
