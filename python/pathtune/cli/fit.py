@@ -97,6 +97,7 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
         check_elements(source, base.atomic_numbers)
         check_cutoff(source, base.backbone.r_max)
     config: FitConfig = options["fit"]
+    config.check_config_types(train)
     if config.check_units:
         check_conventions(base, train)
     e0_fit = None

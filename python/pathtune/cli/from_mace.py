@@ -108,7 +108,7 @@ def translate(words: Sequence[str]) -> Translation:
             result.options[name] = _value(flag, value, kind)
         elif flag in FILES:
             result.options[FILES[flag]] = _files(flag, value)
-    for rule in (_folder, _loss, _arm, _rate, _device, _clip, _e0, _replay, _validation, _actions):
+    for rule in (_folder, _loss, _types, _arm, _rate, _device, _clip, _e0, _replay, _validation, _actions):
         rule(given, result)
     return result
 
@@ -242,6 +242,25 @@ def _loss(given: dict[str, Any], result: Translation) -> None:
         result.answers["loss"] = f"{shown(loss)} is not there; --loss takes huber or weighted."
     if result.options.get("stress_weight") == 0.0:
         result.answers["loss"] = f"mace's {loss} has no stresses, hence --stress-weight 0."
+
+
+def _types(given: dict[str, Any], result: Translation) -> None:
+    """Weights by config_type, a table that may be written as text; those of 1 say nothing."""
+    table = given.get("config_type_weights")
+    if isinstance(table, str):
+        try:
+            table = yaml.safe_load(table)
+        except yaml.YAMLError:
+            table = None
+    if "config_type_weights" not in given:
+        return
+    if not isinstance(table, dict):
+        shown_value = shown(given["config_type_weights"])
+        raise InputError(f"--from-mace: config_type_weights is {shown_value}, expected weights by config_type")
+    weights = {str(name): _value("config_type_weights", value, float) for name, value in table.items()}
+    found = tuple(f"{name}={weight:g}" for name, weight in weights.items() if weight != 1)
+    if found:
+        result.options["config_type_weights"] = found
 
 
 def _arm(given: dict[str, Any], result: Translation) -> None:

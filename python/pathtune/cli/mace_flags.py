@@ -30,7 +30,7 @@ TRANSLATED = _names(
     "config name work_dir seed device default_dtype train_file valid_file valid_fraction test_file heads energy_key "
     "forces_key stress_key energy_weight forces_weight stress_weight loss huber_delta batch_size max_num_epochs "
     "patience clip_grad optimizer lr beta1_schedulefree freeze lora lora_rank lora_alpha foundation_model "
-    "foundation_head E0s pt_train_file weight_pt_head multiheads_finetuning restart_latest dry_run"
+    "foundation_head E0s pt_train_file config_type_weights weight_pt_head multiheads_finetuning restart_latest dry_run"
 )
 
 _ARCHITECTURE = "the architecture and its constants are the pretrained model's, and stay as they are."
@@ -94,7 +94,6 @@ _SINGLE = {
     "keep_isolated_atoms": "frames of config_type IsolatedAtom fix E0 and stay in the training data.",
     "pseudolabel_replay": "it is what --replay does unless --replay-labels own is given.",
     "pseudolabel_replay_compute_stress": "replayed structures get a stress where they are periodic.",
-    "config_type_weights": "weights by config_type are not read; errors are reported by config_type.",
     "valid_batch_size": "structures are validated in batches of --batch-size.",
     "lr_params_factors": "all trained weights share one rate; --freeze and --full-targets leave some alone.",
     "lbfgs": "there is no L-BFGS; train longer with --epochs.",

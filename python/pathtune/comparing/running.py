@@ -76,6 +76,7 @@ def open_world(plan: Plan, folder: pathlib.Path, given: Mapping[str, Any] | None
     known = sets.pop("known", None)
     for source in [*sets.values(), *([] if known is None else [known])]:
         check_elements(source, base.atomic_numbers)
+    plan.fit.check_config_types(sets["train"])
     if plan.fit.check_units:
         check_conventions(base, sets["train"])
     refitted, e0_fit = refit_e0(base, sets["train"]) if plan.fit.refit_e0 else (base, None)

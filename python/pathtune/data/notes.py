@@ -10,6 +10,7 @@ import numpy as np
 
 from pathtune.data.labels import Label, LabelKeys, labels, outputs
 from pathtune.data.structure import Structure
+from pathtune.data.weights import weight_keys
 
 CHARGES = {"total_charge": (0,), "charge": (0,), "total_spin": (0, 1), "spin": (0, 1)}  # in info: what means none
 
@@ -36,12 +37,26 @@ def notes_on(
         notes.append(f"using {', '.join(taken)} from the calculator's results, since no frame has {default}")
     if not any("stress" in s.labels for s in structures):
         notes += [_unused(key) for key in sorted({k for a in frames for k in _stress_keys(a)})]
+    notes += _weights(frames)
     for key, none in CHARGES.items():
         n = sum(_is_number(a.info.get(key)) and float(a.info[key]) not in none for a in frames)
         if n:
             notes.append(
                 f"{n} of {len(frames)} frames have a {key}, which only models with an embedding of it read: "
                 "others take them as neutral"
+            )
+    return notes
+
+
+def _weights(frames: Sequence[ase.Atoms]) -> list[str]:
+    """What the frames say that they count."""
+    notes = []
+    for key in dict.fromkeys(key for a in frames for key in a.info if key in weight_keys()):
+        values = [float(a.info[key]) for a in frames if _is_number(a.info.get(key))]
+        if values and (min(values) != 1 or max(values) != 1):
+            notes.append(
+                f"{key} of {len(values)} of {len(frames)} frames, from {min(values):g} to {max(values):g}, "
+                "is their weight in the loss"
             )
     return notes
 

@@ -19,6 +19,7 @@ from pathtune.data.geometry import check_geometry
 from pathtune.data.labels import LabelKeys, labels, outputs
 from pathtune.data.notes import keys_in, notes_on, results_of
 from pathtune.data.structure import ISOLATED_ATOM, Structure
+from pathtune.data.weights import weights_in
 from pathtune.errors import InputError
 from pathtune.files import checked_path
 
@@ -184,10 +185,11 @@ def from_atoms(
     if len(atoms) == 0:
         raise InputError(f"{where}: has no atoms, expected at least one")
     results = results_of(atoms)
+    weight, own = weights_in(atoms, where) if with_outputs else (1.0, {})
     found = {}
     for label in labels():
-        if not (with_outputs or label.is_input):
-            continue
+        if not (with_outputs or label.is_input) or own.get(label.name) == 0:
+            continue  # what does not count is taken for missing, as it is for mace
         place = atoms.info if label.per == "graph" else atoms.arrays
         key = keys.of(label)
         value = place.get(key, results.get(key))
@@ -204,6 +206,8 @@ def from_atoms(
         labels=found,
         config_type=str(atoms.info.get("config_type", "Default")),
         head=str(atoms.info["head"]) if atoms.info.get("head") is not None else None,
+        weight=weight,
+        label_weights={name: value for name, value in own.items() if name in found and value != 1.0},
     )
     check_geometry(structure)
     for label in labels():

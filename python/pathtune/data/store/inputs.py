@@ -247,8 +247,10 @@ def _from_mace(group: Any) -> ase.Atoms:
     weights = group["property_weights"]
     for name, values in group["properties"].items():
         value = _value(values)
-        if value is None or (name in weights and float(_value(weights[name]) or 0.0) == 0.0):
-            continue  # what mace does not train on, it lacks
+        if value is None:
+            continue
+        if name in weights:
+            atoms.info[f"config_{name}_weight"] = float(_value(weights[name]) or 0.0)
         place: dict[str, Any] = atoms.arrays if name in ("forces", "charges", "magmom") else atoms.info
         place[f"REF_{name}"] = value
     config_type, weight = _value(group["config_type"]), _value(group["weight"])

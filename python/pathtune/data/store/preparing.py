@@ -21,7 +21,7 @@ from pathtune.data.labels import LabelKeys, labels, outputs
 from pathtune.data.neighbours import count_edges
 from pathtune.data.notes import keys_in, notes_on
 from pathtune.data.readers import from_atoms
-from pathtune.data.store.inputs import MACE_HDF5, Part, frames_of, listed, pieces
+from pathtune.data.store.inputs import Part, frames_of, listed, pieces
 from pathtune.data.store.layout import MANIFEST, VERSION, packed
 from pathtune.data.store.manifest import finish
 from pathtune.data.structure import Structure
@@ -181,8 +181,6 @@ def write_piece(job: Job, number: int, piece: Sequence[Part], keys: LabelKeys | 
             except InputError as error:
                 bad.append(str(error) if str(error).startswith(part.file) else f"{where}: {error}")
                 continue
-            if part.file.endswith(MACE_HDF5):
-                structure.weight = atoms.info["config_weight"]
             good.append(structure)
             places.append((part.file, k))
             n_edges.append(count)

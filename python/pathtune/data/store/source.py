@@ -49,14 +49,24 @@ class Store:
         """A hash of the checksums of the shards."""
         return self.manifest["fingerprint"]
 
+    @property
+    def config_types(self) -> tuple[str, ...]:
+        """Those that occur; every shard is opened for them, none is read."""
+        n = len(self.manifest["shards"])
+        return tuple(sorted({name for k in range(n) for name in self._shard(k).config_types}))
+
     def read(self, i: int) -> Structure:
         """Structure `i`; its arrays lie in the file. InputError for a damaged shard."""
         which = int(np.searchsorted(self._ends, i, side="right"))
+        shard = self._shard(which)
+        return shard.read(int(i - self._ends[which] + len(shard)))
+
+    def _shard(self, which: int) -> Shard:
         shard = self._shards.get(which)
         if shard is None:
             about = self.manifest["shards"][which]
             shard = self._shards[which] = Shard(self.folder / "shards" / about["file"], about["bytes"])
-        return shard.read(int(i - self._ends[which] + len(shard)))
+        return shard
 
     def graph(self, i: int, r_max: float) -> Graph:
         """Its edges within r_max (A); InputError as find_graph."""
@@ -120,6 +130,11 @@ class Selected:
     def fingerprint(self) -> str:
         """A hash of the store's and the indices."""
         return hashlib.sha256(self._source.fingerprint.encode() + self._indices.tobytes()).hexdigest()
+
+    @property
+    def config_types(self) -> tuple[str, ...]:
+        """The source's."""
+        return self._source.config_types
 
     def read(self, i: int) -> Structure:
         """Structure `i` of those selected."""
