@@ -52,6 +52,9 @@ def _parsed(modules: dict[str, ModuleType], argv: Sequence[str] | None) -> argpa
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         verbs[args.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
+    for action in verbs[args.verb]._actions:
+        if action.nargs is None and isinstance(getattr(args, action.dest, None), list):  # what argparse makes of "--"
+            verbs[args.verb].error(f"argument {'/'.join(action.option_strings)}: expected one argument")
     return args
 
 

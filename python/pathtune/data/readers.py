@@ -21,7 +21,7 @@ from pathtune.data.notes import keys_in, notes_on, results_of
 from pathtune.data.structure import ISOLATED_ATOM, Structure
 from pathtune.data.weights import weights_in
 from pathtune.errors import InputError
-from pathtune.files import checked_path
+from pathtune.files import checked_path, shown, shown_names
 
 SHIPPED = pathlib.Path(__file__).parent.parent / "demo"  # model and structures that come with this package
 
@@ -103,7 +103,7 @@ def read_frames(file: str | pathlib.Path) -> list[ase.Atoms]:
         # ASE seeks in the file and xz rewinds each time: unpacking first is 200 times faster.
         text = _unpacked(path) if is_packed else path.read_text()
         if is_extxyz:
-            _check_counts(text, str(file))
+            check_counts(text, str(file))
         return ase.io.read(io.StringIO(text), ":", format="extxyz" if is_extxyz else suffix[1:])  # type: ignore
     except InputError:
         raise
@@ -124,7 +124,7 @@ def _unpacked(path: pathlib.Path) -> str:
     return data.decode()
 
 
-def _check_counts(text: str, where: str) -> None:
+def check_counts(text: str, where: str) -> None:
     """Raise InputError for a frame that announces more atoms than there are lines, or more columns than its first
     atom has words: ASE would make room for them."""
     lines = text.splitlines()
@@ -153,9 +153,9 @@ def _check_counts(text: str, where: str) -> None:
 
 def _announced_columns(comment: str) -> int:
     """How many columns an extxyz comment line says that the atoms have; 0 where it does not say."""
-    found = re.search(r"""Properties\s*=\s*["']?([^"'\s]*)""", comment, re.IGNORECASE)
-    numbers = found[1].split(":")[2::3] if found else []
-    return sum(int(n) for n in numbers if re.fullmatch("[0-9]{1,18}", n))
+    found = re.findall(r"""Properties["']?\s*=\s*["'{\[(]?([^"'\s}\])]*)""", comment, re.IGNORECASE)
+    announced = [[int(n) for n in text.split(":")[2::3] if re.fullmatch("[0-9]{1,18}", n)] for text in found]
+    return max(map(sum, announced), default=0)  # where it is said twice, ASE takes the last; none may be absurd
 
 
 def from_frames(frames: Sequence[ase.Atoms], keys: LabelKeys, where: str, needs_labels: bool) -> list[Structure]:
@@ -230,8 +230,8 @@ def _check_present(where: str, structures: list[Structure], frames: Sequence[ase
         # An isolated atom has no forces.
         asked = [s for s in structures if label.per == "graph" or s.config_type != ISOLATED_ATOM]
         if asked and not any(label.name in s.labels for s in asked):
-            present = ", ".join(infos if label.per == "graph" else arrays)
-            raise InputError(f"{where}: no frame has the {label.name} key {key!r}; present: {present}")
+            present = shown_names(infos if label.per == "graph" else arrays)
+            raise InputError(f"{where}: no frame has the {label.name} key {shown(key)}; present: {present}")
     needed = [label for label in outputs() if not label.is_optional]
     for s in structures:
         if not any(label.name in s.labels for label in needed):

@@ -17,6 +17,7 @@ from pathtune.data import Batch, Source, conjugates, label_of, weight_options
 from pathtune.data.structure import config_types_of
 from pathtune.data.weights import by_name
 from pathtune.errors import InputError
+from pathtune.files import shown, shown_names
 from pathtune.losses import Term, loss_terms, spreads, total
 from pathtune.model import Potential, Prediction
 from pathtune.options import check_fields, check_positive, option, option_group, with_groups
@@ -109,8 +110,8 @@ class FitConfig:
         for name in asked:
             if present and name not in present:
                 raise InputError(
-                    f"config_type_weights names {name!r}, which no training structure has, expected some of "
-                    f"{', '.join(present)}"
+                    f"config_type_weights names {shown(name)}, which no training structure has, expected some of "
+                    f"{shown_names(present)}"
                 )
 
     def terms_of(

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import ase.db
 import ase.io
 
-from pathtune.data.readers import EXTXYZ, named_files, read_frames
+from pathtune.data.readers import EXTXYZ, check_counts, named_files, read_frames
 from pathtune.errors import InputError
 from pathtune.files import checked_path
 
@@ -168,7 +168,9 @@ def _from_texts(texts: list[bytes]) -> Iterator[Any]:
 
 
 def _parsed(text: bytes) -> list[Any]:
-    return ase.io.read(io.StringIO(text.decode()), ":", format="extxyz")  # type: ignore
+    decoded = text.decode()
+    check_counts(decoded, "the record")
+    return ase.io.read(io.StringIO(decoded), ":", format="extxyz")  # type: ignore
 
 
 def _n_rows(file: str) -> int:

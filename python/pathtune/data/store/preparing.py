@@ -26,7 +26,7 @@ from pathtune.data.store.layout import MANIFEST, VERSION, packed
 from pathtune.data.store.manifest import finish
 from pathtune.data.structure import Structure
 from pathtune.errors import InputError
-from pathtune.files import checked_path, write_atomically, write_text
+from pathtune.files import checked_path, shown_names, write_atomically, write_text
 
 COUNTED_A = 5.0  # edges are counted within it where no cutoff is asked
 PROBED = 100  # frames of a large file that say under which keys its labels are
@@ -241,5 +241,5 @@ def _check_present(out: str | pathlib.Path, parts: Sequence[dict[str, Any]], key
     for label in labels():
         is_asked = keys.of(label) != label.key or not (label.is_optional or label.is_input)
         if is_asked and label.name not in found:
-            present = ", ".join(sorted({key for part in parts for key in part["present"]}))
+            present = shown_names(sorted({key for part in parts for key in part["present"]}))
             raise InputError(f"{out}: no structure has the {label.name} key {keys.of(label)!r}; present: {present}")
