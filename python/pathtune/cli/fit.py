@@ -121,7 +121,11 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
         options["delta"] = _decide(base, train, valid, options, folder, args.json)
         model = adapt_as(base, train, options, sets.get("replay"))
     progress = Progress(config.epochs, quiet=args.json)
-    facts = {"model": options["model"].model, "model_sha256": file_hash(options["model"].model)}
+    facts = {
+        "model": options["model"].model,
+        "model_sha256": file_hash(options["model"].model),
+        "units": list(options["data"].units or ()),
+    }
     metrics = run_arm(model, base, sets, config, folder, e0_fit, progress, facts)
     page = _report(model, base, sets, options, folder, metrics) if run_options.report else None
     if args.json:

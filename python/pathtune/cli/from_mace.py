@@ -30,6 +30,7 @@ SAME: dict[str, tuple[str, Callable[[str], Any]]] = {
     "energy_key": ("energy_key", str),
     "forces_key": ("forces_key", str),
     "stress_key": ("stress_key", str),
+    "virials_key": ("virials_key", str),
     "energy_weight": ("energy_weight", float),
     "forces_weight": ("forces_weight", float),
     "stress_weight": ("stress_weight", float),

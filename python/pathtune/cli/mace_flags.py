@@ -28,8 +28,8 @@ WITH_VALUES = _names("wandb_log_hypers")  # one or several
 
 TRANSLATED = _names(
     "config name work_dir seed device default_dtype train_file valid_file valid_fraction test_file heads energy_key "
-    "forces_key stress_key energy_weight forces_weight stress_weight loss huber_delta batch_size max_num_epochs "
-    "patience clip_grad optimizer lr beta1_schedulefree freeze lora lora_rank lora_alpha foundation_model "
+    "forces_key stress_key virials_key energy_weight forces_weight stress_weight loss huber_delta batch_size "
+    "max_num_epochs patience clip_grad optimizer lr beta1_schedulefree freeze lora lora_rank lora_alpha foundation_model "
     "foundation_head E0s pt_train_file config_type_weights weight_pt_head multiheads_finetuning restart_latest dry_run"
 )
 
@@ -42,7 +42,6 @@ _STAGE_TWO = (
 _SCHEDULE = "schedule-free AdamW needs no schedule: it averages the weights, and its rate follows the run's length."
 _OPTIMIZER = "the optimizer is schedule-free AdamW with its own constants; --lr and --beta1 are what can be set."
 _DIPOLES = "dipoles and polarizabilities are not trained; pathtune fit learns energies, forces and stresses."
-_VIRIALS = "virials are not read: give stresses, in eV/A^3, under --stress-key."
 _INPUTS = "charges, spins and electronic temperatures of the structures are not read."
 _MULTIHEAD = "one head is trained; --replay FILE mixes structures of what the base knows in, against forgetting."
 _REPLAY = "every structure of --replay is used; give a smaller file, or a slice such as FILE@:1000."
@@ -71,7 +70,6 @@ _GROUPS = {
     _OPTIMIZER: "beta beta2_schedulefree amsgrad weight_decay",
     _DIPOLES: "dipole_key dipole_weight polarizability_key polarizability_weight compute_polarizability "
     "compute_atomic_dipole",
-    _VIRIALS: "virials_key virials_weight",
     _INPUTS: "charges_key elec_temp_key total_spin_key total_charge_key",
     _MULTIHEAD: "pt_valid_file force_mh_ft_lr real_pt_data_ratio_threshold skip_evaluate_heads head_key",
     _REPLAY: "num_samples_pt subselect_pt filter_type_pt disallow_random_padding_pt",
@@ -86,6 +84,7 @@ _GROUPS = {
     _TEST_FOLDER: "test_dir multi_processed_test",
 }
 _SINGLE = {
+    "virials_weight": "virials are read as stresses, which --stress-weight weighs.",
     "log_level": "there is one level: the progress, and warnings.",
     "error_table": "MAE and RMSE of every label are printed, for --test too.",
     "compute_stress": "stresses are computed where the structures have them under --stress-key.",

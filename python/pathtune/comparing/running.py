@@ -167,7 +167,8 @@ def run_trial(trial: Trial, world: World, progress: SeriesProgress) -> dict[str,
         raise InputError(f"{run.folder}: holds a run of another version's options, expected a new folder")
     if not is_old:
         named = world.plan.model.model
-        facts = {"model": named, "model_sha256": file_hash(named) if named else None}
+        units = list(world.plan.data.units or ())
+        facts = {"model": named, "model_sha256": file_hash(named) if named else None, "units": units}
         model = adapt_as(world.refitted, world.sets["train"], options, world.sets.get("replay"))
         with run.start(text, resume=True):
             try:

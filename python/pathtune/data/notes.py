@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,14 +24,14 @@ def keys_in(frames: Sequence[ase.Atoms], keys: LabelKeys) -> LabelKeys:
     ):
         return keys
     found = {label.name: label.name for label in outputs() if _is_result(label, frames)}
-    return LabelKeys(keys=found) if {"energy", "forces"} & set(found) else keys
+    return dataclasses.replace(keys, keys=found) if {"energy", "forces"} & set(found) else keys
 
 
 def notes_on(
     frames: Sequence[ase.Atoms], structures: Sequence[Structure], asked: LabelKeys, used: LabelKeys
 ) -> list[str]:
     """Sentences on what was taken from calculators and on what is in the frames but not used."""
-    notes = []
+    notes = [f"read as {', '.join(asked.units)} and converted to eV and A"] if asked.units else []
     taken = [label.name for label in labels() if used.of(label) != asked.of(label)]
     if taken:
         default = " or ".join(asked.of(label) for label in outputs() if not label.is_optional)
@@ -86,7 +87,7 @@ def _names_stress(key: str) -> bool:
 
 def _unused(key: str) -> str:
     if "virial" in key.lower():
-        return f"{key!r} is not used; a stress is minus the virial over the volume, in eV/A^3"
+        return f"{key!r} is not used; --virials-key {key} trains on it (eV, minus stress times volume)"
     return f"{key!r} is not used; --stress-key {key} trains on it (eV/A^3, positive is tensile)"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from ase.io.formats import filetype
 
 from pathtune.data.geometry import check_geometry
-from pathtune.data.labels import LabelKeys, labels, outputs
+from pathtune.data.labels import LENGTH, STRESS, VIRIALS, VIRIALS_KEY, LabelKeys, labels, outputs
 from pathtune.data.notes import keys_in, notes_on, results_of
 from pathtune.data.structure import ISOLATED_ATOM, Structure
 from pathtune.data.weights import weights_in
@@ -185,6 +185,8 @@ def from_atoms(
     if len(atoms) == 0:
         raise InputError(f"{where}: has no atoms, expected at least one")
     results = results_of(atoms)
+    factors = keys.conversions()
+    length = factors.get(LENGTH, (1.0, False))[0]
     weight, own = weights_in(atoms, where) if with_outputs else (1.0, {})
     found = {}
     for label in labels():
@@ -196,12 +198,16 @@ def from_atoms(
         if value is None and key == label.key:
             value = next((place[other] for other in label.aliases if place.get(other) is not None), None)
         if value is not None:
-            found[label.name] = label.checked(value, len(atoms), key, where)
+            factor, is_per_atom = factors.get(label.name, (1.0, False))
+            factor = factor * len(atoms) if is_per_atom else factor
+            found[label.name] = label.checked(value, len(atoms), key, where, factor)
+    if with_outputs and STRESS.name not in found and own.get(STRESS.name) != 0:
+        found |= _stress_of_virials(atoms, keys, where)
     structure = Structure(
         where=where,
         atomic_numbers=atoms.numbers.astype(np.int64),
-        positions=np.asarray(atoms.positions, dtype=np.float64),
-        cell=np.asarray(atoms.cell.array, dtype=np.float64),
+        positions=length * np.asarray(atoms.positions, dtype=np.float64),
+        cell=length * np.asarray(atoms.cell.array, dtype=np.float64),
         pbc=np.asarray(atoms.pbc, dtype=bool),
         labels=found,
         config_type=str(atoms.info.get("config_type", "Default")),
@@ -219,6 +225,22 @@ def from_atoms(
     return structure
 
 
+def _stress_of_virials(atoms: ase.Atoms, keys: LabelKeys, where: str) -> dict[str, np.ndarray]:
+    """The stress, -virials / volume, where the frame has virials."""
+    key = keys.virials_key
+    value = atoms.info.get(key, results_of(atoms).get(key))
+    if value is None:
+        return {}
+    factors = keys.conversions()
+    volume = abs(np.linalg.det(factors.get(LENGTH, (1.0, False))[0] * atoms.cell.array))
+    if not atoms.pbc.all() or not volume > 0:
+        raise InputError(
+            f"{where}: has virials ({key}) but is not periodic in three directions, expected virials only for crystals"
+        )
+    factor = factors.get(VIRIALS, (1.0, False))[0]
+    return {STRESS.name: STRESS.checked(value, len(atoms), key, where, -factor / volume)}
+
+
 def _check_present(where: str, structures: list[Structure], frames: Sequence[ase.Atoms], keys: LabelKeys) -> None:
     infos = sorted({k for a in frames for k in a.info} | _result_keys(frames))
     arrays = sorted(({k for a in frames for k in a.arrays} | _result_keys(frames)) - {"numbers", "positions"})
@@ -232,6 +254,10 @@ def _check_present(where: str, structures: list[Structure], frames: Sequence[ase
         if asked and not any(label.name in s.labels for s in asked):
             present = shown_names(infos if label.per == "graph" else arrays)
             raise InputError(f"{where}: no frame has the {label.name} key {shown(key)}; present: {present}")
+    if keys.virials_key != VIRIALS_KEY and not any(STRESS.name in s.labels for s in structures):
+        raise InputError(
+            f"{where}: no frame has the virials key {shown(keys.virials_key)}; present: {shown_names(infos)}"
+        )
     needed = [label for label in outputs() if not label.is_optional]
     for s in structures:
         if not any(label.name in s.labels for label in needed):

@@ -96,6 +96,8 @@ def prepare(
             "n_bad": len(bad),
             "notes": list(notes),
             "keys": dict(job.keys.keys),
+            "virials_key": job.keys.virials_key,
+            "units": list(job.keys.units or ()),
             "pathtune": __version__,
         },
     )
@@ -113,7 +115,8 @@ def _claim(folder: pathlib.Path, names: Sequence[str], job: Job) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not plan_file.exists():
         raise InputError(f"{folder}: is not empty, expected a new folder for the store")
     sizes = [[name, os.stat(name).st_size, os.stat(name).st_mtime_ns] for name in names]
-    options = [VERSION, sorted(job.keys.keys.items()), job.r_max, job.needs_labels, [label.name for label in labels()]]
+    keys = [sorted(job.keys.keys.items()), job.keys.virials_key, job.keys.units]
+    options = [VERSION, keys, job.r_max, job.needs_labels, [label.name for label in labels()]]
     plan = json.dumps({"files": sizes, "options": options}, indent=0)
     if plan_file.exists() and plan_file.read_text() == plan:
         return

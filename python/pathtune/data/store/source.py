@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pathtune.data.labels import Label, LabelKeys, labels, outputs
+from pathtune.data.labels import VIRIALS_KEY, Label, LabelKeys, labels, outputs
 from pathtune.data.neighbours import Graph, find_graph
 from pathtune.data.store.layout import Shard
 from pathtune.data.store.manifest import open_index, read_manifest
@@ -90,6 +90,17 @@ class Store:
                     f"{self.folder}: was prepared with {label.name}_key {mine!r}, not {keys.of(label)!r}, "
                     "expected the same, or a store prepared again"
                 )
+        mine = tuple(self.manifest.get("units", ()))
+        if keys.units and sorted(keys.units) != sorted(mine):
+            raise InputError(
+                f"{self.folder}: was prepared with {' '.join(mine) or 'no other units'}, not {' '.join(keys.units)}, "
+                "expected the same or none, since a store is in eV and A, or one prepared again"
+            )
+        if keys.virials_key not in (VIRIALS_KEY, self.manifest.get("virials_key", VIRIALS_KEY)):
+            raise InputError(
+                f"{self.folder}: was not prepared with the virials_key {keys.virials_key!r}, expected a store prepared "
+                "again"
+            )
         for label in outputs():
             if needs_labels and not label.is_optional and label.name not in self.manifest["label_order"]:
                 has = ", ".join(self.manifest["label_order"]) or "no labels"
