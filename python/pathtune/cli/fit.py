@@ -36,6 +36,7 @@ from pathtune.report.run import FinishedRun, read_lines
 from pathtune.training import FitConfig
 from pathtune.training.agreement import check_same
 from pathtune.training.folder import RunFolder
+from pathtune.training.loggers import check_loggers
 from pathtune.training.progress import Progress
 from pathtune.training.provenance import file_hash
 from pathtune.training.run import RunOptions, adapt_as, check_arm, run_arm, sections
@@ -90,6 +91,7 @@ def _is_dry(args: argparse.Namespace) -> bool:
 def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.ExitStack) -> int:
     run_options: RunOptions = options["run"]
     out = required(run_options.out, "--out", "a folder for the run")
+    check_loggers(run_options.logger)
     sets, split = _sets(options)
     train, valid = sets["train"], sets["valid"]
     base = load_model(options["model"])
@@ -111,6 +113,7 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
     toml = to_toml(**options)
     world().first(lambda: held.enter_context(folder.start(toml, is_resumed)) and None)
     folder.options = world().first(lambda: folder.options)
+    world().first(lambda: folder.open_loggers(run_options.logger))
     if split:
         world().first(lambda: write_text(folder.split, json.dumps(split) + "\n"))
     for note in dict.fromkeys(note for source in sets.values() for note in getattr(source, "notes", ())):

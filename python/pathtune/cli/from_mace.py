@@ -31,6 +31,8 @@ SAME: dict[str, tuple[str, Callable[[str], Any]]] = {
     "forces_key": ("forces_key", str),
     "stress_key": ("stress_key", str),
     "virials_key": ("virials_key", str),
+    "total_charge_key": ("total_charge_key", str),
+    "total_spin_key": ("total_spin_key", str),
     "energy_weight": ("energy_weight", float),
     "forces_weight": ("forces_weight", float),
     "stress_weight": ("stress_weight", float),
@@ -352,4 +354,6 @@ def _validation(given: dict[str, Any], result: Translation) -> None:
 
 def _actions(given: dict[str, Any], result: Translation) -> None:
     result.resume = _value("restart_latest", given.get("restart_latest", False), bool)
+    if _value("wandb", given.get("wandb", False), bool):
+        result.options["logger"] = ("wandb",)
     result.is_dry = _value("dry_run", given.get("dry_run", False), bool)
