@@ -52,7 +52,8 @@ def test_help_of_every_verb_is_printed(verb, capsys):
     assert "usage: pathtune" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [["evaluate", "--nonsense"], ["paths", "--elements"], ["merge", "--dtype", "int8"]])
+@pytest.mark.parametrize("flags", [["evaluate", "--nonsense"], ["paths", "--elements"], ["merge", "--dtype", "int8"],
+                                   ["evaluate", "--max-frames=--"]])  # fmt: skip
 def test_a_mistake_in_the_flags_of_a_verb_prints_its_usage(flags, capsys):
     with pytest.raises(SystemExit) as ended:
         main(flags)

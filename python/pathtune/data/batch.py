@@ -71,7 +71,7 @@ class Batch:
     pair: torch.Tensor  # [n_edges] int64, shared by an edge and its reverse
     n_atoms: torch.Tensor  # [n_graphs], float
     head: torch.Tensor  # [n_graphs] int64, index into the model's heads
-    weight: torch.Tensor | None  # [n_graphs], of the errors in the loss; None: all are 1
+    weights: dict[str, torch.Tensor]  # [n_graphs], of the errors in the loss, by label; absent: all are 1
     config_type: tuple[str, ...]  # n_graphs of them
     labels: dict[str, Labelled]
     # what a model made of the indices above when it first saw them, and will not make again
@@ -119,6 +119,7 @@ class Batch:
         """The same batch on another device, from the CPU."""
         fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         moved: dict[str, Any] = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in fields.items()}
+        moved["weights"] = {name: w.to(device) for name, w in self.weights.items()}
         moved["labels"] = {name: Labelled(*(t.to(device) for t in pair)) for name, pair in self.labels.items()}
         moved["host"] = self
         moved["kept"] = {}
@@ -146,7 +147,7 @@ def collate(
     n_atoms = np.array([len(s) for s in structures], dtype=np.int64)
     node_offset = np.concatenate([[0], n_atoms.cumsum()])
     pair_offset = np.concatenate([[0], np.cumsum([len(g.pair) // 2 for g in graphs])]).astype(np.int64)
-    weights = [s.weight for s in structures]
+    chosen = [label for label in labels() if names is None or label.name in names]
     return Batch(
         species=_joined([index[s.atomic_numbers] for s in structures], (0,), torch.int64),
         node_graph=torch.repeat_interleave(torch.arange(len(structures)), torch.as_tensor(n_atoms)),
@@ -158,14 +159,18 @@ def collate(
         pair=_joined([g.pair + o for g, o in zip(graphs, pair_offset)], (0,), torch.int64),
         n_atoms=torch.as_tensor(n_atoms).to(dtype),
         head=torch.tensor([0] * len(structures) if heads is None else list(heads), dtype=torch.int64),
-        weight=None if all(w == 1.0 for w in weights) else torch.tensor(weights, dtype=dtype),
+        weights=_weights(structures, [label.name for label in chosen if not label.is_input], dtype),
         config_type=tuple(s.config_type for s in structures),
-        labels={
-            label.name: _labelled(label, structures, dtype)
-            for label in labels()
-            if names is None or label.name in names
-        },
+        labels={label.name: _labelled(label, structures, dtype) for label in chosen},
     )
+
+
+def _weights(structures: Sequence[Structure], names: Sequence[str], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """By label, [n_structures] of those that have one other than 1."""
+    if all(s.weight == 1.0 and not s.label_weights for s in structures):
+        return {}
+    found = {name: [s.weight_of(name) for s in structures] for name in names}
+    return {name: torch.tensor(w, dtype=dtype) for name, w in found.items() if any(value != 1.0 for value in w)}
 
 
 def _labelled(label: Label, structures: Sequence[Structure], dtype: torch.dtype) -> Labelled:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import ase.db
 import ase.io
 
-from pathtune.data.readers import EXTXYZ, named_files, read_frames
+from pathtune.data.readers import EXTXYZ, check_counts, named_files, read_frames
 from pathtune.errors import InputError
 from pathtune.files import checked_path
 
@@ -168,7 +168,9 @@ def _from_texts(texts: list[bytes]) -> Iterator[Any]:
 
 
 def _parsed(text: bytes) -> list[Any]:
-    return ase.io.read(io.StringIO(text.decode()), ":", format="extxyz")  # type: ignore
+    decoded = text.decode()
+    check_counts(decoded, "the record")
+    return ase.io.read(io.StringIO(decoded), ":", format="extxyz")  # type: ignore
 
 
 def _n_rows(file: str) -> int:
@@ -247,8 +249,10 @@ def _from_mace(group: Any) -> ase.Atoms:
     weights = group["property_weights"]
     for name, values in group["properties"].items():
         value = _value(values)
-        if value is None or (name in weights and float(_value(weights[name]) or 0.0) == 0.0):
-            continue  # what mace does not train on, it lacks
+        if value is None:
+            continue
+        if name in weights:
+            atoms.info[f"config_{name}_weight"] = float(_value(weights[name]) or 0.0)
         place: dict[str, Any] = atoms.arrays if name in ("forces", "charges", "magmom") else atoms.info
         place[f"REF_{name}"] = value
     config_type, weight = _value(group["config_type"]), _value(group["weight"])
