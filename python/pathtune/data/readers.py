@@ -15,6 +15,7 @@ import ase.io
 import numpy as np
 from ase.io.formats import filetype
 
+from pathtune.data.extxyz import cut, read_frame
 from pathtune.data.geometry import check_geometry
 from pathtune.data.labels import LENGTH, STRESS, VIRIALS, VIRIALS_KEY, LabelKeys, labels, outputs
 from pathtune.data.notes import keys_in, notes_on, results_of
@@ -103,8 +104,8 @@ def read_frames(file: str | pathlib.Path) -> list[ase.Atoms]:
         # ASE seeks in the file and xz rewinds each time: unpacking first is 200 times faster.
         text = _unpacked(path) if is_packed else path.read_text()
         if is_extxyz:
-            check_counts(text, str(file))
-        return ase.io.read(io.StringIO(text), ":", format="extxyz" if is_extxyz else suffix[1:])  # type: ignore
+            return [read_frame(frame) for frame in cut(text, str(file))]
+        return ase.io.read(io.StringIO(text), ":", format=suffix[1:])  # type: ignore
     except InputError:
         raise
     except Exception as error:  # ASE raises anything from KeyError to struct.error on a foreign file
@@ -122,40 +123,6 @@ def _unpacked(path: pathlib.Path) -> str:
             f"{path}: unpacks to more than {LARGEST_UNPACKED:,d} bytes, expected less, or an unpacked file (xz -d)"
         )
     return data.decode()
-
-
-def check_counts(text: str, where: str) -> None:
-    """Raise InputError for a frame that announces more atoms than there are lines, or more columns than its first
-    atom has words: ASE would make room for them."""
-    lines = text.splitlines()
-    start, frame = 0, 0
-    while start < len(lines) and lines[start].strip():
-        try:
-            n_atoms = int(lines[start])
-        except ValueError:
-            return  # ASE says what it is
-        if n_atoms < 0 or start + 2 + n_atoms > len(lines):
-            n_lines = max(0, len(lines) - start - 2)
-            raise InputError(
-                f"{where}, frame {frame}: line {start + 1} announces {n_atoms} atoms, but {n_lines} lines follow"
-            )
-        n_columns = _announced_columns(lines[start + 1]) if n_atoms else 0
-        if n_columns and n_columns > len(lines[start + 2].split()):
-            raise InputError(
-                f"{where}, frame {frame}: Properties announces {n_columns} columns, but line {start + 3} has "
-                f"{len(lines[start + 2].split())}"
-            )
-        start += 2 + n_atoms
-        while start < len(lines) and lines[start].startswith("VEC"):  # ASE's lattice lines
-            start += 1
-        frame += 1
-
-
-def _announced_columns(comment: str) -> int:
-    """How many columns an extxyz comment line says that the atoms have; 0 where it does not say."""
-    found = re.findall(r"""Properties["']?\s*=\s*["'{\[(]?([^"'\s}\])]*)""", comment, re.IGNORECASE)
-    announced = [[int(n) for n in text.split(":")[2::3] if re.fullmatch("[0-9]{1,18}", n)] for text in found]
-    return max(map(sum, announced), default=0)  # where it is said twice, ASE takes the last; none may be absurd
 
 
 def from_frames(frames: Sequence[ase.Atoms], keys: LabelKeys, where: str, needs_labels: bool) -> list[Structure]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import io
 import itertools
 import lzma
 import pathlib
@@ -16,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import ase.db
-import ase.io
 
-from pathtune.data.readers import EXTXYZ, check_counts, named_files, read_frames
+from pathtune.data.extxyz import cut, read_frame
+from pathtune.data.readers import EXTXYZ, named_files, read_frames
 from pathtune.errors import InputError
 from pathtune.files import checked_path
 
@@ -153,24 +152,12 @@ def _cut(stream: BinaryIO, file: str) -> Iterator[Part]:
 
 
 def _from_texts(texts: list[bytes]) -> Iterator[Any]:
-    try:
-        found = _parsed(b"".join(texts))
-        if len(found) == len(texts):
-            yield from found
-            return
-    except Exception:  # below, frame by frame: ASE raises anything from KeyError to struct.error
-        pass
     for text in texts:
         try:
-            yield _parsed(text)[0]
-        except Exception as error:
+            (frame,) = cut(text.decode(), "the record")
+            yield read_frame(frame)
+        except Exception as error:  # ASE raises anything from KeyError to struct.error
             yield f"not readable as a structure ({type(error).__name__}: {' '.join(str(error).split())})"
-
-
-def _parsed(text: bytes) -> list[Any]:
-    decoded = text.decode()
-    check_counts(decoded, "the record")
-    return ase.io.read(io.StringIO(decoded), ":", format="extxyz")  # type: ignore
 
 
 def _n_rows(file: str) -> int:
