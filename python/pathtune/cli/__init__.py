@@ -47,7 +47,7 @@ def verb_modules() -> dict[str, ModuleType]:
 
 
 def _parsed(modules: dict[str, ModuleType], argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; a mistake in a verb's flags prints the usage of that verb, and no verb at all the list of verbs."""
+    """The arguments. A mistake in a verb's flags prints the usage of that verb; no verb, the list of verbs."""
     parser, verbs = verb_parsers(modules)
     args, unknown = parser.parse_known_args(argv)
     if args.verb is None:
