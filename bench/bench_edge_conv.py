@@ -1,4 +1,4 @@
-"""edge_conv against e3nn: `pytest bench/bench_edge_conv.py -o addopts=`; run as a script: ratios.
+"""edge_conv against e3nn: `pytest -n 0 bench/bench_edge_conv.py -o addopts=`; run as a script: ratios.
 
 
 Passes as in a training step: forward; backward to (x, y, w) in the force pass; the loss's double backward to

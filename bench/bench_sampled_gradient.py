@@ -1,4 +1,4 @@
-"""sampled_gradient against the dense product and a gather: `pytest bench/bench_sampled_gradient.py`.
+"""sampled_gradient against the dense product and a gather: `pytest -n 0 bench/bench_sampled_gradient.py`.
 
 `ratio`: both arms alternate in one process, results compared, medians divided. Float32. The dense arm is
 torch's x^T g read at the candidates, for one term; for both terms of a force loss it is their sum, masked where

@@ -1,6 +1,6 @@
 """soft_threshold of eight layers in one call against torch's formula and an index_add into a dense W' for each.
 
-pytest bench/bench_soft_threshold.py --benchmark-only
+pytest -n 0 bench/bench_soft_threshold.py --benchmark-only
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """species_linear against e3nn's product with a one-hot operand, forward + backward, 89 species, 64 nodes.
 
-pytest bench/bench_species_linear.py --benchmark-only
+pytest -n 0 bench/bench_species_linear.py --benchmark-only
 python bench/operators.py      # alternating ratio, written to bench/results/operators.json
 """
 

@@ -1,4 +1,4 @@
-"""symmetric_contraction against mace's module, eager: `pytest bench/bench_symmetric_contraction.py`.
+"""symmetric_contraction against mace's module, eager: `pytest -n 0 bench/bench_symmetric_contraction.py`.
 
 Passes of a training step on their own (float32), and `ratio`: forward and backward of both, alternating in
 one process, results compared, medians divided. The U tensors take mace a minute a shape to build.

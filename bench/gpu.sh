@@ -4,5 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python -c 'from pathtune.ops import cuda_status; reason = cuda_status(); raise SystemExit(reason or 0)'
-python -m pytest -m gpu tests/gpu
+python -m pytest -n 0 -m gpu tests/gpu
 timeout 480 python bench/gpu.py "$@"

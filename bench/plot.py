@@ -1,6 +1,6 @@
 """Plots from the JSON files in bench/results: step times, and force error against the share of weights changed.
 
-python bench/plot.py    # writes step.png, accuracy.png and demo_curves.png in docs/images
+python bench/plot.py    # writes step, accuracy, demo_curves, time_to_error and frontier.png in docs/images
 """
 
 from __future__ import annotations
@@ -126,9 +126,37 @@ def plot_time_to_error() -> None:
     figure.savefig(IMAGES / "time_to_error.png", dpi=150)
 
 
+def plot_frontier() -> None:
+    """Force error over full fine-tuning's against the share, for three amounts of data."""
+    runs = [json.loads(line) for line in (RESULTS / "frontier.jsonl").read_text().splitlines()]
+    names = [n for n in ("ethanol", "3bpa", "copper") if any(r["set"] == n for r in runs)]
+    titles = {"ethanol": "ethanol", "3bpa": "3BPA", "copper": "copper"}
+    figure, panels = plt.subplots(1, len(names), figsize=(3.4 * len(names), 3.2), sharey=True, squeeze=False)
+    for axes, name in zip(panels[0], names):
+        mine = [r for r in runs if r["set"] == name]
+        for n, shade in zip(sorted({r["frames"] for r in mine}), ("#f0b08a", "#d1603d", "#7a2f14")):
+            there = [r for r in mine if r["frames"] == n]
+            full = next(r["forces_mae_mev_a"] for r in there if r["share"] is None)
+            linear = sorted((r for r in there if r["scope"] == "linear"), key=lambda r: r["share"])
+            points = [(100 * r["share"], r["forces_mae_mev_a"] / full) for r in linear]
+            axes.plot(*zip(*points), "o-", color=shade, ms=4, lw=1.2, label=f"{n} structures")
+        axes.axhline(1, color="#4c8bb8", ls="--", lw=1)
+        axes.set_xscale("log")
+        axes.set_xticks([0.5, 1, 3, 10, 30, 100], ["0.5", "1", "3", "10", "30", "100"])
+        axes.minorticks_off()
+        axes.set_title(titles[name], fontsize=9)
+        axes.set_xlabel("weights changed, % of the reachable linear ones", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=7, frameon=False)
+    panels[0][0].set_ylabel("force error / full fine-tuning's")
+    figure.tight_layout()
+    figure.savefig(IMAGES / "frontier.png", dpi=150)
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(parents=True, exist_ok=True)
     plot_steps()
     plot_accuracy()
     plot_demo_curves()
     plot_time_to_error()
+    plot_frontier()

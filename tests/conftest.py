@@ -4,6 +4,10 @@ import os
 import pathlib
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: a thread each, and before torch counts the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from pathtune.backbones._packages import import_mace, import_sevenn

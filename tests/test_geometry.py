@@ -12,6 +12,7 @@ from models import molecule, tiny_mace
 from pathtune import InputError, Structure, calculator, load, read_structures
 from pathtune.data import as_source, from_atoms, neighbours, readers
 from pathtune.data.neighbours import MANY, find_graph
+from pathtune.data.store import prepare
 
 
 def atoms(positions, cell=None, pbc=False):
@@ -85,6 +86,26 @@ def test_more_columns_announced_than_there_are_words_are_named(tmp_path):
     file.write_text('1\nProperties="species:S:1:pos:R:1000000000"\nH 0 0 0\n')
     with pytest.raises(InputError, match="frame 0: Properties announces 1000000001 columns, but line 3 has 4"):
         read_structures(file, needs_labels=False)
+
+
+@pytest.mark.parametrize("line", [
+    'Properties=species:S:1:pos:R:3 x=1 Properties="species:S:1:pos:R:1000000000"',
+    '"Properties"={species:S:1:pos:R:1000000000}',
+])  # fmt: skip
+def test_columns_announced_twice_or_in_other_quotes_make_no_room_either(tmp_path, line):
+    (tmp_path / "a.xyz").write_text(f"1\n{line}\nC 0 0 0\n")
+    with pytest.raises(InputError, match="Properties announces 1000000001 columns"):
+        read_structures(tmp_path / "a.xyz")
+    done = prepare([str(tmp_path / "a.xyz")], tmp_path / "store", jobs=1)
+    assert "Properties announces 1000000001 columns" in done.bad[0]
+
+
+def test_a_message_that_quotes_something_endless_is_bounded(tmp_path):
+    (tmp_path / "a.xyz").write_text(f"1\nProperties=species:S:1:pos:R:3 {'9' * 5000}=1\nC 0 0 0\n")
+    with pytest.raises(InputError, match="no frame has the energy key 'REF_energy'; present: ") as found:
+        read_structures(tmp_path / "a.xyz")
+    assert len(str(found.value)) < 600
+    assert len(str(InputError("x" * 10_000))) < 2000
 
 
 @pytest.mark.parametrize("n_atoms", [10**12, 3, -1])

@@ -101,7 +101,7 @@ def test_virials_charges_and_spins_that_are_not_read_are_said_once():
     frames[0].info.update(virial=np.eye(3), total_charge=1, total_spin=1)
     frames[1].info.update(virial=np.eye(3), total_charge=-1, total_spin=1)
     assert as_source(frames).notes == (
-        "atoms: 'virial' is not used; a stress is minus the virial over the volume, in eV/A^3",
+        "atoms: 'virial' is not used; --virials-key virial trains on it (eV, minus stress times volume)",
         "atoms: 2 of 3 frames have a total_charge, which only models with an embedding of it read: "
         "others take them as neutral",
     )

@@ -250,7 +250,7 @@ def test_a_weight_multiplies_a_structures_errors():
     model = load(tiny_mace())
     source = as_source(labelled([molecule(i, n=4) for i in range(3)]))
     plain = next(batches(model, source, 3))
-    assert plain.weight is None
+    assert not plain.weights
     source.read(1).weight = 3.0
     weighted = next(batches(model, source, 3))
     p = model(plain)

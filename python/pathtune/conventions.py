@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 
 import ase.data
 import numpy as np
-from ase.units import Bohr, GPa, Ha, Ry, kcal, kJ, mol, nm
+from ase.units import Bohr
 
 from pathtune.data import Frames, Graph, Label, Source, Structure, batches, composition, elements_of, label_of, outputs
 from pathtune.data.sample import spaced
+from pathtune.data.units import conversion
 from pathtune.errors import InputError
 from pathtune.model import Potential
 
@@ -28,28 +29,15 @@ TWICE = " once too often"
 ESCAPE = "--no-check-units (check_units=False)"
 STRETCHED = (0.7, 1.45)  # nearest distances over the sums of covalent radii: outside, positions are tried in bohr
 
-# What one unit of ours is in others, by the unit of the label.
+# Units that labels are found in, by the unit that they should have.
 UNITS = {
-    "eV": {"kcal/mol": mol / kcal, "kJ/mol": mol / kJ, "hartree": 1 / Ha, "Ry": 1 / Ry, "meV": 1e3},
-    "eV/A": {
-        "kcal/mol/A": mol / kcal,
-        "kJ/mol/A": mol / kJ,
-        "kJ/mol/nm": mol / kJ * nm,
-        "hartree/bohr": Bohr / Ha,
-        "hartree/A": 1 / Ha,
-        "Ry/bohr": Bohr / Ry,
-        "meV/A": 1e3,
-    },
-    "eV/A^3": {
-        "GPa": 1 / GPa,
-        "kbar": 10 / GPa,
-        "bar": 1e4 / GPa,
-        "hartree/bohr^3": Bohr**3 / Ha,
-        "Ry/bohr^3": Bohr**3 / Ry,
-    },
+    "eV": ("kcal/mol", "kJ/mol", "hartree", "Ry", "meV"),
+    "eV/A": ("kcal/mol/A", "kJ/mol/A", "kJ/mol/nm", "hartree/bohr", "hartree/A", "Ry/bohr", "meV/A"),
+    "eV/A^3": ("GPa", "kbar", "bar", "hartree/bohr^3", "Ry/bohr^3"),
 }
-PER_ATOM = {"divided by the number of atoms": 1.0}
-VIRIAL = {"multiplied by the volume (a virial)": 1.0, "a virial, minus stress times volume": -1.0}
+EACH_ATOM, A_VIRIAL = "divided by the number of atoms", "a virial, minus stress times volume"
+PER_ATOM = {EACH_ATOM: 1.0}
+VIRIAL = {"multiplied by the volume (a virial)": 1.0, A_VIRIAL: -1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +49,14 @@ class Comparison:
     correlation: float
     n_values: int  # that count as independent: atoms, or frames
     looks_like: tuple[str, ...]  # the mistakes that would explain the factor, the nearest first; none: no mistake
+
+    @property
+    def unit(self) -> str:
+        """What --units takes, where the nearest explanation is a unit; else empty."""
+        nearest = self.looks_like[0] if self.looks_like else ""
+        if nearest == EACH_ATOM:
+            return f"{self.label.name}={self.label.unit}/atom"
+        return f"{self.label.name}={nearest.removeprefix('in ')}" if nearest.startswith("in ") else ""
 
     def __str__(self) -> str:
         """One sentence, where there is a mistake."""
@@ -79,13 +75,18 @@ def check_conventions(model: Potential, source: Source) -> None:
     scale = scale_of_positions(model, source)
     if scale is not None:
         unit = "in bohr" if scale < 1 else "in A, taken for bohr and converted"
+        remedy = "give --units length=bohr" if scale < 1 else "correct the positions"
         raise InputError(
             f"{_file(source)}: the forces agree with the model's only where positions and cell are multiplied by "
-            f"{scale:.4f}, as if they were {unit}, expected A; correct the positions, or go on with {ESCAPE}"
+            f"{scale:.4f}, as if they were {unit}, expected A; {remedy}, or go on with {ESCAPE}"
         )
     wrong = [c for c in compare_labels(model, source) if c.looks_like]
     if wrong:
-        raise InputError(f"{_file(source)}: {'; '.join(map(str, wrong))}; correct the labels, or go on with {ESCAPE}")
+        units = [c.unit for c in wrong if c.unit]
+        remedies = [f"--units {' '.join(units)}"] if units else []
+        remedies += ["its key by --virials-key"] if any(c.looks_like[0] == A_VIRIAL for c in wrong) else []
+        remedy = f"give {' and '.join(remedies)}" if remedies else "correct the labels"
+        raise InputError(f"{_file(source)}: {'; '.join(map(str, wrong))}; {remedy}, or go on with {ESCAPE}")
 
 
 def compare_labels(model: Potential, source: Source, n_frames: int = N_FRAMES) -> list[Comparison]:
@@ -209,7 +210,8 @@ def _n_independent(label: Label, frames: Sequence[Structure]) -> int:
 def _mistakes(label: Label) -> dict[str, float]:
     """What a right label is multiplied by, by the words for the mistake."""
     result = {"of the opposite sign": -1.0}
-    for unit, factor in UNITS[label.unit].items():
+    for unit in UNITS[label.unit]:
+        factor = 1 / conversion(unit, label.unit, False, label.name)[0]
         for words, value in ((f"in {unit}", factor), (f"converted from {unit}{TWICE}", 1 / factor)):
             result[words] = value
             result[f"of the opposite sign and {words}"] = -value

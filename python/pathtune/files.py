@@ -7,10 +7,12 @@ import errno
 import os
 import pathlib
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 from pathtune.errors import InputError
+
+MOST_NAMES, MOST_CHARACTERS = 20, 60  # of each, in a message
 
 
 def shown(value: Any) -> str:
@@ -18,6 +20,13 @@ def shown(value: Any) -> str:
     shortened = reprlib.Repr()
     shortened.maxstring = shortened.maxother = 100
     return " ".join(shortened.repr(value).split())
+
+
+def shown_names(names: Iterable[Any]) -> str:
+    """Names for a message, with commas; of many the first, and long ones shortened."""
+    texts = [text if len(text := str(name)) <= MOST_CHARACTERS else shown(text) for name in names]
+    more = f", and {len(texts) - MOST_NAMES} more" if len(texts) > MOST_NAMES else ""
+    return ", ".join(texts[:MOST_NAMES]) + more
 
 
 def checked_path(file: str | pathlib.Path) -> pathlib.Path:

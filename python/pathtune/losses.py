@@ -92,16 +92,22 @@ def loss_terms(
     kind: str = "huber",
     huber_delta: float = 0.01,
     spreads: Mapping[str, float] | None = None,
+    type_weights: Mapping[str, float] | None = None,
 ) -> dict[str, Term]:
     """The terms, by label, of everything that is predicted and may be labelled.
 
     `kind`: "weighted" squares the errors, "huber" is quadratic up to huber_delta and linear beyond. An extensive
     label's error is per atom. Energies are compared as interaction energies: the sum of E0 is taken off the label
     in float64, so that float32 keeps its digits. A structure's weight multiplies its costs and counts nothing.
-    `spreads`: by label, what its errors are divided by first; huber_delta is then in these units.
+    `spreads`: by label, what its errors are divided by first; huber_delta is then in these units. `type_weights`: by
+    config_type, what its structures' weights are multiplied by; 1 where it is not named.
     """
+    by_type = None
+    if type_weights:
+        kept = [type_weights.get(t, 1.0) for t in batch.config_type]
+        by_type = torch.tensor(kept, dtype=batch.positions.dtype, device=batch.positions.device)
     return {
-        label.name: _term(label, prediction, batch, kind, huber_delta, (spreads or {}).get(label.name, 1.0))
+        label.name: _term(label, prediction, batch, kind, huber_delta, (spreads or {}).get(label.name, 1.0), by_type)
         for label in outputs()
         if label.name in prediction.outputs and label.name in batch.labels
     }
@@ -180,7 +186,13 @@ def _error(label: Label, prediction: Prediction, batch: Batch) -> torch.Tensor:
 
 
 def _term(
-    label: Label, prediction: Prediction, batch: Batch, kind: str, huber_delta: float, spread: float = 1.0
+    label: Label,
+    prediction: Prediction,
+    batch: Batch,
+    kind: str,
+    huber_delta: float,
+    spread: float,
+    by_type: torch.Tensor | None,
 ) -> Term:
     mask = batch.labels[label.name].mask
     error = _error(label, prediction, batch)
@@ -191,8 +203,9 @@ def _term(
         cost = torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=huber_delta)
     shape = (-1, *[1] * (error.dim() - 1))
     cost = cost * mask.to(error.dtype).reshape(shape)
-    if batch.weight is not None:
-        weight = batch.weight if label.per == "graph" else batch.weight[batch.node_graph]
-        cost = cost * weight.reshape(shape)
+    for weight in (batch.weights.get(label.name), by_type):
+        if weight is not None:
+            weight = weight if label.per == "graph" else weight[batch.node_graph]
+            cost = cost * weight.reshape(shape)
     n_numbers = error[0].numel() if error.dim() > 1 and len(error) else 1
     return Term(cost.sum(), mask.sum() * n_numbers)

@@ -52,7 +52,8 @@ def test_help_of_every_verb_is_printed(verb, capsys):
     assert "usage: pathtune" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [["evaluate", "--nonsense"], ["paths", "--elements"], ["merge", "--dtype", "int8"]])
+@pytest.mark.parametrize("flags", [["evaluate", "--nonsense"], ["paths", "--elements"], ["merge", "--dtype", "int8"],
+                                   ["evaluate", "--max-frames=--"]])  # fmt: skip
 def test_a_mistake_in_the_flags_of_a_verb_prints_its_usage(flags, capsys):
     with pytest.raises(SystemExit) as ended:
         main(flags)
@@ -126,7 +127,7 @@ def test_paths_lists_every_layer(world, capsys):
     assert max(map(len, out.splitlines())) <= 80
     assert main(["paths", "--model", str(world / "tiny.model"), "--data", str(world / "test.xyz"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert sum(row["share"] for row in rows) < 1
+    assert sum(row["share"] for row in rows) <= 1 + 1e-12  # Python 3.12 and newer sum without rounding
 
 
 def test_paths_and_fit_mean_the_same_by_reachable_and_by_changed(world, finished, capsys):

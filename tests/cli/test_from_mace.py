@@ -78,7 +78,8 @@ def test_every_flag_that_is_set_gets_an_option_or_an_answer(maces_flags):
     """Each alone, beside what a run needs: nothing that the user wrote is dropped without a word."""
     needed = {"name": "n", "foundation_model": "demo", "train_file": "t.xyz"}
     values = {"heads": "{a: {train_file: a.xyz}, b: {}}", "clip_grad": "5", "freeze": "5", "loss": "l1l2energyforces",
-              "valid_file": "v.xyz", "multiheads_finetuning": "True", "lora": "True", "E0s": "{1: -13.6}"}  # fmt: skip
+              "valid_file": "v.xyz", "multiheads_finetuning": "True", "lora": "True", "E0s": "{1: -13.6}",
+              "config_type_weights": "{'Default': 1.0, 'bulk': 2.5}"}  # fmt: skip
     plain = translate(["--name", "n", "--foundation_model", "demo", "--train_file", "t.xyz"])
     for action in maces_flags:
         name = action.option_strings[0].lstrip("-")
@@ -128,6 +129,8 @@ def test_flags_win_over_the_file_and_give_the_same(tmp_path):
     ({"freeze": 6}, {"freeze": ("node_embedding.*", "interactions.*", "products.*")}),
     ({"optimizer": "schedulefree", "lr": "1e-2", "beta1_schedulefree": 0.95}, {"lr": 0.01, "beta1": 0.95}),
     ({"pt_train_file": "old.xyz", "weight_pt_head": 0.5}, {"replay": "old.xyz", "replay_weight": 0.5}),
+    ({"config_type_weights": "{\"Default\": 1.0, \"bulk\": 2.5}"}, {"config_type_weights": ("bulk=2.5",)}),
+    ({"config_type_weights": {"a": 0.1}}, {"config_type_weights": ("a=0.1",)}),
     ({"clip_grad": "None"}, {"clip": 1e9}),
     ({"heads": {"mine": {"train_file": "a.xyz", "valid_file": "b.xyz"}}}, {"train": ("a.xyz",), "valid": ("b.xyz",)}),
     ({"valid_file": "v.xyz", "valid_fraction": 0.2, "train_file": ["a.xyz", "b.xyz"]},
@@ -142,6 +145,7 @@ def test_the_values_that_change_more_than_their_name(tmp_path, given, options):
     ({"max_epochs": 3}, "key 'max_epochs' is no flag of mace_run_train"),
     ({"max_num_epochs": "ten"}, "max_num_epochs is 'ten', expected int"),
     ({"lr": [1]}, "names nothing|--from-mace"),
+    ({"config_type_weights": "bulk"}, "config_type_weights is .bulk., expected weights by config_type"),
     ({"heads": 3}, "heads is 3, expected a table by head"),
     ({"loss": ["a"]}, r"loss is \['a'\]"),
     ({}, "expected the YAML file or the flags"),

@@ -52,6 +52,8 @@ def run_under(variant, selected, module=None):
         "pytest",
         "-q",
         "-x",
+        "-n",
+        "0",
         "-p",
         "no:cacheprovider",
         "-k",

@@ -8,11 +8,17 @@ import random
 from fuzz import odd
 from fuzz.law import ACCEPTED, REFUSED
 from fuzz.world import ADAPTER, FIT, MODEL, World
+from pathtune.benchmark.cases import NAMES
 from pathtune.cli import VERBS
 
 GOOD = {
     "fit": [*FIT, "--out", "run"],
     "evaluate": ["--model", MODEL, "--data", "test.xyz"],
+    "prepare": ["train.xyz", "--out", "new.store", "--jobs", "1"],
+    "export": [MODEL, "--out", "exported"],
+    "report": ["first", "--out", "page", "--max-frames", "1"],
+    "compare": ["--model", MODEL, "--train", "train.xyz", "--valid", "valid.xyz", "--arms", "full", "--epochs", "1",
+                "--n-rates", "1", "--out", "compared", "--no-check-units"],
     "paths": ["--model", MODEL],
     "merge": ["--model", MODEL, "--adapter", ADAPTER, "--out", "merged.model"],
     "show": [ADAPTER],
@@ -26,6 +32,10 @@ GOOD = {
 SHARES = {
     "fit": 6,
     "evaluate": 6,
+    "prepare": 3,
+    "export": 2,
+    "report": 1,
+    "compare": 1,
     "merge": 3,
     "blend": 3,
     "extract": 2,
@@ -36,6 +46,9 @@ SHARES = {
     "demo": 1,
     "bench": 1,
 }
+FROM_MACE = ["--from-mace", "--name", "n", "--foundation_model", MODEL, "--train_file", "train.xyz", "--valid_file",
+             "valid.xyz", "--max_num_epochs", "1", "--E0s", "average", "--keep-worse"]  # fmt: skip
+MOST = {"demo": 12, "bench": 12, "compare": 2, "prepare": 2}  # of a number that asks for time or processes
 WORDS = (
     "train.xyz",
     "test.xyz@:1",
@@ -103,12 +116,11 @@ class Commands:
     def trial(self, rng: random.Random) -> str:
         """One changed command line."""
         verb = rng.choices(list(SHARES), list(SHARES.values()))[0]
-        words = list(GOOD[verb])
-        is_costly = verb in ("demo", "bench")  # changed in what is refused at once, or not at all
+        words = list(FROM_MACE if verb == "fit" and rng.random() < 0.2 else GOOD[verb])
         for _ in range(rng.choice((1, 1, 2, 3))):
             words = self.changed(rng, verb, words)
-        if is_costly:
-            words = _bounded(words)
+        if verb in MOST:
+            words = _bounded(words, MOST[verb])
         self.world.clean()
         line = [verb, *words] if rng.random() < 0.97 else words
         status, _, _ = self.world.run(line)
@@ -151,6 +163,11 @@ def _flags(verb: str) -> list[tuple[str, list[str], bool]]:
     ]
 
 
-def _bounded(words: list[str]) -> list[str]:
-    """The words without numbers that ask for hours of timing: sizes and rounds are what the user wants."""
-    return ["12" if word.lstrip("-").isdigit() and abs(int(word)) > 12 else word for word in words]
+def _bounded(words: list[str], most: int) -> list[str]:
+    """The words without numbers and shapes that ask for hours of timing: sizes and rounds are what the user wants."""
+    is_large = [word.lstrip("-").isdecimal() and _exceeds(word.lstrip("-"), most) for word in words]
+    return [str(most) if large else "demo" if word in NAMES else word for word, large in zip(words, is_large)]
+
+
+def _exceeds(word: str, most: int) -> bool:
+    return len(word) > 9 or int(word) > most

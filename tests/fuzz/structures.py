@@ -124,7 +124,10 @@ class Structures:
 
     def verdict(self, rng: random.Random, file: pathlib.Path) -> str:
         """What is made of the file."""
-        keys = LabelKeys() if rng.random() < 0.9 else LabelKeys(energy_key=rng.choice(OTHER_KEYS))
+        asked = {} if rng.random() < 0.9 else {"energy_key": rng.choice(OTHER_KEYS)}
+        if refused_or(lambda: LabelKeys(**asked)) != ACCEPTED:
+            return "refused"
+        keys = LabelKeys(**asked)
         name = f"{file}{rng.choice(('@:', '@0', '@-1', '@5:', '@::2', '@1:1'))}" if rng.random() < 0.1 else str(file)
         held = []
         needs_labels = rng.random() < 0.8

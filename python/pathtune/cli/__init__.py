@@ -47,7 +47,7 @@ def verb_modules() -> dict[str, ModuleType]:
 
 
 def _parsed(modules: dict[str, ModuleType], argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments. A mistake in a verb's flags prints the usage of that verb; no verb, the list of verbs."""
+    """The arguments; a mistake in a verb's flags prints the usage of that verb, no verb the list of verbs."""
     parser, verbs = verb_parsers(modules)
     args, unknown = parser.parse_known_args(argv)
     if args.verb is None:
@@ -55,6 +55,9 @@ def _parsed(modules: dict[str, ModuleType], argv: Sequence[str] | None) -> argpa
         raise SystemExit(2)
     if unknown:
         verbs[args.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
+    for action in verbs[args.verb]._actions:
+        if action.nargs is None and isinstance(getattr(args, action.dest, None), list):  # what argparse makes of "--"
+            verbs[args.verb].error(f"argument {'/'.join(action.option_strings)}: expected one argument")
     return args
 
 

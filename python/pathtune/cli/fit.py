@@ -36,6 +36,7 @@ from pathtune.report.run import FinishedRun, read_lines
 from pathtune.training import FitConfig
 from pathtune.training.agreement import check_same
 from pathtune.training.folder import RunFolder
+from pathtune.training.loggers import check_loggers
 from pathtune.training.progress import Progress
 from pathtune.training.provenance import file_hash
 from pathtune.training.run import RunOptions, adapt_as, check_arm, run_arm, sections
@@ -90,6 +91,7 @@ def _is_dry(args: argparse.Namespace) -> bool:
 def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.ExitStack) -> int:
     run_options: RunOptions = options["run"]
     out = required(run_options.out, "--out", "a folder for the run")
+    check_loggers(run_options.logger)
     sets, split = _sets(options)
     train, valid = sets["train"], sets["valid"]
     base = load_model(options["model"])
@@ -97,6 +99,7 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
         check_elements(source, base.atomic_numbers)
         check_cutoff(source, base.backbone.r_max)
     config: FitConfig = options["fit"]
+    config.check_config_types(train)
     if config.check_units:
         check_conventions(base, train)
     e0_fit = None
@@ -115,6 +118,7 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
     toml = to_toml(**options)
     world().first(lambda: held.enter_context(folder.start(toml, is_resumed)) and None)
     folder.options = world().first(lambda: folder.options)
+    world().first(lambda: folder.open_loggers(run_options.logger))
     if split:
         world().first(lambda: write_text(folder.split, json.dumps(split) + "\n"))
     for note in dict.fromkeys(note for source in sets.values() for note in getattr(source, "notes", ())):
@@ -125,7 +129,11 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
         options["delta"] = _decide(base, train, valid, options, folder, args.json)
         model = adapt_as(base, train, options, sets.get("replay"))
     progress = Progress(config.epochs, quiet=args.json)
-    facts = {"model": options["model"].model, "model_sha256": file_hash(options["model"].model)}
+    facts = {
+        "model": options["model"].model,
+        "model_sha256": file_hash(options["model"].model),
+        "units": list(options["data"].units or ()),
+    }
     metrics = run_arm(model, base, sets, config, folder, e0_fit, progress, facts)
     page = _report(model, base, sets, options, folder, metrics) if run_options.report else None
     if args.json:

@@ -30,6 +30,9 @@ SAME: dict[str, tuple[str, Callable[[str], Any]]] = {
     "energy_key": ("energy_key", str),
     "forces_key": ("forces_key", str),
     "stress_key": ("stress_key", str),
+    "virials_key": ("virials_key", str),
+    "total_charge_key": ("total_charge_key", str),
+    "total_spin_key": ("total_spin_key", str),
     "energy_weight": ("energy_weight", float),
     "forces_weight": ("forces_weight", float),
     "stress_weight": ("stress_weight", float),
@@ -108,7 +111,7 @@ def translate(words: Sequence[str]) -> Translation:
             result.options[name] = _value(flag, value, kind)
         elif flag in FILES:
             result.options[FILES[flag]] = _files(flag, value)
-    for rule in (_folder, _loss, _arm, _rate, _device, _clip, _e0, _replay, _validation, _actions):
+    for rule in (_folder, _loss, _types, _arm, _rate, _device, _clip, _e0, _replay, _validation, _actions):
         rule(given, result)
     return result
 
@@ -244,6 +247,25 @@ def _loss(given: dict[str, Any], result: Translation) -> None:
         result.answers["loss"] = f"mace's {loss} has no stresses, hence --stress-weight 0."
 
 
+def _types(given: dict[str, Any], result: Translation) -> None:
+    """Weights by config_type, a table that may be written as text; those of 1 say nothing."""
+    table = given.get("config_type_weights")
+    if isinstance(table, str):
+        try:
+            table = yaml.safe_load(table)
+        except yaml.YAMLError:
+            table = None
+    if "config_type_weights" not in given:
+        return
+    if not isinstance(table, dict):
+        shown_value = shown(given["config_type_weights"])
+        raise InputError(f"--from-mace: config_type_weights is {shown_value}, expected weights by config_type")
+    weights = {str(name): _value("config_type_weights", value, float) for name, value in table.items()}
+    found = tuple(f"{name}={weight:g}" for name, weight in weights.items() if weight != 1)
+    if found:
+        result.options["config_type_weights"] = found
+
+
 def _arm(given: dict[str, Any], result: Translation) -> None:
     """mace_run_train trains every weight, or low-rank factors; the defaults of the latter are mace's."""
     if _value("lora", given.get("lora", False), bool):
@@ -332,4 +354,6 @@ def _validation(given: dict[str, Any], result: Translation) -> None:
 
 def _actions(given: dict[str, Any], result: Translation) -> None:
     result.resume = _value("restart_latest", given.get("restart_latest", False), bool)
+    if _value("wandb", given.get("wandb", False), bool):
+        result.options["logger"] = ("wandb",)
     result.is_dry = _value("dry_run", given.get("dry_run", False), bool)

@@ -27,10 +27,11 @@ WITHOUT_VALUE = _names(
 WITH_VALUES = _names("wandb_log_hypers")  # one or several
 
 TRANSLATED = _names(
-    "config name work_dir seed device default_dtype train_file valid_file valid_fraction test_file heads energy_key "
-    "forces_key stress_key energy_weight forces_weight stress_weight loss huber_delta batch_size max_num_epochs "
-    "patience clip_grad optimizer lr beta1_schedulefree freeze lora lora_rank lora_alpha foundation_model "
-    "foundation_head E0s pt_train_file weight_pt_head multiheads_finetuning restart_latest dry_run"
+    "config name work_dir seed device default_dtype train_file valid_file valid_fraction test_file heads "
+    "energy_key forces_key stress_key virials_key total_charge_key total_spin_key energy_weight forces_weight "
+    "stress_weight loss huber_delta batch_size max_num_epochs patience clip_grad optimizer lr "
+    "beta1_schedulefree freeze lora lora_rank lora_alpha foundation_model foundation_head E0s pt_train_file "
+    "config_type_weights weight_pt_head multiheads_finetuning restart_latest dry_run wandb"
 )
 
 _ARCHITECTURE = "the architecture and its constants are the pretrained model's, and stay as they are."
@@ -42,15 +43,14 @@ _STAGE_TWO = (
 _SCHEDULE = "schedule-free AdamW needs no schedule: it averages the weights, and its rate follows the run's length."
 _OPTIMIZER = "the optimizer is schedule-free AdamW with its own constants; --lr and --beta1 are what can be set."
 _DIPOLES = "dipoles and polarizabilities are not trained; pathtune fit learns energies, forces and stresses."
-_VIRIALS = "virials are not read: give stresses, in eV/A^3, under --stress-key."
-_INPUTS = "charges, spins and electronic temperatures of the structures are not read."
+_INPUTS = "charges of atoms and electronic temperatures are not read."
 _MULTIHEAD = "one head is trained; --replay FILE mixes structures of what the base knows in, against forgetting."
 _REPLAY = "every structure of --replay is used; give a smaller file, or a slice such as FILE@:1000."
-_PROCESSES = "a run is one process; data are held in memory."
+_PROCESSES = "torchrun -m pathtune fit trains in several processes; sets of any size are read from pathtune prepare's."
 _KERNELS = "pathtune computes with its own kernels; --backend chooses."
-_WANDB = "no tracking service is written to; log.csv and log.jsonl in the run's folder hold every epoch."
+_WANDB = "--logger wandb logs every option; WANDB_PROJECT, WANDB_ENTITY, WANDB_NAME and WANDB_DIR say where."
 _FOUNDATION = "the pretrained model is tuned as it is, all its elements and readouts kept."
-_PLOT = "no picture is drawn; log.csv and predictions.extxyz in the run's folder hold what to plot."
+_PLOT = "report/index.html in the run's folder shows learning curve and parity; log.csv and predictions.extxyz have it."
 _CHECKPOINTS = "one checkpoint is kept, for --resume; the result is the best epoch."
 _STATISTICS = "the scale and shift of the pretrained model are kept; only E0 are refitted."
 _TEST_FOLDER = "test structures are files: --test takes several, and globs such as 'tests/*.extxyz'."
@@ -71,13 +71,12 @@ _GROUPS = {
     _OPTIMIZER: "beta beta2_schedulefree amsgrad weight_decay",
     _DIPOLES: "dipole_key dipole_weight polarizability_key polarizability_weight compute_polarizability "
     "compute_atomic_dipole",
-    _VIRIALS: "virials_key virials_weight",
-    _INPUTS: "charges_key elec_temp_key total_spin_key total_charge_key",
+    _INPUTS: "charges_key elec_temp_key",
     _MULTIHEAD: "pt_valid_file force_mh_ft_lr real_pt_data_ratio_threshold skip_evaluate_heads head_key",
     _REPLAY: "num_samples_pt subselect_pt filter_type_pt disallow_random_padding_pt",
     _PROCESSES: "distributed launcher num_workers pin_memory",
     _KERNELS: "enable_cueq only_cueq enable_oeq",
-    _WANDB: "wandb wandb_dir wandb_project wandb_entity wandb_name wandb_log_hypers",
+    _WANDB: "wandb_dir wandb_project wandb_entity wandb_name wandb_log_hypers",
     _FOUNDATION: "foundation_model_kwargs foundation_model_readout foundation_filter_elements "
     "foundation_model_elements",
     _PLOT: "plot plot_frequency plot_interaction_e",
@@ -86,6 +85,7 @@ _GROUPS = {
     _TEST_FOLDER: "test_dir multi_processed_test",
 }
 _SINGLE = {
+    "virials_weight": "virials are read as stresses, which --stress-weight weighs.",
     "log_level": "there is one level: the progress, and warnings.",
     "error_table": "MAE and RMSE of every label are printed, for --test too.",
     "compute_stress": "stresses are computed where the structures have them under --stress-key.",
@@ -94,7 +94,6 @@ _SINGLE = {
     "keep_isolated_atoms": "frames of config_type IsolatedAtom fix E0 and stay in the training data.",
     "pseudolabel_replay": "it is what --replay does unless --replay-labels own is given.",
     "pseudolabel_replay_compute_stress": "replayed structures get a stress where they are periodic.",
-    "config_type_weights": "weights by config_type are not read; errors are reported by config_type.",
     "valid_batch_size": "structures are validated in batches of --batch-size.",
     "lr_params_factors": "all trained weights share one rate; --freeze and --full-targets leave some alone.",
     "lbfgs": "there is no L-BFGS; train longer with --epochs.",

@@ -19,7 +19,13 @@ DEFAULT_OUT, DEFAULT_COMPARISON = "report", "pathtune-comparison"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `pathtune report`."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder that pathtune fit made; several are compared")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folder that pathtune fit made, which names the model to load (a pickle: only of runs you trust); "
+        "several are compared",
+    )
     parser.add_argument("--data", nargs="+", metavar="FILE", help="labelled structures, in place of the validation set")
     parser.add_argument("--retention", nargs="+", metavar="FILE", help="labelled structures of what the base knows")
     parser.add_argument(

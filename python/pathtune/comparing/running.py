@@ -76,6 +76,7 @@ def open_world(plan: Plan, folder: pathlib.Path, given: Mapping[str, Any] | None
     known = sets.pop("known", None)
     for source in [*sets.values(), *([] if known is None else [known])]:
         check_elements(source, base.atomic_numbers)
+    plan.fit.check_config_types(sets["train"])
     if plan.fit.check_units:
         check_conventions(base, sets["train"])
     refitted, e0_fit = refit_e0(base, sets["train"]) if plan.fit.refit_e0 else (base, None)
@@ -166,7 +167,8 @@ def run_trial(trial: Trial, world: World, progress: SeriesProgress) -> dict[str,
         raise InputError(f"{run.folder}: holds a run of another version's options, expected a new folder")
     if not is_old:
         named = world.plan.model.model
-        facts = {"model": named, "model_sha256": file_hash(named) if named else None}
+        units = list(world.plan.data.units or ())
+        facts = {"model": named, "model_sha256": file_hash(named) if named else None, "units": units}
         model = adapt_as(world.refitted, world.sets["train"], options, world.sets.get("replay"))
         with run.start(text, resume=True):
             try:

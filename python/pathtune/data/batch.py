@@ -71,7 +71,7 @@ class Batch:
     pair: torch.Tensor  # [n_edges] int64, shared by an edge and its reverse
     n_atoms: torch.Tensor  # [n_graphs], float
     head: torch.Tensor  # [n_graphs] int64, index into the model's heads
-    weight: torch.Tensor | None  # [n_graphs], of the errors in the loss; None: all are 1
+    weights: dict[str, torch.Tensor]  # [n_graphs], of the errors in the loss, by label; absent: all are 1
     config_type: tuple[str, ...]  # n_graphs of them
     labels: dict[str, Labelled]
     # what a model made of the indices above when it first saw them, and will not make again
@@ -119,6 +119,7 @@ class Batch:
         """The same batch on another device, from the CPU."""
         fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         moved: dict[str, Any] = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in fields.items()}
+        moved["weights"] = {name: w.to(device) for name, w in self.weights.items()}
         moved["labels"] = {name: Labelled(*(t.to(device) for t in pair)) for name, pair in self.labels.items()}
         moved["host"] = self
         moved["kept"] = {}
@@ -144,42 +145,54 @@ def collate(
     index[list(atomic_numbers)] = np.arange(len(atomic_numbers))
     graphs = [find_graph(s, r_max) for s in structures] if graphs is None else graphs
     n_atoms = np.array([len(s) for s in structures], dtype=np.int64)
-    node_offset = np.concatenate([[0], n_atoms.cumsum()])
-    pair_offset = np.concatenate([[0], np.cumsum([len(g.pair) // 2 for g in graphs])]).astype(np.int64)
-    weights = [s.weight for s in structures]
+    chosen = [label for label in labels() if names is None or label.name in names]
+    n_edges = np.array([len(g.pair) for g in graphs], dtype=np.int64)
+    first_node = np.repeat(n_atoms.cumsum() - n_atoms, n_edges)
+    first_pair = np.repeat((n_edges // 2).cumsum() - n_edges // 2, n_edges)
+    species = _joined([s.atomic_numbers for s in structures], (0,))
     return Batch(
-        species=_joined([index[s.atomic_numbers] for s in structures], (0,), torch.int64),
+        species=torch.as_tensor(index[species.astype(np.int64)]),
         node_graph=torch.repeat_interleave(torch.arange(len(structures)), torch.as_tensor(n_atoms)),
-        positions=_joined([s.positions - s.positions.mean(axis=0) for s in structures], (0, 3), dtype),
-        cell=_joined([s.cell[None] for s in structures], (0, 3, 3), dtype),
-        sender=_joined([g.sender + o for g, o in zip(graphs, node_offset)], (0,), torch.int64),
-        receiver=_joined([g.receiver + o for g, o in zip(graphs, node_offset)], (0,), torch.int64),
-        unit_shifts=_joined([g.unit_shifts for g in graphs], (0, 3), dtype),
-        pair=_joined([g.pair + o for g, o in zip(graphs, pair_offset)], (0,), torch.int64),
+        positions=torch.as_tensor(_centred(structures, n_atoms)).to(dtype),
+        cell=torch.as_tensor(_joined([s.cell[None] for s in structures], (0, 3, 3))).to(dtype),
+        sender=torch.as_tensor(_joined([g.sender for g in graphs], (0,)) + first_node).to(torch.int64),
+        receiver=torch.as_tensor(_joined([g.receiver for g in graphs], (0,)) + first_node).to(torch.int64),
+        unit_shifts=torch.as_tensor(_joined([g.unit_shifts for g in graphs], (0, 3))).to(dtype),
+        pair=torch.as_tensor(_joined([g.pair for g in graphs], (0,)) + first_pair).to(torch.int64),
         n_atoms=torch.as_tensor(n_atoms).to(dtype),
         head=torch.tensor([0] * len(structures) if heads is None else list(heads), dtype=torch.int64),
-        weight=None if all(w == 1.0 for w in weights) else torch.tensor(weights, dtype=dtype),
+        weights=_weights(structures, [label.name for label in chosen if not label.is_input], dtype),
         config_type=tuple(s.config_type for s in structures),
-        labels={
-            label.name: _labelled(label, structures, dtype)
-            for label in labels()
-            if names is None or label.name in names
-        },
+        labels={label.name: _labelled(label, structures, n_atoms, dtype) for label in chosen},
     )
 
 
-def _labelled(label: Label, structures: Sequence[Structure], dtype: torch.dtype) -> Labelled:
-    values = []
-    masks = []
-    for s in structures:
-        n_rows = len(s) if label.per == "atom" else 1
-        value = s.labels.get(label.name)
-        shape = (n_rows, *label.shape)
-        values.append(np.zeros(shape) if value is None else value.reshape(shape))
-        masks.append(np.full(n_rows, value is not None))
+def _weights(structures: Sequence[Structure], names: Sequence[str], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """By label, [n_structures] of those that have one other than 1."""
+    if all(s.weight == 1.0 and not s.label_weights for s in structures):
+        return {}
+    found = {name: [s.weight_of(name) for s in structures] for name in names}
+    return {name: torch.tensor(w, dtype=dtype) for name, w in found.items() if any(value != 1.0 for value in w)}
+
+
+def _centred(structures: Sequence[Structure], n_atoms: np.ndarray) -> np.ndarray:
+    """Positions [n_nodes, 3] from the mean of each structure."""
+    sums = [np.add.reduce(s.positions, axis=0) for s in structures]  # reduceat rounds otherwise
+    means = np.reshape(sums, (-1, 3)) / n_atoms[:, None]
+    return _joined([s.positions for s in structures], (0, 3)) - np.repeat(means, n_atoms, axis=0)
+
+
+def _labelled(label: Label, structures: Sequence[Structure], n_atoms: np.ndarray, dtype: torch.dtype) -> Labelled:
+    rows = n_atoms if label.per == "atom" else np.ones_like(n_atoms)
+    found = [s.labels.get(label.name) for s in structures]
+    values = [
+        np.zeros((n, *label.shape)) if value is None else value.reshape(n, *label.shape)
+        for n, value in zip(rows.tolist(), found)
+    ]
+    mask = np.repeat(np.array([value is not None for value in found], dtype=bool), rows)
     kind = torch.float64 if label.is_extensive else dtype
-    return Labelled(_joined(values, (0, *label.shape), kind), _joined(masks, (0,), torch.bool))
+    return Labelled(torch.as_tensor(_joined(values, (0, *label.shape))).to(kind), torch.as_tensor(mask))
 
 
-def _joined(parts: Sequence[np.ndarray], shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
-    return torch.as_tensor(np.concatenate(parts) if parts else np.zeros(shape)).to(kind)
+def _joined(parts: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.zeros(shape)

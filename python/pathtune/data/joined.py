@@ -10,7 +10,7 @@ import numpy as np
 from pathtune.data.labels import labels
 from pathtune.data.neighbours import Graph
 from pathtune.data.source import Frames, Source
-from pathtune.data.structure import Structure, heads_of
+from pathtune.data.structure import Structure, config_types_of, heads_of
 
 
 class Joined:
@@ -32,6 +32,11 @@ class Joined:
             absent = [np.zeros(len(part), dtype=bool) for part in self._parts]
             found = [part.present.get(label.name, none) for part, none in zip(self._parts, absent)]
             self.present[label.name] = np.concatenate([np.zeros(0, dtype=bool), *found])
+
+    @property
+    def config_types(self) -> tuple[str, ...]:
+        """Those of the parts."""
+        return tuple(sorted({name for part in self._parts for name in config_types_of(part)}))
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0

@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 from ase.units import GPa
 
+from pathtune.data.units import conversion
 from pathtune.errors import InputError
 from pathtune.files import shown
-from pathtune.options import Option, check_fields, option_group, with_groups
+from pathtune.options import Option, check_fields, option, option_group, with_groups
 
+LENGTH = "length"  # beside the labels: of positions and cells
+VIRIALS, VIRIALS_KEY = "virials", "REF_virials"  # which become stresses when they are read
 ABSURD = 1e30  # of a label of any unit: what is larger has no finite square in float32 or is no number of physics
 
 
@@ -80,8 +83,8 @@ class Label:
         """With its article in `expected {phrase} in eV/A`; an atom's label is a plural."""
         return self.name if self.per == "atom" else f"a {self.name}"
 
-    def checked(self, value: Any, n_atoms: int, key: str, where: str) -> np.ndarray:
-        """The value as float64 [*shape], or [n_atoms, *shape]; InputError names `where` and `key`."""
+    def checked(self, value: Any, n_atoms: int, key: str, where: str, factor: float = 1.0) -> np.ndarray:
+        """The value times `factor` as float64 [*shape], or [n_atoms, *shape]; InputError names `where` and `key`."""
         array = self._number(value, key, where) if self.per == "graph" and not self.shape else None
         if array is None:
             try:
@@ -93,6 +96,7 @@ class Label:
             if not np.isfinite(array).all():
                 finite = self.phrase.removesuffix(self.name) + f"finite {self.name}"
                 raise InputError(f"{where}: {key} holds NaN or infinity, expected {finite} in {self.unit}")
+        array = array * factor
         largest = ABSURD if self.largest is None else self.largest
         if array.size and np.abs(array).max() > largest:
             raise InputError(
@@ -192,22 +196,50 @@ def key_options() -> Mapping[str, Option]:
 @with_groups
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelKeys:
-    """Names of the labels in the files: `LabelKeys(energy_key="dft_energy")`, and so on for every label."""
+    """Names of the labels in the files, and their units: `LabelKeys(energy_key="dft_energy", units=("energy=Ry",))`."""
 
     keys: Mapping[str, str] = option_group("_key", key_options)
+    virials_key: str = option(
+        VIRIALS_KEY, "info key of the virials in eV, minus stress times volume, read where a frame has no stress"
+    )
+    units: tuple[str, ...] | None = option(
+        None,
+        "units of labels that are in others than eV and A, such as energy=kcal/mol forces=hartree/bohr stress=kbar, "
+        "and length=bohr for positions and cells",
+    )
 
     def __post_init__(self):
         """Raises InputError for a key that names two labels, or is no text."""
         check_fields(self)
         seen: dict[str, str] = {}
-        for name, key in self.keys.items():
+        for name, key in [*self.keys.items(), (VIRIALS, self.virials_key)]:
             if key in seen:
                 raise InputError(_two_labels(key, seen[key], name))
             seen[key] = name
+        self.conversions()
 
     def of(self, label: Label) -> str:
         """The key of a label."""
         return self.keys.get(label.name, label.key)
+
+    def conversions(self) -> Mapping[str, tuple[float, bool]]:
+        """By label, or "length", what a value in the files is multiplied by, and whether also by the number of atoms.
+
+        Only of those whose units are given. Raises InputError for a name that is no label and a unit that is not its.
+        """
+        found: dict[str, tuple[float, bool]] = {}
+        if not self.units:
+            return found
+        owns = {LENGTH: ("A", False), VIRIALS: ("eV", False)}
+        owns |= {label.name: (label.unit, label.is_extensive) for label in labels()}
+        for pair in self.units:
+            name, _, unit = pair.partition("=")
+            if not unit or name in found:
+                raise InputError(f"units has {shown(pair)}, expected NAME=UNIT such as energy=kcal/mol, each NAME once")
+            if name not in owns:
+                raise InputError(f"units names {shown(name)}, expected one of {', '.join(owns)}")
+            found[name] = conversion(unit, *owns[name], f"units, {name}")
+        return found
 
 
 def _two_labels(key: str, first: str, second: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
-import ase.geometry
 import numpy as np
 import vesin
 from scipy.spatial import KDTree
 
-from pathtune.data.geometry import SMALLEST_A
+from pathtune.data.geometry import SMALLEST_A, completed, heights_and_volume
 from pathtune.data.structure import Structure
 from pathtune.errors import InputError
 
@@ -58,7 +58,7 @@ def _half(structure: Structure, r_max: float) -> tuple[np.ndarray, np.ndarray, n
     """Each pair within r_max once: i [n], j [n], and j's cell seen from i's [n, 3], int64."""
     if len(structure) > MANY:
         _check_apart(structure)
-    cell = np.asarray(ase.geometry.complete_cell(structure.cell)) if structure.pbc.any() else np.zeros((3, 3))
+    cell = completed(structure.cell) if structure.pbc.any() else np.zeros((3, 3))
     search = _pairs_by_cells if _is_compact(structure, cell, r_max) else _pairs_by_tree
     i, j, shift, distance = search(structure, cell, r_max)
     if len(distance) and distance.min() < SMALLEST_A:
@@ -95,7 +95,7 @@ def _pairs_by_tree(structure: Structure, cell: np.ndarray, r_max: float) -> tupl
     offset = np.zeros((len(structure), 3))
     if structure.pbc.any():
         offset = np.floor(structure.positions @ np.linalg.inv(cell)) * periodic
-        most = np.ceil(r_max / _heights(cell)) * periodic
+        most = np.ceil(r_max / np.array(heights_and_volume(cell)[0])) * periodic
         images = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in most), indexing="ij"), axis=-1).reshape(-1, 3)
     inside = structure.positions - offset @ cell
     everywhere = (inside[None] + (images @ cell)[:, None]).reshape(-1, 3)
@@ -115,18 +115,12 @@ def _is_compact(structure: Structure, cell: np.ndarray, r_max: float) -> bool:
     Above 1e5 of them vesin makes them fewer in proportion, down to none along a short direction, and then divides by
     zero: atoms 2,000 A apart in a plane are enough.
     """
-    spread = np.ptp(structure.positions, axis=0)
-    lengths = spread
+    lengths = np.ptp(structure.positions, axis=0).tolist()
     if structure.pbc.any():
-        heights = _heights(cell)
-        lengths = np.where(structure.pbc, heights, np.maximum(heights, np.linalg.norm(spread)))
-    return bool(np.prod(np.maximum(lengths / r_max, 1.0)) <= max(MOST_CELLS, 4 * len(structure)))
-
-
-def _heights(cell: np.ndarray) -> np.ndarray:
-    """Distances [3] between the opposite faces of a cell."""
-    areas = np.linalg.norm(np.cross(np.roll(cell, -1, axis=0), np.roll(cell, -2, axis=0)), axis=1)
-    return abs(np.linalg.det(cell)) / areas
+        extent = math.hypot(*lengths)
+        heights, _ = heights_and_volume(cell)
+        lengths = [h if periodic else max(h, extent) for h, periodic in zip(heights, structure.pbc.tolist())]
+    return math.prod(max(length / r_max, 1.0) for length in lengths) <= max(MOST_CELLS, 4 * len(structure))
 
 
 def _check_apart(structure: Structure) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from pathtune.data.labels import Label, LabelKeys, labels, outputs
 from pathtune.data.structure import Structure
+from pathtune.data.weights import weight_keys
 
 CHARGES = {"total_charge": (0,), "charge": (0,), "total_spin": (0, 1), "spin": (0, 1)}  # in info: what means none
 
@@ -22,26 +24,40 @@ def keys_in(frames: Sequence[ase.Atoms], keys: LabelKeys) -> LabelKeys:
     ):
         return keys
     found = {label.name: label.name for label in outputs() if _is_result(label, frames)}
-    return LabelKeys(keys=found) if {"energy", "forces"} & set(found) else keys
+    return dataclasses.replace(keys, keys=found) if {"energy", "forces"} & set(found) else keys
 
 
 def notes_on(
     frames: Sequence[ase.Atoms], structures: Sequence[Structure], asked: LabelKeys, used: LabelKeys
 ) -> list[str]:
     """Sentences on what was taken from calculators and on what is in the frames but not used."""
-    notes = []
+    notes = [f"read as {', '.join(asked.units)} and converted to eV and A"] if asked.units else []
     taken = [label.name for label in labels() if used.of(label) != asked.of(label)]
     if taken:
         default = " or ".join(asked.of(label) for label in outputs() if not label.is_optional)
         notes.append(f"using {', '.join(taken)} from the calculator's results, since no frame has {default}")
     if not any("stress" in s.labels for s in structures):
         notes += [_unused(key) for key in sorted({k for a in frames for k in _stress_keys(a)})]
+    notes += _weights(frames)
     for key, none in CHARGES.items():
         n = sum(_is_number(a.info.get(key)) and float(a.info[key]) not in none for a in frames)
         if n:
             notes.append(
                 f"{n} of {len(frames)} frames have a {key}, which only models with an embedding of it read: "
                 "others take them as neutral"
+            )
+    return notes
+
+
+def _weights(frames: Sequence[ase.Atoms]) -> list[str]:
+    """What the frames say that they count."""
+    notes = []
+    for key in dict.fromkeys(key for a in frames for key in a.info if key in weight_keys()):
+        values = [float(a.info[key]) for a in frames if _is_number(a.info.get(key))]
+        if values and (min(values) != 1 or max(values) != 1):
+            notes.append(
+                f"{key} of {len(values)} of {len(frames)} frames, from {min(values):g} to {max(values):g}, "
+                "is their weight in the loss"
             )
     return notes
 
@@ -71,7 +87,7 @@ def _names_stress(key: str) -> bool:
 
 def _unused(key: str) -> str:
     if "virial" in key.lower():
-        return f"{key!r} is not used; a stress is minus the virial over the volume, in eV/A^3"
+        return f"{key!r} is not used; --virials-key {key} trains on it (eV, minus stress times volume)"
     return f"{key!r} is not used; --stress-key {key} trains on it (eV/A^3, positive is tensile)"
 
 

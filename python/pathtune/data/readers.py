@@ -15,12 +15,14 @@ import ase.io
 import numpy as np
 from ase.io.formats import filetype
 
+from pathtune.data.extxyz import cut, read_frame
 from pathtune.data.geometry import check_geometry
-from pathtune.data.labels import LabelKeys, labels, outputs
+from pathtune.data.labels import LENGTH, STRESS, VIRIALS, VIRIALS_KEY, LabelKeys, labels, outputs
 from pathtune.data.notes import keys_in, notes_on, results_of
 from pathtune.data.structure import ISOLATED_ATOM, Structure
+from pathtune.data.weights import weights_in
 from pathtune.errors import InputError
-from pathtune.files import checked_path
+from pathtune.files import checked_path, shown, shown_names
 
 SHIPPED = pathlib.Path(__file__).parent.parent / "demo"  # model and structures that come with this package
 
@@ -102,8 +104,8 @@ def read_frames(file: str | pathlib.Path) -> list[ase.Atoms]:
         # ASE seeks in the file and xz rewinds each time: unpacking first is 200 times faster.
         text = _unpacked(path) if is_packed else path.read_text()
         if is_extxyz:
-            _check_counts(text, str(file))
-        return ase.io.read(io.StringIO(text), ":", format="extxyz" if is_extxyz else suffix[1:])  # type: ignore
+            return [read_frame(frame) for frame in cut(text, str(file))]
+        return ase.io.read(io.StringIO(text), ":", format=suffix[1:])  # type: ignore
     except InputError:
         raise
     except Exception as error:  # ASE raises anything from KeyError to struct.error on a foreign file
@@ -121,40 +123,6 @@ def _unpacked(path: pathlib.Path) -> str:
             f"{path}: unpacks to more than {LARGEST_UNPACKED:,d} bytes, expected less, or an unpacked file (xz -d)"
         )
     return data.decode()
-
-
-def _check_counts(text: str, where: str) -> None:
-    """Raise InputError for a frame that announces more atoms than there are lines, or more columns than its first
-    atom has words: ASE would make room for them."""
-    lines = text.splitlines()
-    start, frame = 0, 0
-    while start < len(lines) and lines[start].strip():
-        try:
-            n_atoms = int(lines[start])
-        except ValueError:
-            return  # ASE says what it is
-        if n_atoms < 0 or start + 2 + n_atoms > len(lines):
-            n_lines = max(0, len(lines) - start - 2)
-            raise InputError(
-                f"{where}, frame {frame}: line {start + 1} announces {n_atoms} atoms, but {n_lines} lines follow"
-            )
-        n_columns = _announced_columns(lines[start + 1]) if n_atoms else 0
-        if n_columns and n_columns > len(lines[start + 2].split()):
-            raise InputError(
-                f"{where}, frame {frame}: Properties announces {n_columns} columns, but line {start + 3} has "
-                f"{len(lines[start + 2].split())}"
-            )
-        start += 2 + n_atoms
-        while start < len(lines) and lines[start].startswith("VEC"):  # ASE's lattice lines
-            start += 1
-        frame += 1
-
-
-def _announced_columns(comment: str) -> int:
-    """How many columns an extxyz comment line says that the atoms have; 0 where it does not say."""
-    found = re.search(r"""Properties\s*=\s*["']?([^"'\s]*)""", comment, re.IGNORECASE)
-    numbers = found[1].split(":")[2::3] if found else []
-    return sum(int(n) for n in numbers if re.fullmatch("[0-9]{1,18}", n))
 
 
 def from_frames(frames: Sequence[ase.Atoms], keys: LabelKeys, where: str, needs_labels: bool) -> list[Structure]:
@@ -184,26 +152,35 @@ def from_atoms(
     if len(atoms) == 0:
         raise InputError(f"{where}: has no atoms, expected at least one")
     results = results_of(atoms)
+    factors = keys.conversions()
+    length = factors.get(LENGTH, (1.0, False))[0]
+    weight, own = weights_in(atoms, where) if with_outputs else (1.0, {})
     found = {}
     for label in labels():
-        if not (with_outputs or label.is_input):
-            continue
+        if not (with_outputs or label.is_input) or own.get(label.name) == 0:
+            continue  # what does not count is taken for missing, as it is for mace
         place = atoms.info if label.per == "graph" else atoms.arrays
         key = keys.of(label)
         value = place.get(key, results.get(key))
         if value is None and key == label.key:
             value = next((place[other] for other in label.aliases if place.get(other) is not None), None)
         if value is not None:
-            found[label.name] = label.checked(value, len(atoms), key, where)
+            factor, is_per_atom = factors.get(label.name, (1.0, False))
+            factor = factor * len(atoms) if is_per_atom else factor
+            found[label.name] = label.checked(value, len(atoms), key, where, factor)
+    if with_outputs and STRESS.name not in found and own.get(STRESS.name) != 0:
+        found |= _stress_of_virials(atoms, keys, where)
     structure = Structure(
         where=where,
         atomic_numbers=atoms.numbers.astype(np.int64),
-        positions=np.asarray(atoms.positions, dtype=np.float64),
-        cell=np.asarray(atoms.cell.array, dtype=np.float64),
+        positions=length * np.asarray(atoms.positions, dtype=np.float64),
+        cell=length * np.asarray(atoms.cell.array, dtype=np.float64),
         pbc=np.asarray(atoms.pbc, dtype=bool),
         labels=found,
         config_type=str(atoms.info.get("config_type", "Default")),
         head=str(atoms.info["head"]) if atoms.info.get("head") is not None else None,
+        weight=weight,
+        label_weights={name: value for name, value in own.items() if name in found and value != 1.0},
     )
     check_geometry(structure)
     for label in labels():
@@ -213,6 +190,22 @@ def from_atoms(
                 f"expected {label.phrase} only for crystals"
             )
     return structure
+
+
+def _stress_of_virials(atoms: ase.Atoms, keys: LabelKeys, where: str) -> dict[str, np.ndarray]:
+    """The stress, -virials / volume, where the frame has virials."""
+    key = keys.virials_key
+    value = atoms.info.get(key, results_of(atoms).get(key))
+    if value is None:
+        return {}
+    factors = keys.conversions()
+    volume = abs(np.linalg.det(factors.get(LENGTH, (1.0, False))[0] * atoms.cell.array))
+    if not atoms.pbc.all() or not volume > 0:
+        raise InputError(
+            f"{where}: has virials ({key}) but is not periodic in three directions, expected virials only for crystals"
+        )
+    factor = factors.get(VIRIALS, (1.0, False))[0]
+    return {STRESS.name: STRESS.checked(value, len(atoms), key, where, -factor / volume)}
 
 
 def _check_present(where: str, structures: list[Structure], frames: Sequence[ase.Atoms], keys: LabelKeys) -> None:
@@ -226,8 +219,12 @@ def _check_present(where: str, structures: list[Structure], frames: Sequence[ase
         # An isolated atom has no forces.
         asked = [s for s in structures if label.per == "graph" or s.config_type != ISOLATED_ATOM]
         if asked and not any(label.name in s.labels for s in asked):
-            present = ", ".join(infos if label.per == "graph" else arrays)
-            raise InputError(f"{where}: no frame has the {label.name} key {key!r}; present: {present}")
+            present = shown_names(infos if label.per == "graph" else arrays)
+            raise InputError(f"{where}: no frame has the {label.name} key {shown(key)}; present: {present}")
+    if keys.virials_key != VIRIALS_KEY and not any(STRESS.name in s.labels for s in structures):
+        raise InputError(
+            f"{where}: no frame has the virials key {shown(keys.virials_key)}; present: {shown_names(infos)}"
+        )
     needed = [label for label in outputs() if not label.is_optional]
     for s in structures:
         if not any(label.name in s.labels for label in needed):

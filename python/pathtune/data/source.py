@@ -20,6 +20,7 @@ from pathtune.data.order import shuffled
 from pathtune.data.readers import from_frames, named_files, read, split_slice
 from pathtune.data.store import Selected, Store, is_store
 from pathtune.data.structure import ISOLATED_ATOM, Structure, composition, elements_of, heads_of
+from pathtune.data.weights import checked_weight
 from pathtune.errors import InputError
 
 GRAPH_BYTES = 2_000_000_000  # of neighbours that one set keeps in memory
@@ -70,6 +71,7 @@ class Frames:
         self.present = {
             label.name: np.array([label.name in s.labels for s in self._structures], dtype=bool) for label in labels()
         }
+        self.config_types = tuple(sorted({s.config_type for s in self._structures}))
         self.notes = tuple(dict.fromkeys(note for s in self._structures for note in s.notes))  # of the files read
         self._graphs: dict[tuple[int, float], Graph] = {}
         self._free_bytes = graph_bytes
@@ -101,6 +103,8 @@ class Frames:
         total = hashlib.sha256()
         for s in self._structures:
             total.update(repr((s.config_type, s.head, s.weight, sorted(s.labels))).encode())
+            if s.label_weights:
+                total.update(repr(sorted(s.label_weights.items())).encode())
             values = [s.labels[name] for name in sorted(s.labels)]
             for array in (s.atomic_numbers, s.positions, s.cell, s.pbc, *values):
                 total.update(repr((array.shape, array.dtype.str)).encode())
@@ -222,6 +226,8 @@ def checked(structure: Structure) -> Structure:
         if name not in known:
             raise InputError(f"{structure.where}: has the label {name!r}, expected some of {', '.join(known)}")
         found[name] = known[name].checked(value, len(structure), name, structure.where)
+    for name, value in {"weight": structure.weight, **structure.label_weights}.items():
+        checked_weight(value, f"the weight of {name}" if name in known else name, structure.where)
     check_geometry(structure)
     is_full = all(np.shape(structure.labels[name]) == value.shape for name, value in found.items())
     return structure if is_full else dataclasses.replace(structure, labels=found)

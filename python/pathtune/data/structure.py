@@ -42,6 +42,7 @@ class Structure:
     config_type: str = "Default"
     head: str | None = None  # level of theory of the labels; None: the one that the model was loaded for
     weight: float = 1.0  # of its errors in the loss
+    label_weights: dict[str, float] = dataclasses.field(default_factory=dict)  # and what it is times, by label
     notes: tuple[str, ...] = ()  # what a reader has to say of the file, in sentences
 
     forces = _label("forces", "[n_atoms, 3] eV/A, or None.")
@@ -61,6 +62,10 @@ class Structure:
 
     def __len__(self) -> int:
         return len(self.atomic_numbers)
+
+    def weight_of(self, name: str) -> float:
+        """What the errors of a label count in the loss."""
+        return self.weight * self.label_weights.get(name, 1.0)
 
     @property
     def has_volume(self) -> bool:
@@ -85,6 +90,11 @@ def heads_of(data: Any) -> tuple[str | None, ...]:
     if hasattr(data, "read"):
         return getattr(data, "heads", (None,))
     return tuple(sorted({s.head for s in data}, key=str))
+
+
+def config_types_of(data: Any) -> tuple[str, ...]:
+    """The config_types that occur in a Source, or in the one that it is a part of; of one that does not say, none."""
+    return getattr(data, "config_types", ())
 
 
 def check_elements(data: Any, known: Sequence[int]) -> None:

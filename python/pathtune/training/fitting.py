@@ -49,6 +49,7 @@ def fit(
         check_elements(source, model.atomic_numbers)
         check_cutoff(source, model.backbone.r_max)
         check_outputs(model, source, config.weights)
+    config.check_config_types(train)
     if not model.trainable():
         raise InputError("fit: the model has nothing to train, expected one from sparsify or unfreeze")
     if config.check_units:

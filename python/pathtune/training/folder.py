@@ -18,13 +18,15 @@ from pathtune.errors import InputError
 from pathtune.files import checked_path, read_bytes, read_text, write_atomically, write_text
 from pathtune.forms import check_form
 from pathtune.training.checkpoint import FORM
+from pathtune.training.loggers import Logger, open_loggers
 
 FINISHED = "metrics.json"  # written last
 LOCK = ".lock"
 DIGEST = 64  # characters of a SHA-256 at the end of a checkpoint
 # Options that a resumed run may change: where its files lie (the content of data and model is bound to the checkpoint),
-# where it computes, and its length (RunFolder.start says which way).
-FREE = {("run", name) for name in ("train", "valid", "test", "replay", "out", "timeout_minutes", "report")} | {
+# where it computes, who is told of it, and its length (RunFolder.start says which way).
+FREE = {
+    *(("run", name) for name in ("train", "valid", "test", "replay", "out", "timeout_minutes", "report", "logger")),
     ("model", "model"),
     ("model", "device"),
     ("pull", "pull_data"),
@@ -81,6 +83,7 @@ class RunFolder:
         self.adapter = self.folder / "adapter.safetensors"
         self.merged = self.folder / "merged.model"
         self.metrics = self.folder / FINISHED
+        self.loggers: list[Logger] = []  # which are told of every epoch
         self.options = ""  # a hash of those of the config file that a resumed run must share, once it is started
         self._config_toml: str | None = None
 
@@ -160,8 +163,13 @@ class RunFolder:
         state = self.load_checkpoint()
         return state["planned_epochs"] if state else asked
 
+    def open_loggers(self, names: Sequence[str]) -> None:
+        """Tell loggers of this run, by name, once it is started; InputError as open_loggers."""
+        state = self.load_checkpoint() if names else None
+        self.loggers = open_loggers(names, self.folder, read_text(self.config), state["epoch"] if state else 0)
+
     def append_log(self, line: dict[str, Any]) -> None:
-        """One line of log.jsonl."""
+        """One line of log.jsonl, of which the loggers are told."""
         try:
             with open(self.log, "a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
@@ -169,6 +177,8 @@ class RunFolder:
                 os.fsync(stream.fileno())
         except OSError as error:
             raise InputError(f"{self.log}: cannot be written ({error.strerror})") from error
+        for logger in self.loggers:
+            logger.epoch(line)
 
     def write_table(self, lines: list[dict[str, Any]]) -> None:
         """log.csv, the lines of the log as a table; what a line holds by name is a column for each name."""

@@ -37,6 +37,8 @@ def describe(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"Training took {metrics['epochs']} epochs in batches of {metrics['batch_size']} with schedule-free AdamW, "
         f"learning rate {metrics['learning_rate']:.3g}, beta1 {metrics['beta1']:.3g}, seed {metrics['seed']}, "
         f"precision {metrics['dtype']}, on a {fit.get('loss', '')} loss with the weights {weights}.",
+        _types(fit),
+        _units(metrics),
         _e0(metrics),
         f"The result is the best epoch on validation: {metrics['best_reason']}."
         if not metrics["is_start"]
@@ -60,6 +62,17 @@ def _shares(metrics: Mapping[str, Any]) -> str:
         f"reach, {100 * shares['adapted']:.3g} % of the {counts['adapted_weights']:,d} adapted ones, "
         f"{100 * shares['all']:.3g} % of all"
     )
+
+
+def _types(fit: Mapping[str, Any]) -> str:
+    pairs = [pair.rpartition("=") for pair in fit.get("config_type_weights", ())]
+    weights = ", ".join(f"{weight} for {name}" for name, _, weight in pairs)
+    return f"By config_type, structures counted {weights}." if pairs else ""
+
+
+def _units(metrics: Mapping[str, Any]) -> str:
+    pairs = [pair.partition("=") for pair in metrics.get("units", ())]
+    return f"Converted when read: {', '.join(f'{name} from {unit}' for name, _, unit in pairs)}." if pairs else ""
 
 
 def _plural(n: int, word: str) -> str:

@@ -14,7 +14,10 @@ from pathtune.adaptations import Adaptation
 from pathtune.adaptations.averaging import averaging
 from pathtune.atomic_energies import E0Fit
 from pathtune.data import Batch, Source, conjugates, label_of, weight_options
+from pathtune.data.structure import config_types_of
+from pathtune.data.weights import by_name
 from pathtune.errors import InputError
+from pathtune.files import shown, shown_names
 from pathtune.losses import Term, loss_terms, spreads, total
 from pathtune.model import Potential, Prediction
 from pathtune.options import check_fields, check_positive, option, option_group, with_groups
@@ -50,6 +53,9 @@ class FitConfig:
     )
     loss: str = option("huber", "shape of the loss", choices=("huber", "weighted"))
     weights: Mapping[str, float] = option_group("_weight", weight_options)  # energy_weight, and so on
+    config_type_weights: tuple[str, ...] | None = option(
+        None, "weights in the loss of the frames of a config_type, such as bulk=0.5 surface=2; of all others 1"
+    )
     huber_delta: float = option(
         0.01, "where the huber loss turns linear, in eV/atom, eV/A and eV/A^3, or in spreads with loss_scale spread"
     )
@@ -82,6 +88,8 @@ class FitConfig:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 0")
         if self.batch_atoms is not None and not isinstance(self.batch_atoms, str):
             check_positive(self, "batch_atoms")
+        if self.config_type_weights:
+            by_name(self.config_type_weights, "config_type_weights")
         if self.lr is not None:
             check_positive(self, "lr")
         if self.beta1 is not None and not 0 <= self.beta1 < 1:
@@ -95,11 +103,23 @@ class FitConfig:
         relative = {name: w / (label_of(name).weight or 1.0) for name, w in self.weights.items()}
         return LossScale(spreads(train), relative)
 
+    def check_config_types(self, train: Source) -> None:
+        """Raise InputError where a config_type is given a weight that no training structure has."""
+        asked = by_name(self.config_type_weights, "config_type_weights")
+        present = config_types_of(train) if asked else ()
+        for name in asked:
+            if present and name not in present:
+                raise InputError(
+                    f"config_type_weights names {shown(name)}, which no training structure has, expected some of "
+                    f"{shown_names(present)}"
+                )
+
     def terms_of(
         self, prediction: Prediction, batch: Batch, spreads: Mapping[str, float] | None = None
     ) -> dict[str, Term]:
         """Sums and counts of the loss, by label, of errors divided by `spreads`."""
-        return loss_terms(prediction, batch, self.loss, self.huber_delta, spreads)
+        types = by_name(self.config_type_weights, "config_type_weights")
+        return loss_terms(prediction, batch, self.loss, self.huber_delta, spreads, types)
 
     def loss_of(self, prediction: Prediction, batch: Batch, scale: LossScale | None = None) -> torch.Tensor:
         """The loss of one batch with these weights, or those of `scale`."""

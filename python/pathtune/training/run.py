@@ -25,6 +25,7 @@ from pathtune.options import check_fields, check_positive, fields_of, option
 from pathtune.processes import world
 from pathtune.training.fitting import fit
 from pathtune.training.folder import RunFolder
+from pathtune.training.loggers import PACKAGES
 from pathtune.training.options import FitConfig, History
 from pathtune.training.plans import Plans
 from pathtune.training.predictions import write_predictions
@@ -65,6 +66,9 @@ class RunOptions:
     arm: tuple[str, ...] = option(("sparse",), "what to train; several build on one another", choices=adaptation_kinds)
     max_frames: int | None = option(None, "only the first so many training structures")
     report: bool = option(True, "write the cheap panels of `pathtune report` at the end: report/index.html")
+    logger: tuple[str, ...] = option(
+        (), "tell these of every epoch too, through their own packages; only the first process does", tuple(PACKAGES)
+    )
     timeout_minutes: float = option(10.0, "several processes: how long one waits for the others")
 
     def __post_init__(self):
@@ -185,6 +189,8 @@ def _write(model: Potential, sets: Mapping[str, Source], folder: RunFolder, metr
     if folder.adapter.exists():
         metrics["adapter_bytes"] = folder.adapter.stat().st_size
     write_text(folder.metrics, json.dumps(metrics, indent=1) + "\n")
+    for logger in folder.loggers:
+        logger.end(metrics)
     return metrics
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import io
 import itertools
 import lzma
 import pathlib
@@ -16,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import ase.db
-import ase.io
 
+from pathtune.data.extxyz import cut, read_frame
 from pathtune.data.readers import EXTXYZ, named_files, read_frames
 from pathtune.errors import InputError
 from pathtune.files import checked_path
@@ -153,22 +152,12 @@ def _cut(stream: BinaryIO, file: str) -> Iterator[Part]:
 
 
 def _from_texts(texts: list[bytes]) -> Iterator[Any]:
-    try:
-        found = _parsed(b"".join(texts))
-        if len(found) == len(texts):
-            yield from found
-            return
-    except Exception:  # below, frame by frame: ASE raises anything from KeyError to struct.error
-        pass
     for text in texts:
         try:
-            yield _parsed(text)[0]
-        except Exception as error:
+            (frame,) = cut(text.decode(), "the record")
+            yield read_frame(frame)
+        except Exception as error:  # ASE raises anything from KeyError to struct.error
             yield f"not readable as a structure ({type(error).__name__}: {' '.join(str(error).split())})"
-
-
-def _parsed(text: bytes) -> list[Any]:
-    return ase.io.read(io.StringIO(text.decode()), ":", format="extxyz")  # type: ignore
 
 
 def _n_rows(file: str) -> int:
@@ -247,8 +236,10 @@ def _from_mace(group: Any) -> ase.Atoms:
     weights = group["property_weights"]
     for name, values in group["properties"].items():
         value = _value(values)
-        if value is None or (name in weights and float(_value(weights[name]) or 0.0) == 0.0):
-            continue  # what mace does not train on, it lacks
+        if value is None:
+            continue
+        if name in weights:
+            atoms.info[f"config_{name}_weight"] = float(_value(weights[name]) or 0.0)
         place: dict[str, Any] = atoms.arrays if name in ("forces", "charges", "magmom") else atoms.info
         place[f"REF_{name}"] = value
     config_type, weight = _value(group["config_type"]), _value(group["weight"])

@@ -51,6 +51,7 @@ def packed(structures: Sequence[Structure], places: Sequence[tuple[str, int]], n
         "config_type": np.array([types.index(s.config_type) for s in structures], dtype=np.int32),
         "head": np.array([heads.index(s.head) for s in structures], dtype=np.int32),
         "weight": np.array([s.weight for s in structures], dtype=np.float64),
+        **_weight_columns(structures),
         "n_edges": np.array(n_edges, dtype=np.int64),
         "numbers": np.concatenate([s.atomic_numbers for s in structures]).astype(np.uint8),
         "positions": np.concatenate([s.positions for s in structures]),
@@ -110,6 +111,7 @@ class Shard:
             config_type=self.config_types[c["config_type"][i]],
             head=self.heads[c["head"][i]],
             weight=float(c["weight"][i]),
+            label_weights={name: float(c[f"weight {name}"][i]) for name in found if f"weight {name}" in c},
         )
 
     def _check(self, block: int) -> None:
@@ -145,6 +147,12 @@ def _label_columns(structures: Sequence[Structure]) -> dict[str, np.ndarray]:
         columns[f"label {label.name}"] = np.concatenate(values)
         columns[f"has {label.name}"] = np.array([label.name in s.labels for s in structures])
     return columns
+
+
+def _weight_columns(structures: Sequence[Structure]) -> dict[str, np.ndarray]:
+    """For each label that has a weight of its own in some structure: `weight NAME` [n]."""
+    names = sorted({name for s in structures for name in s.label_weights})
+    return {f"weight {name}": np.array([s.label_weights.get(name, 1.0) for s in structures]) for name in names}
 
 
 def _per(columns: Mapping[str, np.ndarray]) -> dict[str, str]:

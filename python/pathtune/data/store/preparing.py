@@ -21,12 +21,12 @@ from pathtune.data.labels import LabelKeys, labels, outputs
 from pathtune.data.neighbours import count_edges
 from pathtune.data.notes import keys_in, notes_on
 from pathtune.data.readers import from_atoms
-from pathtune.data.store.inputs import MACE_HDF5, Part, frames_of, listed, pieces
+from pathtune.data.store.inputs import Part, frames_of, listed, pieces
 from pathtune.data.store.layout import MANIFEST, VERSION, packed
 from pathtune.data.store.manifest import finish
 from pathtune.data.structure import Structure
 from pathtune.errors import InputError
-from pathtune.files import checked_path, write_atomically, write_text
+from pathtune.files import checked_path, shown_names, write_atomically, write_text
 
 COUNTED_A = 5.0  # edges are counted within it where no cutoff is asked
 PROBED = 100  # frames of a large file that say under which keys its labels are
@@ -96,6 +96,8 @@ def prepare(
             "n_bad": len(bad),
             "notes": list(notes),
             "keys": dict(job.keys.keys),
+            "virials_key": job.keys.virials_key,
+            "units": list(job.keys.units or ()),
             "pathtune": __version__,
         },
     )
@@ -113,7 +115,8 @@ def _claim(folder: pathlib.Path, names: Sequence[str], job: Job) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not plan_file.exists():
         raise InputError(f"{folder}: is not empty, expected a new folder for the store")
     sizes = [[name, os.stat(name).st_size, os.stat(name).st_mtime_ns] for name in names]
-    options = [VERSION, sorted(job.keys.keys.items()), job.r_max, job.needs_labels, [label.name for label in labels()]]
+    keys = [sorted(job.keys.keys.items()), job.keys.virials_key, job.keys.units]
+    options = [VERSION, keys, job.r_max, job.needs_labels, [label.name for label in labels()]]
     plan = json.dumps({"files": sizes, "options": options}, indent=0)
     if plan_file.exists() and plan_file.read_text() == plan:
         return
@@ -181,8 +184,6 @@ def write_piece(job: Job, number: int, piece: Sequence[Part], keys: LabelKeys | 
             except InputError as error:
                 bad.append(str(error) if str(error).startswith(part.file) else f"{where}: {error}")
                 continue
-            if part.file.endswith(MACE_HDF5):
-                structure.weight = atoms.info["config_weight"]
             good.append(structure)
             places.append((part.file, k))
             n_edges.append(count)
@@ -243,5 +244,5 @@ def _check_present(out: str | pathlib.Path, parts: Sequence[dict[str, Any]], key
     for label in labels():
         is_asked = keys.of(label) != label.key or not (label.is_optional or label.is_input)
         if is_asked and label.name not in found:
-            present = ", ".join(sorted({key for part in parts for key in part["present"]}))
+            present = shown_names(sorted({key for part in parts for key in part["present"]}))
             raise InputError(f"{out}: no structure has the {label.name} key {keys.of(label)!r}; present: {present}")

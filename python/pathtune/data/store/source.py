@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pathtune.data.labels import Label, LabelKeys, labels, outputs
+from pathtune.data.labels import VIRIALS_KEY, Label, LabelKeys, labels, outputs
 from pathtune.data.neighbours import Graph, find_graph
 from pathtune.data.store.layout import Shard
 from pathtune.data.store.manifest import open_index, read_manifest
@@ -49,14 +49,24 @@ class Store:
         """A hash of the checksums of the shards."""
         return self.manifest["fingerprint"]
 
+    @property
+    def config_types(self) -> tuple[str, ...]:
+        """Those that occur; every shard is opened for them, none is read."""
+        n = len(self.manifest["shards"])
+        return tuple(sorted({name for k in range(n) for name in self._shard(k).config_types}))
+
     def read(self, i: int) -> Structure:
         """Structure `i`; its arrays lie in the file. InputError for a damaged shard."""
         which = int(np.searchsorted(self._ends, i, side="right"))
+        shard = self._shard(which)
+        return shard.read(int(i - self._ends[which] + len(shard)))
+
+    def _shard(self, which: int) -> Shard:
         shard = self._shards.get(which)
         if shard is None:
             about = self.manifest["shards"][which]
             shard = self._shards[which] = Shard(self.folder / "shards" / about["file"], about["bytes"])
-        return shard.read(int(i - self._ends[which] + len(shard)))
+        return shard
 
     def graph(self, i: int, r_max: float) -> Graph:
         """Its edges within r_max (A); InputError as find_graph."""
@@ -80,6 +90,17 @@ class Store:
                     f"{self.folder}: was prepared with {label.name}_key {mine!r}, not {keys.of(label)!r}, "
                     "expected the same, or a store prepared again"
                 )
+        mine = tuple(self.manifest.get("units", ()))
+        if keys.units and sorted(keys.units) != sorted(mine):
+            raise InputError(
+                f"{self.folder}: was prepared with {' '.join(mine) or 'no other units'}, not {' '.join(keys.units)}, "
+                "expected the same or none, since a store is in eV and A, or one prepared again"
+            )
+        if keys.virials_key not in (VIRIALS_KEY, self.manifest.get("virials_key", VIRIALS_KEY)):
+            raise InputError(
+                f"{self.folder}: was not prepared with the virials_key {keys.virials_key!r}, expected a store prepared "
+                "again"
+            )
         for label in outputs():
             if needs_labels and not label.is_optional and label.name not in self.manifest["label_order"]:
                 has = ", ".join(self.manifest["label_order"]) or "no labels"
@@ -120,6 +141,11 @@ class Selected:
     def fingerprint(self) -> str:
         """A hash of the store's and the indices."""
         return hashlib.sha256(self._source.fingerprint.encode() + self._indices.tobytes()).hexdigest()
+
+    @property
+    def config_types(self) -> tuple[str, ...]:
+        """The source's."""
+        return self._source.config_types
 
     def read(self, i: int) -> Structure:
         """Structure `i` of those selected."""
