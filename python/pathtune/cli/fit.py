@@ -11,7 +11,7 @@ import sys
 import tomllib
 from typing import Any
 
-from pathtune.adaptations.sparse.options import AUTO, SWEEP, SparseDelta
+from pathtune.adaptations.sparse.options import AUTO, DEFAULT_SHARE, SWEEP, SparseDelta
 from pathtune.atomic_energies import refit_e0
 from pathtune.cli._common import (
     add_options,
@@ -106,13 +106,11 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
     if config.refit_e0:
         base, e0_fit = refit_e0(base, train)
     folder = RunFolder(out)
-    asked = options["delta"].active_share if "sparse" in run_options.arm else None
-    if asked == AUTO:
-        choice = share_for(base, train, options["delta"])
-        options["delta"] = dataclasses.replace(options["delta"], active_share=choice.share)
-        if not args.json:
-            print(f"active share: {choice.reason}", flush=True)
-    model = None if asked == SWEEP else adapt_as(base, train, options, sets.get("replay"))
+    is_swept = "sparse" in run_options.arm and options["delta"].active_share == SWEEP
+    of_share = ""
+    if "sparse" in run_options.arm:
+        options["delta"], of_share = _by_data(base, train, options["delta"])
+    model = None if is_swept else adapt_as(base, train, options, sets.get("replay"))
     check_same(world(), base, sets, config)
     is_resumed = args.resume or is_restarted()
     toml = to_toml(**options)
@@ -123,8 +121,8 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
         world().first(lambda: write_text(folder.split, json.dumps(split) + "\n"))
     for note in dict.fromkeys(note for source in sets.values() for note in getattr(source, "notes", ())):
         print(f"pathtune fit: {note}", file=sys.stderr)
-    if not args.json and e0_fit:
-        print(e0_fit, flush=True)
+    for line in () if args.json else filter(None, (e0_fit, of_share)):
+        print(line, flush=True)
     if model is None:
         options["delta"] = _decide(base, train, valid, options, folder, args.json)
         model = adapt_as(base, train, options, sets.get("replay"))
@@ -165,6 +163,18 @@ def _sets(options: dict[str, Any]) -> tuple[dict[str, Source], dict[str, Any] | 
     if run_options.replay is not None:
         sets["replay"] = as_source(run_options.replay, keys, needs_labels=options["fit"].replay_labels == "own")
     return sets, split
+
+
+def _by_data(base: Potential, train: Source, delta: SparseDelta) -> tuple[SparseDelta, str]:
+    """The delta with the share that the amount of data asks for, if that was asked, and a sentence on it."""
+    if delta.is_paper or delta.active_share not in (None, AUTO):
+        return delta, ""
+    choice = share_for(base, train, delta)
+    if delta.active_share == AUTO:
+        return dataclasses.replace(delta, active_share=choice.share), f"active share: {choice.reason}"
+    return delta, (
+        f"active share: {100 * DEFAULT_SHARE:g} % by default; --active-share auto would take {choice.reason}"
+    )
 
 
 def _decide(
