@@ -127,7 +127,7 @@ def test_paths_lists_every_layer(world, capsys):
     assert max(map(len, out.splitlines())) <= 80
     assert main(["paths", "--model", str(world / "tiny.model"), "--data", str(world / "test.xyz"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert sum(row["share"] for row in rows) < 1
+    assert sum(row["share"] for row in rows) <= 1 + 1e-12  # Python 3.12 and newer sum without rounding
 
 
 def test_paths_and_fit_mean_the_same_by_reachable_and_by_changed(world, finished, capsys):
