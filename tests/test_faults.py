@@ -159,7 +159,9 @@ def agent(port, arguments):
                "rdzv-conf": "last_call_timeout=10"}  # fmt: skip
     several = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "torch.distributed.run", *several, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Without it agents that join later wait for an address that torch 2.13 gives to the first ones only.
+    environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def logged(out):
