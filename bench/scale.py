@@ -1,64 +1,110 @@
 """Large data and several processes: bench/results/scale.json, in processor seconds, for machines that are shared.
 
-    PATHTUNE_DATA=../shared/data python bench/scale.py [--work FOLDER] [--copies 50] [case ...]
+    python bench/scale.py [--work FOLDER] [--before SITE] [case ...]     # PATHTUNE_DATA as in CONTRIBUTING.md
 
-Aspirin of revised MD17, jittered by 0.01 A, 20,000 structures with the labels of those that they were made of; the
-large store has the shards of the small one as often as `--copies` says, each a file of its own. All files are deleted.
+    prepare  start  source  weak  large     stores of jittered aspirin, `large` of ethanol; all files are deleted
+    auto                                    ethanol; --before: where commit 363d2fc is installed (pip install --target)
+    balance  traffic  failures              on paper, and counted in two processes (bench/scale_paper.py)
+
+`weak` is to be run on two free cores: its figure is of wall time, each process on a core of its own.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 import ase.io
 import numpy as np
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "scale.json"
-N_SMALL, JITTER_A = 20_000, 0.01
-CASES = ("prepare", "start", "source", "auto", "weak", "balance")
+import scale_auto
+import scale_paper
+
+HERE = pathlib.Path(__file__).parent
+RESULTS = HERE / "results" / "scale.json"
+N_SMALL, COPIES, JITTER_A = 20_000, 50, 0.01
+CASES = ("prepare", "start", "source", "auto", "weak", "large", "balance", "traffic", "failures")
+REPEATS = 3  # of weak and auto, in turns; the fastest or the median counts
 
 
-def data():
-    return pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data"))
+def data_text(folder, split, file):
+    import lzma
+
+    file.write_bytes(lzma.decompress((scale_auto.DATA / folder / f"{split}.extxyz.xz").read_bytes()))
+    return file
 
 
-def make_files(work, copies):
-    """jittered.xyz, the stores small and large, and spice.model; what a structure costs `prepare`, and ASE alone."""
-    from pathtune.data.store import prepare
-
+def jittered(work, folder, name):
+    """20,000 structures with the labels of those that they were made of, as text."""
     generator = np.random.default_rng(0)
-    frames = ase.io.read(data_text("aspirin", "train", work), ":")
-    with open(work / "jittered.xyz", "w") as stream:
+    frames = ase.io.read(data_text(folder, "train", work / f"{name}_train.xyz"), ":")
+    file = work / f"{name}_jittered.xyz"
+    with open(file, "w") as stream:
         for k in range(N_SMALL):
             atoms = frames[k % len(frames)].copy()
             atoms.positions += generator.normal(scale=JITTER_A, size=atoms.positions.shape)
             ase.io.write(stream, atoms, format="extxyz")
-    began = time.process_time()
-    prepare([str(work / "jittered.xyz")], work / "small", jobs=1)
-    seconds = time.process_time() - began
-    began = time.process_time()
-    ase.io.read(work / "jittered.xyz", f":{N_SMALL // 10}")
-    reading = (time.process_time() - began) * 10
-    multiply(work / "small", work / "large", copies)
-    script = data() / "weights" / "to_mace.py"
-    subprocess.run([sys.executable, script, "mace_spice_32x0e", work / "spice.model"], check=True, capture_output=True)
-    return {"us_per_structure": 1e6 * seconds / N_SMALL, "of_it_ase_reads_us": 1e6 * reading / N_SMALL}
-
-
-def data_text(name, split, work):
-    import lzma
-
-    file = work / f"{name}_{split}.xyz"
-    file.write_bytes(lzma.decompress((data() / "rmd17" / name / f"{split}.extxyz.xz").read_bytes()))
     return file
+
+
+class Files:
+    """What the cases need, made when it is first asked for."""
+
+    def __init__(self, work):
+        self.work = work
+        self.prepared = None
+
+    def small(self):
+        """A store of 20,000 aspirins, the model, and what preparing cost."""
+        from pathtune.data.readers import read_frames
+        from pathtune.data.store import prepare
+
+        if self.prepared is not None:
+            return self.prepared
+        text = jittered(self.work, "rmd17/aspirin", "aspirin")
+        data_text("rmd17/aspirin", "valid", self.work / "aspirin_valid.xyz")
+        tenth = self.work / "tenth.xyz"
+        lines = text.read_text().splitlines(keepends=True)
+        tenth.write_text("".join(lines[: len(lines) // 10]))
+        times = []
+        for act in (lambda: prepare([str(text)], self.work / "small", jobs=1), lambda: read_frames(tenth),
+                    lambda: ase.io.read(tenth, ":")):  # fmt: skip
+            began = time.process_time()
+            act()
+            times.append(1e6 * (time.process_time() - began) / N_SMALL)
+        self.model()
+        self.prepared = {"n": N_SMALL, "us_per_structure": times[0], "of_it_reading_us": 10 * times[1],
+                         "ase_reads_us": 10 * times[2]}  # fmt: skip
+        return self.prepared
+
+    def model(self):
+        """The pretrained model of molecules."""
+        file = self.work / "spice.model"
+        if not file.exists():
+            script = scale_auto.DATA / "weights" / "to_mace.py"
+            subprocess.run([sys.executable, script, "mace_spice_32x0e", file], check=True, capture_output=True)
+        return file
+
+    def large(self):
+        """The shards of the small store as often as makes a million."""
+        self.small()
+        if not (self.work / "large").exists():
+            multiply(self.work / "small", self.work / "large", COPIES)
+
+    def ethanols(self):
+        """A store of a million jittered ethanols."""
+        from pathtune.data.store import prepare
+
+        if not (self.work / "ethanols").exists():
+            prepare([str(jittered(self.work, "rmd17/ethanol", "ethanol"))], self.work / "some ethanols", jobs=1)
+            multiply(self.work / "some ethanols", self.work / "ethanols", COPIES)
+            data_text("rmd17/ethanol", "valid", self.work / "valid.xyz")
 
 
 def multiply(small, large, copies):
@@ -78,196 +124,122 @@ def multiply(small, large, copies):
     finish(large, new, {key: about[key] for key in kept})
 
 
-class Anonymous:
-    """The most anonymous memory of this process while in here, sampled, in MB."""
-
-    def __enter__(self):
-        self.most, self._over = 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self):
-        while not self._over.wait(0.02):
-            status = pathlib.Path("/proc/self/status").read_text()
-            self.most = max(self.most, int(status.split("RssAnon:")[1].split()[0]) / 1e3)
-
-    def __exit__(self, *error):
-        self._over.set()
-        self._thread.join()
-
-
-class EnoughError(Exception):
-    """The steps that were asked are done."""
-
-
-def child_fit(work, store, n_steps, batch, threads=1):
-    """In a process of its own: from nothing to the first step, and `n_steps` more; prints JSON."""
-    with Anonymous() as memory:
-        import torch
-
-        torch.set_num_threads(threads)
-        from pathtune import FitConfig, fit, load, refit_e0, sparsify
-        from pathtune.conventions import check_conventions
-        from pathtune.data import Frames, as_source
-        from pathtune.ops.allocator import keep_large_blocks
-        from pathtune.processes import world
-        from pathtune.training.loop import Loop
-
-        keep_large_blocks()
-        if "RANK" in os.environ:
-            torch.distributed.init_process_group("gloo")
-        if store == "memory":
-            source = Frames([as_source(work / "small").read(i) for i in range(2000)])
-        else:
-            source = as_source(work / store if store in ("small", "large") else work / f"{store}_train.xyz")
-        base, times = load(work / "spice.model"), {}
-        valid = as_source(work / "aspirin_valid.xyz", max_frames=20)
-        check_conventions(base, source)
-        base, refit = refit_e0(base, source)
-        times["e0"] = time.process_time()
-        original = Loop._train_step
-
-        def step(self, piece):
-            value = original(self, piece)
-            times.setdefault("first", time.process_time())
-            if self._steps_done + 1 == n_steps // 4:
-                times["warm"] = time.process_time()
-            if self._steps_done + 1 == n_steps:
-                times["end"] = time.process_time()
-                raise EnoughError
-            return value
-
-        Loop._train_step = step
-        options = {"batch_atoms": batch} if batch == "auto" else {"batch_size": int(batch)}
-        config = FitConfig(epochs=100, refit_e0=False, check_units=False, **options)
-        with contextlib.suppress(EnoughError):
-            fit(sparsify(base), source, valid, config)
-        size = mean_step(source, config)
-        cpu = world().gather(lambda: times["end"] - times["warm"])
-    n = size * (n_steps - n_steps // 4)
-    if world().is_first:
-        print(json.dumps({"first_step_s": times["first"], "e0_s": times["e0"], "anonymous_mb": memory.most,
-                          "us_per_structure": 1e6 * sum(cpu) / n, "structures_a_step": size,
-                          "e0_structures": refit.n_used, "n": len(source)}))  # fmt: skip
-
-
-def mean_step(source, config):
-    from pathtune.training.plans import Plans
-
-    plans = Plans(config, source)
-    return len(source) / len(plans.of(0))
-
-
-def run_child(work, store, n_steps, batch, n_processes=1):
-    arguments = [__file__, "--work", str(work), "--child", store, str(n_steps), str(batch)]
+def child(arguments, n_processes=1, site=None):
+    """The JSON that a script of this folder prints."""
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
     launcher = several if n_processes > 1 else []
-    done = subprocess.run([sys.executable, *launcher, *arguments], capture_output=True, text=True, check=False,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    path = {} if site is None else {"PYTHONPATH": site}
+    done = subprocess.run([sys.executable, *launcher, *map(str, arguments)], capture_output=True, text=True,
+                          check=False, env=os.environ | {"OMP_NUM_THREADS": "1"} | path)  # fmt: skip
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def balance():
-    """Largest over mean load of 1,000 simulated ranks of 64 structures, sizes of real sets mixed to 10 million."""
-    from pathtune.data import read_structures
-    from pathtune.data.neighbours import count_edges
-    from pathtune.data.plan import cut, dealt, plan_of
-
-    sizes, edges = [], []
-    for file in sorted(data().rglob("train.extxyz.xz")):
-        for s in read_structures(file, max_frames=50, needs_labels=False):
-            sizes.append(len(s))
-            edges.append(count_edges(s, 5.0))
-    generator = np.random.default_rng(0)
-    mixed = generator.integers(0, len(sizes), 10_000_000)
-    n_atoms, loads = np.array(sizes, dtype=np.int32)[mixed], np.array(edges)[mixed]
-    began = time.process_time()
-    plan = plan_of(n_atoms, 64_000, None, 0, 0)
-    plan_s = time.process_time() - began
-    began = time.process_time()
-    cut(n_atoms[plan.order], 64_000 * int(n_atoms.mean()))
-    cut_s = time.process_time() - began
-    ratios, seconds = [], []
-    for k in range(20):
-        step = loads[plan.step(k)]
-        began = time.process_time()
-        parts = dealt(step, 1000)
-        seconds.append(time.process_time() - began)
-        totals = np.array([step[part].sum() for part in parts])
-        ratios.append(float(totals.max() / totals.mean()))
-    drawn = [loads[plan.step(k)].reshape(1000, 64).sum(axis=1) for k in range(20)]
-    return {"n_kinds": len(sizes), "atoms": [min(sizes), max(sizes)], "edges": [min(edges), max(edges)],
-            "largest_over_mean": max(ratios), "mean_of_it": float(np.mean(ratios)),
-            "without_dealing": float(np.mean([t.max() / t.mean() for t in drawn])),
-            "plan_s": plan_s, "cut_s": cut_s, "deal_ms": 1e3 * float(np.median(seconds)),
-            "plan_mb": (plan.order.nbytes + plan.ends.nbytes) / 1e6}  # fmt: skip
+def steps(work, data, n_steps, batch, n_processes=1, refits=True, pins=False):
+    given = map(json.dumps, (data, n_steps, batch, refits, pins))
+    return child([HERE / "scale_child.py", "steps", work, *given], n_processes)
 
 
-def measure(case, work, copies):
-    if case == "start":
-        small, large = run_child(work, "small", 60, 8), run_child(work, "large", 60, 8)
-        return {"small": small, "large": large, "memory_ratio": large["anonymous_mb"] / small["anonymous_mb"]}
-    if case == "source":  # in memory, neighbours are found once: steps beyond the first epoch are measured
-        return {f"batch {size}": {name: run_child(work, name, steps, size) for name in ("memory", "small")}
-                for size, steps in ((8, 1000), (64, 128))}  # fmt: skip
+def start(files):
+    files.large()
+    small, large = (steps(files.work, name, 60, 8) for name in ("small", "large"))
+    return {"small": small, "large": large, "memory_ratio": large["anonymous_mb"] / small["anonymous_mb"]}
+
+
+def source(files):
+    """In memory, neighbours are found once: steps beyond the first epoch are measured."""
+    files.small()
+    return {f"batch {size}": {name: steps(files.work, name, n, size) for name in ("memory", "small")}
+            for size, n in ((8, 1000), (64, 128))}  # fmt: skip
+
+
+def weak(files):
+    files.small()
+    runs = {"one": [], "two": []}
+    for _ in range(REPEATS):
+        runs["one"].append(steps(files.work, "small", 40, 64, refits=False, pins=True))
+        runs["two"].append(steps(files.work, "small", 40, 128, 2, refits=False, pins=True))
+    best = {name: min(found, key=lambda r: r["wall_us_per_structure"]) for name, found in runs.items()}
+    cpu = {name: min(r["us_per_structure"] for r in found) for name, found in runs.items()}
+    wall = {name: r["wall_us_per_structure"] for name, r in best.items()}
+    return best | {"by_wall": wall["one"] / (2 * wall["two"]), "by_processor": cpu["one"] / cpu["two"],
+                   "load": os.getloadavg()[1], "repeats": REPEATS}  # fmt: skip
+
+
+def auto(files, before):
+    """In turns: the commit of before, this one, and this one by atoms; medians of all epochs."""
+    kinds = {"8": (None, "8"), "auto": (None, "auto")} | ({"before": (before, "8")} if before else {})
+    found = {name: [] for name in kinds}
+    for _ in range(REPEATS):
+        for name, (site, batch) in kinds.items():
+            found[name] += child([HERE / "scale_auto.py", "seconds", files.model(), batch], site=site)
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def large(files):
+    files.ethanols()
+    result = child([HERE / "scale_child.py", "epoch", files.work, json.dumps("ethanols"), "1000"])
+    size = sum(f.stat().st_size for f in (files.work / "ethanols").rglob("*") if f.is_file())
+    return result | {"n": N_SMALL * COPIES, "steps": N_SMALL * COPIES // 1000, "store_mb": size / 1e6}
+
+
+def measure(case, files, before):
+    if case in ("balance", "failures"):
+        return getattr(scale_paper, case)(RESULTS)
+    if case == "traffic":
+        return child([HERE / "scale_paper.py", "traffic"], 2)
     if case == "auto":
-        return {str(batch): run_child(work, "ethanol", 60, batch) for batch in (8, "auto")}
-    if case == "weak":
-        return {"one": run_child(work, "small", 24, 64), "two": run_child(work, "small", 24, 128, 2)}
-    return balance()
+        return auto(files, before)
+    return {"prepare": Files.small, "start": start, "source": source, "weak": weak, "large": large}[case](files)
 
 
 def table():
-    """Header and rows of docs/scale.md."""
+    """Header and rows of docs/scale.md; a case that was not run has none."""
     r = json.loads(RESULTS.read_text())
-    start, auto, weak, balance = r["start"], r["auto"], r["weak"], r["balance"]
-    cost = {key: {name: v["us_per_structure"] for name, v in r["source"][key].items()} for key in r["source"]}
-    one, two = weak["one"]["us_per_structure"], weak["two"]["us_per_structure"]
-    body = [
-        ["first step on 1,000,000 prepared structures, start-up included", f"{start['large']['first_step_s']:.0f} s"],
-        ["of it the E0 refit, on a sample of 20,000", f"{start['large']['e0_s']:.0f} s"],
-        ["memory of 1,000,000 over that of 20,000", f"{start['memory_ratio']:.3f}"],
-        ["`prepare`, a structure of 21 atoms", f"{r['prepare']['us_per_structure']:.0f} us"],
-        ["of it ASE's reader", f"{r['prepare']['of_it_ase_reads_us']:.0f} us"],
-        *[[f"time from memory over time from a store, {key}", f"{v['memory'] / v['small']:.2f}"]
-          for key, v in cost.items()],
-        ["ethanol, time of batch 8 over that of `--batch-atoms auto`",
-         f"{auto['8']['us_per_structure'] / auto['auto']['us_per_structure']:.1f}"],
-        ["time of 1 process over that of each of 2, 64 structures each", f"{one / two:.2f}"],
-        ["largest over mean load, 1,000 simulated ranks", f"{balance['largest_over_mean']:.3f}"],
-        ["the same without dealing by cost", f"{balance['without_dealing']:.2f}"],
-    ]  # fmt: skip
+    body = []
+    if "start" in r:
+        s = r["start"]
+        body += [["first step on 1,000,000 prepared structures, start-up included",
+                  f"{s['large']['first_step_s']:.0f} s"],
+                 ["of it the E0 refit, on a sample of 20,000", f"{s['large']['e0_s']:.0f} s"],
+                 ["memory of 1,000,000 over that of 20,000", f"{s['memory_ratio']:.3f}"]]  # fmt: skip
+    if "prepare" in r:
+        p = r["prepare"]
+        body += [["`prepare`, a structure of 21 atoms", f"{p['us_per_structure']:.0f} us"],
+                 ["of it reading extxyz", f"{p['of_it_reading_us']:.0f} us"],
+                 ["what ASE takes to read the same", f"{p['ase_reads_us']:.0f} us"]]  # fmt: skip
+    for key, v in r.get("source", {}).items():
+        ratio = v["memory"]["us_per_structure"] / v["small"]["us_per_structure"]
+        body.append([f"time from memory over time from a store, {key}", f"{ratio:.2f}"])
+    if "auto" in r:
+        for name, words in (("before", "batch 8 at commit 363d2fc"), ("8", "batch 8")):
+            if name in r["auto"]:
+                ratio = f"{r['auto'][name] / r['auto']['auto']:.1f}"
+                body.append([f"ethanol, time of {words} over that of `--batch-atoms auto`", ratio])
+    if "by_wall" in r.get("weak", {}):
+        body.append(["time of 1 process over that of each of 2, 64 structures each, a core each, wall",
+                     f"{r['weak']['by_wall']:.2f}"])  # fmt: skip
+        body.append(["the same, processor", f"{r['weak']['by_processor']:.2f}"])
+    body += scale_paper.rows(r)
     return ["figure", "value"], body
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=pathlib.Path)
-    parser.add_argument("--copies", type=int, default=50)
-    parser.add_argument("--child", nargs=3)
+    parser.add_argument("--before")
     parser.add_argument("cases", nargs="*", default=CASES)
     args = parser.parse_args()
-    if args.child:
-        store, steps, batch = args.child
-        child_fit(args.work, store, int(steps), batch)
-        return
-    work = pathlib.Path(tempfile.mkdtemp(dir=args.work))
-    result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    files = Files(pathlib.Path(tempfile.mkdtemp(dir=args.work)))
     try:
-        if set(args.cases) - {"balance"}:
-            prepared = make_files(work, args.copies)
-            data_text("aspirin", "valid", work), data_text("ethanol", "train", work)
-            result["prepare"] = {"n": N_SMALL, "copies": args.copies, **prepared}
         for case in args.cases:
-            if case != "prepare":
-                result[case] = measure(case, work, args.copies)
-            RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-            print(case, json.dumps(result[case], indent=1), flush=True)
+            found = measure(case, files, args.before)
+            result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            RESULTS.write_text(json.dumps(result | {case: found}, indent=1) + "\n")
+            print(case, json.dumps(found, indent=1), flush=True)
     finally:
-        shutil.rmtree(work)
+        shutil.rmtree(files.work)
 
 
 if __name__ == "__main__":

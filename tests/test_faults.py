@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -149,6 +150,66 @@ def test_a_full_disk_of_the_first_rank_ends_all_in_a_sentence(command, tmp_path)
     assert code != 0
     assert err.count("cannot be written (No space left on device)") == 1
     assert "exitcode  : 2" in err
+
+
+def agent(port, arguments):
+    """One of up to two agents of torchrun, as on two machines, each with a process."""
+    options = {"nnodes": "1:2", "nproc-per-node": 1, "max-restarts": 5, "monitor-interval": 0.5,
+               "rdzv-backend": "c10d", "rdzv-endpoint": f"localhost:{port}", "rdzv-id": "elastic",
+               "rdzv-conf": "last_call_timeout=10"}  # fmt: skip
+    several = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "torch.distributed.run", *several, *arguments]
+    # Without it agents that join later wait for an address that torch 2.13 gives to the first ones only.
+    environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def logged(out):
+    """Epochs that ended so far."""
+    file = out / "log.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def wait_for_epochs(out, more, process):
+    end = logged(out) + more
+    while logged(out) < end:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def test_a_lost_node_and_one_that_joins_end_in_the_same_adapter(command, tmp_path):
+    """2 -> 1 -> 2 agents. The run is long enough to outlast both changes."""
+    long = [*command, "--resume"]
+    long[long.index("--epochs") + 1] = "120"
+    expected = tmp_path / "expected"
+    assert finished(0, [*long, "--out", str(expected)])[0] == 0
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    out = tmp_path / "run"
+    first = agent(port, [*long, "--out", str(out)])
+    time.sleep(2)  # the first agent keeps the store of the rendezvous
+    second = agent(port, [*long, "--out", str(out)])
+    wait_for_epochs(out, 2, first)
+    kill_node(second)
+    wait_for_epochs(out, 2, first)
+    third = agent(port, [*long, "--out", str(out)])
+    _, err = first.communicate(timeout=500)
+    _, joined = third.communicate(timeout=100)
+    assert first.returncode == 0, err[-3000:]
+    assert third.returncode == 0, joined[-3000:]
+    assert "processes were 2 and are now 1" in err
+    assert "processes were 1 and are now 2" in err
+    assert_same_adapter(out, read_adapter(expected / "adapter.safetensors")[0])
+
+
+def kill_node(agent):
+    """The agent and its process at once, as a machine goes."""
+    command = ["ps", "-o", "pid=", "--ppid", str(agent.pid)]
+    children = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    for pid in (agent.pid, *map(int, children)):
+        os.kill(pid, signal.SIGKILL)
+    agent.communicate(timeout=60)
 
 
 FULL_DISK = """

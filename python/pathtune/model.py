@@ -222,10 +222,13 @@ class Potential(torch.nn.Module):
         request = Request(frozenset(outputs), terms=terms)
         return self.predict(self.adaptation.weights(self.backbone.parameters), batch, request), seen[0]
 
-    def collate(self, structures: Sequence[Structure], graphs: Sequence[Graph] | None = None) -> Batch:
+    def collate(
+        self, structures: Sequence[Structure], graphs: Sequence[Graph] | None = None, reads_ahead: bool = False
+    ) -> Batch:
         """Structures as this model takes them: its species, cutoff, precision and labels, on its device.
 
-        `graphs`: their edges within its cutoff, where they are known. Raises InputError for a head that the model
+        `graphs`: their edges within its cutoff, where they are known. `reads_ahead`: other batches are computed
+        meanwhile, so that a copy to a CUDA device may take its time. Raises InputError for a head that the model
         lacks and for an input label that a structure lacks and the model needs.
         """
         self._check_inputs(structures)
@@ -233,7 +236,8 @@ class Potential(torch.nn.Module):
         heads = [self.head_index(s.head, s.where) for s in structures]
         names = (*self.outputs, *self.inputs)
         batch = collate(structures, self.atomic_numbers, backbone.r_max, backbone.dtype, graphs, heads, names)
-        return batch if self.device.type == "cpu" else batch.to(self.device)
+        pins = reads_ahead and self.device.type == "cuda"
+        return batch if self.device.type == "cpu" else batch.to(self.device, pins)
 
     def batch(self, source: Source, indices: Sequence[int]) -> Batch:
         """Frames of a source as one batch; InputError as collate."""
@@ -241,7 +245,7 @@ class Potential(torch.nn.Module):
         structures = [source.read(i) for i in indices]
         r_max = self.backbone.r_max
         if streams(source):  # it would only read the structure again
-            return self.collate(structures, [find_graph(s, r_max) for s in structures])
+            return self.collate(structures, [find_graph(s, r_max) for s in structures], reads_ahead=True)
         return self.collate(structures, [source.graph(i, r_max) for i in indices])
 
     def _check_inputs(self, structures: Sequence[Structure]) -> None:

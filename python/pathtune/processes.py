@@ -11,6 +11,7 @@ import datetime
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -149,7 +150,7 @@ def started(device: str, timeout_s: float) -> Iterator[OneProcess]:
     try:
         found, rank, size = next(dist.rendezvous("env://", timeout=limit))
         # torchrun's store outlives a restart, and with it the addresses of processes that are gone.
-        store = dist.PrefixStore(f"pathtune attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", found)
+        store = dist.PrefixStore(_meeting(found, rank, size, timeout_s), found)
         if device.startswith("cuda"):
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
@@ -182,6 +183,28 @@ def started(device: str, timeout_s: float) -> Iterator[OneProcess]:
         _WORLD.clear()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _meeting(store: Any, rank: int, size: int, timeout_s: float) -> str:
+    """A name that only the processes of this start know; the store may hold what those of earlier starts left there.
+
+    Counts of restarts are no such name: an agent that joins later has none. The first process makes up the name; each
+    other one answers under it with a name of its own, and goes on when the first says that it has read this answer.
+    """
+    mine = uuid.uuid4().hex
+    if rank == 0:
+        store.set("pathtune meeting", mine)
+        answers = [mine, *(store.get(f"{mine} {other}").decode() for other in range(1, size))]
+        store.set(f"{mine} all", " ".join(answers))
+        return mine
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        name = store.get("pathtune meeting").decode()
+        store.set(f"{name} {rank}", mine)
+        if store.check([f"{name} all"]) and mine in store.get(f"{name} all").decode().split():
+            return name
+        time.sleep(0.02)
+    raise RuntimeError("the first process did not answer")
 
 
 def _leave(here: Processes, waits: bool) -> None:
