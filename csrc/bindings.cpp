@@ -8,7 +8,7 @@
 #include "edge_conv/records.hpp"
 #include "edge_geometry/edge_geometry.hpp"
 #include "isa.hpp"
-#include "radial_table/radial_table.hpp"
+#include "radial_table/records.hpp"
 #include "sampled_gradient/records.hpp"
 #include "soft_threshold/records.hpp"
 #include "species_linear/records.hpp"

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 import laws.edge_conv
+import laws.radial_table
 import laws.sampled_gradient
 import laws.species_linear
 import laws.symmetric_contraction
 from pathtune import reference
-from pathtune.ops import ThresholdedLayer, delta_gradients, edge_conv, soft_threshold
+from pathtune.ops import ThresholdedLayer, delta_gradients, edge_conv, radial_table, soft_threshold
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5}
 
@@ -92,3 +93,13 @@ def test_tiny_soft_threshold(dtype, cuda_kernels):
     assert_close([delta, effective], [expected, base.index_add(0, indices, expected)], dtype)
     n_active = int((expected != 0).sum())
     assert [int(n) for n in counts[0]] == [n_active, n_active]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("n_columns", [37, 132])
+def test_tiny_radial_table(n_columns, dtype, cuda_kernels):
+    r, table, slot = laws.radial_table.make(n_columns, 9, dtype)
+    with torch.no_grad():
+        r[2], slot[2] = 3.0, 0  # where the first table ends
+    found = laws.radial_table.derivatives(radial_table, r, table, slot)
+    assert_close(found, laws.radial_table.derivatives(laws.radial_table.by_reference, r, table, slot), dtype)

@@ -8,6 +8,7 @@ import torch
 from ase.build import molecule
 
 import laws.edge_conv
+import laws.radial_table
 import laws.sampled_gradient
 import laws.species_linear
 import laws.symmetric_contraction
@@ -19,6 +20,7 @@ from pathtune.ops import (
     delta_gradients,
     edge_conv,
     group_by_species,
+    radial_table,
     soft_threshold,
     species_linear,
     symmetric_contraction,
@@ -100,6 +102,15 @@ def test_the_gradients_of_deltas_equal_the_cpus(dtype, cuda):
     moved = [on_device(layer, cuda) for layer in layers]
     for found, expected in zip(delta_gradients(moved), delta_gradients(layers)):
         assert_same(found, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("n_columns", [1, 37, 132])
+def test_radial_table_equals_the_cpus(n_columns, dtype, cuda):
+    r, table, slot = laws.radial_table.make(n_columns, 40, dtype)
+    moved = r.detach().to(cuda).requires_grad_()
+    found = laws.radial_table.derivatives(radial_table, moved, table.to(cuda), slot.to(cuda))
+    assert_same(found, laws.radial_table.derivatives(radial_table, r, table, slot), dtype)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
