@@ -6,7 +6,7 @@
 #include "allocator.hpp"
 #include "cuda.hpp"
 #include "edge_conv/records.hpp"
-#include "edge_geometry/edge_geometry.hpp"
+#include "edge_geometry/records.hpp"
 #include "isa.hpp"
 #include "radial_table/records.hpp"
 #include "sampled_gradient/records.hpp"

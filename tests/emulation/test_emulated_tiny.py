@@ -5,12 +5,20 @@ import pytest
 import torch
 
 import laws.edge_conv
+import laws.edge_geometry
 import laws.radial_table
 import laws.sampled_gradient
 import laws.species_linear
 import laws.symmetric_contraction
 from pathtune import reference
-from pathtune.ops import ThresholdedLayer, delta_gradients, edge_conv, radial_table, soft_threshold
+from pathtune.ops import (
+    ThresholdedLayer,
+    delta_gradients,
+    edge_conv,
+    edge_geometry,
+    radial_table,
+    soft_threshold,
+)
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5}
 
@@ -103,3 +111,11 @@ def test_tiny_radial_table(n_columns, dtype, cuda_kernels):
         r[2], slot[2] = 3.0, 0  # where the first table ends
     found = laws.radial_table.derivatives(radial_table, r, table, slot)
     assert_close(found, laws.radial_table.derivatives(laws.radial_table.by_reference, r, table, slot), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("l_max", range(4))
+def test_tiny_edge_geometry(l_max, dtype, cuda_kernels):
+    inputs = laws.edge_geometry.make(l_max, 7, dtype)
+    found = laws.edge_geometry.derivatives(edge_geometry, *inputs)
+    assert_close(found, laws.edge_geometry.derivatives(laws.edge_geometry.by_reference, *inputs), dtype)

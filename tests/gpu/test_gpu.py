@@ -8,6 +8,7 @@ import torch
 from ase.build import molecule
 
 import laws.edge_conv
+import laws.edge_geometry
 import laws.radial_table
 import laws.sampled_gradient
 import laws.species_linear
@@ -19,6 +20,7 @@ from pathtune.ops import (
     ThresholdedLayer,
     delta_gradients,
     edge_conv,
+    edge_geometry,
     group_by_species,
     radial_table,
     soft_threshold,
@@ -111,6 +113,15 @@ def test_radial_table_equals_the_cpus(n_columns, dtype, cuda):
     moved = r.detach().to(cuda).requires_grad_()
     found = laws.radial_table.derivatives(radial_table, moved, table.to(cuda), slot.to(cuda))
     assert_same(found, laws.radial_table.derivatives(radial_table, r, table, slot), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("l_max", range(4))
+def test_edge_geometry_equals_the_cpus(l_max, dtype, cuda):
+    vectors, c, graph, sign = laws.edge_geometry.make(l_max, 300, dtype)
+    moved = vectors.detach().to(cuda).requires_grad_()
+    found = laws.edge_geometry.derivatives(edge_geometry, moved, c, graph.to(cuda), sign.to(cuda))
+    assert_same(found, laws.edge_geometry.derivatives(edge_geometry, vectors, c, graph, sign), dtype)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
