@@ -6,6 +6,10 @@
 #include "cuda.hpp"
 #include "edge_conv/cuda.hpp"
 #include "edge_conv/records.hpp"
+#include "edge_geometry/cuda.hpp"
+#include "edge_geometry/records.hpp"
+#include "radial_table/cuda.hpp"
+#include "radial_table/records.hpp"
 #include "sampled_gradient/cuda.hpp"
 #include "sampled_gradient/records.hpp"
 #include "soft_threshold/cuda.hpp"
@@ -21,6 +25,8 @@ using namespace pathtune;
 namespace {
 
 #include "edge_conv/cuda_binding.inl"
+#include "edge_geometry/cuda_binding.inl"
+#include "radial_table/cuda_binding.inl"
 #include "sampled_gradient/cuda_binding.inl"
 #include "soft_threshold/cuda_binding.inl"
 #include "species_linear/cuda_binding.inl"
@@ -32,6 +38,8 @@ namespace pathtune {
 
 void bind_cuda(py::module_& m) {
   bind_edge_conv(m);
+  bind_edge_geometry(m);
+  bind_radial_table(m);
   bind_sampled_gradient(m);
   bind_soft_threshold(m);
   bind_species_linear(m);

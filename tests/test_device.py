@@ -81,6 +81,31 @@ def test_indices_are_made_on_the_host_and_moved(demo):
     assert groups.species == tuple(sorted({demo.atomic_numbers.index(z) for z in (1, 6)}))
 
 
+def test_what_tables_ask_of_a_batch_is_read_on_the_host(demo):
+    batch = demo.collate([labelled("CH4"), labelled("NH3")])
+    n_species, moved = len(demo.atomic_numbers), batch.to("meta")
+    edges, elsewhere = (_geometry.edges_of(b, True) for b in (batch, moved))
+    key, pairs = _geometry.pairs_of_species(moved, elsewhere.index, n_species)
+    assert key.device.type == "meta"
+    assert pairs == _geometry.pairs_of_species(batch, edges.index, n_species)[1]
+    lengths = edges.vectors.norm(dim=1)
+    assert _geometry.shortest_edge(moved, lengths.to("meta")) == pytest.approx(_geometry.shortest_edge(batch, lengths))
+
+
+def test_radial_tables_leave_nothing_on_the_cpu(demo, meta):
+    """Tables of a model that has values, read by rows that have none."""
+    forward = demo.backbone._forward
+    batch = demo.collate([labelled("CH4"), labelled("NH3")]).to("meta")
+    edges = _geometry.edges_of(batch, forward.by_pair)
+    lengths = edges.vectors.norm(dim=1)
+    frozen = {name: p.requires_grad_(False) for name, p in forward.parameters.items()}
+    tabled = forward.tables.at(lengths, edges, batch, frozen)
+    w = tabled("w0")
+    (slope,) = torch.autograd.grad(w.sum(), edges.vectors)
+    assert w.device.type == slope.device.type == "meta"
+    assert w.shape == (lengths.numel(), forward.layers[0].conv.weight_numel)
+
+
 @pytest.mark.parametrize(("device", "words"), [
     ("tpu", "device is 'tpu', expected cpu, cuda or cuda:N"),
     ("meta", "device is 'meta', expected cpu, cuda or cuda:N"),

@@ -1,5 +1,6 @@
 // Polynomials P_lm of the header and the gradient of a sum of them. Derivatives along a direction come from
-// dual numbers: the same code, with T replaced by Dual<T>.
+// dual numbers: the same code, with T replaced by Dual<T>. Functions are constexpr, so that CUDA's kernels
+// may call them too.
 #pragma once
 #include "edge_geometry/edge_geometry.hpp"
 
@@ -12,29 +13,29 @@ struct Dual {
 };
 
 template <class T>
-inline Dual<T> operator+(Dual<T> a, Dual<T> b) {
+constexpr Dual<T> operator+(Dual<T> a, Dual<T> b) {
   return {a.value + b.value, a.d + b.d};
 }
 template <class T>
-inline Dual<T> operator-(Dual<T> a, Dual<T> b) {
+constexpr Dual<T> operator-(Dual<T> a, Dual<T> b) {
   return {a.value - b.value, a.d - b.d};
 }
 template <class T>
-inline Dual<T> operator*(Dual<T> a, Dual<T> b) {
+constexpr Dual<T> operator*(Dual<T> a, Dual<T> b) {
   return {a.value * b.value, a.value * b.d + a.d * b.value};
 }
 template <class T>
-inline Dual<T> operator*(T a, Dual<T> b) {
+constexpr Dual<T> operator*(T a, Dual<T> b) {
   return {a * b.value, a * b.d};
 }
 
 // A number of N's kind that does not vary.
 template <class T>
-inline T constant(T a, T) {
+constexpr T constant(T a, T) {
   return a;
 }
 template <class T>
-inline Dual<T> constant(T a, Dual<T>) {
+constexpr Dual<T> constant(T a, Dual<T>) {
   return {a, T(0)};
 }
 
@@ -44,7 +45,7 @@ constexpr double sqrt5_2 = 1.5811388300841898, sqrt3_8 = 0.6123724356957945;  //
 
 // p[1 ..]: P_lm of l = 1 to l_max; l = 0 is one. N: T or Dual<T>.
 template <class T, class N>
-inline void harmonics(int l_max, N x, N y, N z, N* p) {
+constexpr void harmonics(int l_max, N x, N y, N z, N* p) {
   if (l_max < 1) return;
   p[1] = x, p[2] = y, p[3] = z;
   if (l_max < 2) return;
@@ -60,7 +61,7 @@ inline void harmonics(int l_max, N x, N y, N z, N* p) {
 
 // h = sum_lm q_lm grad P_lm
 template <class T, class N>
-inline void gradient(int l_max, N x, N y, N z, const T* q, N* h) {
+constexpr void gradient(int l_max, N x, N y, N z, const T* q, N* h) {
   const N zero = T(0) * x;
   h[0] = h[1] = h[2] = zero;
   if (l_max < 1) return;

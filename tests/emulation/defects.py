@@ -29,6 +29,7 @@ POLYNOMIAL, SEGMENT, COEFFICIENTS = (
 )
 SAMPLED = "sampled_gradient/cuda.cu"
 THRESHOLD = "soft_threshold/cuda.cu"
+RADIAL, GEOMETRY = "radial_table/cuda.cu", "edge_geometry/cuda.cu"
 SYNC = "__syncthreads();\n"
 
 DEFECTS = [
@@ -93,4 +94,24 @@ DEFECTS = [
            "delta = value < 0 ? value + d : value - d;", "delta = value - d;"),
     Defect("soft_threshold", "everybody under the first threshold", THRESHOLD,
            "layer.segment ? global_load(layer.segment + q) : 0", "0"),
+    Defect("radial_table", "a row beyond the last", RADIAL, "if (n >= rows.n_rows) return;  // the whole warp",
+           "if (n > rows.n_rows) return;"),
+    Defect("radial_table", "the next table's segment at a table's end", RADIAL, "if (x >= double(", "if (x > double("),
+    Defect("radial_table", "lanes that share columns", RADIAL,
+           "c = threadIdx.x % 32 * V; c < end", "c = threadIdx.x % 32; c < end"),
+    Defect("radial_table", "a sum over half a warp", RADIAL, "int distance = 16;", "int distance = 8;"),
+    Defect("radial_table", "a power where its derivative counts down", RADIAL, "product *= k - i", "product *= k"),
+    Defect("radial_table", "every row in the first table", RADIAL,
+           "rows.slot ? global_load(rows.slot + n) : 0", "0"),
+    Defect("edge_geometry", "a row beyond the last", GEOMETRY,
+           "if (n >= rows.n_rows) return;\n  const Direction<T> at = direction(vectors, n);\n  T p[",
+           "if (n > rows.n_rows) return;\n  const Direction<T> at = direction(vectors, n);\n  T p["),
+    Defect("edge_geometry", "a row's last edge left out", GEOMETRY, "q < end; ++q", "q + 1 < end; ++q"),
+    Defect("edge_geometry", "harmonics written by row, not by edge", GEOMETRY, "global_store(to + e *",
+           "global_store(to + n *"),
+    Defect("edge_geometry", "even harmonics turned with the edge", GEOMETRY,
+           "(l % 2 ? sign : T(1)) * p[i]", "sign * p[i]"),
+    Defect("edge_geometry", "cotangents of a reversed edge not turned", GEOMETRY,
+           "(l % 2 ? sign : T(1)) * global_load", "global_load"),
+    Defect("edge_geometry", "the inverse length held constant", GEOMETRY, "-along * at.inverse * at.inverse", "T(0)"),
 ]  # fmt: skip

@@ -76,3 +76,17 @@ def test_sparse_training_steps_give_the_losses_of_the_cpu(start, base, forward_k
     for found, expected in zip([*found_gradients, *found_prediction], [*gradients, *prediction]):
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert any(g.abs().max() > 0 for g in gradients)
+
+
+def test_a_float32_model_reads_its_radial_tables_with_the_kernels(needs_mace, forward_kernels, monkeypatch):
+    model = pathtune.load("demo", dtype="float32", backend="cpu")
+    batch = model.collate(structures())
+    with monkeypatch.context() as patch:
+        patch.setattr(_kernels, "emulated", None)
+        expected = model(batch)
+    assert model.backbone._forward.tables.shortest_a > 0  # they were made
+    forward_kernels.reset()
+    found = model(batch)
+    assert min(forward_kernels.bytes_moved()) > 0
+    assert (found.interaction_energy - expected.interaction_energy).abs().max() <= 1e-5
+    assert (found.forces - expected.forces).abs().max() <= 1e-5 * expected.forces.abs().max()

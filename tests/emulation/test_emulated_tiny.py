@@ -5,11 +5,20 @@ import pytest
 import torch
 
 import laws.edge_conv
+import laws.edge_geometry
+import laws.radial_table
 import laws.sampled_gradient
 import laws.species_linear
 import laws.symmetric_contraction
 from pathtune import reference
-from pathtune.ops import ThresholdedLayer, delta_gradients, edge_conv, soft_threshold
+from pathtune.ops import (
+    ThresholdedLayer,
+    delta_gradients,
+    edge_conv,
+    edge_geometry,
+    radial_table,
+    soft_threshold,
+)
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5}
 
@@ -92,3 +101,21 @@ def test_tiny_soft_threshold(dtype, cuda_kernels):
     assert_close([delta, effective], [expected, base.index_add(0, indices, expected)], dtype)
     n_active = int((expected != 0).sum())
     assert [int(n) for n in counts[0]] == [n_active, n_active]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("n_columns", [37, 132])
+def test_tiny_radial_table(n_columns, dtype, cuda_kernels):
+    r, table, slot = laws.radial_table.make(n_columns, 9, dtype)
+    with torch.no_grad():
+        r[2], slot[2] = 3.0, 0  # where the first table ends
+    found = laws.radial_table.derivatives(radial_table, r, table, slot)
+    assert_close(found, laws.radial_table.derivatives(laws.radial_table.by_reference, r, table, slot), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("l_max", range(4))
+def test_tiny_edge_geometry(l_max, dtype, cuda_kernels):
+    inputs = laws.edge_geometry.make(l_max, 7, dtype)
+    found = laws.edge_geometry.derivatives(edge_geometry, *inputs)
+    assert_close(found, laws.edge_geometry.derivatives(laws.edge_geometry.by_reference, *inputs), dtype)

@@ -8,6 +8,8 @@ import torch
 from ase.build import molecule
 
 import laws.edge_conv
+import laws.edge_geometry
+import laws.radial_table
 import laws.sampled_gradient
 import laws.species_linear
 import laws.symmetric_contraction
@@ -18,7 +20,9 @@ from pathtune.ops import (
     ThresholdedLayer,
     delta_gradients,
     edge_conv,
+    edge_geometry,
     group_by_species,
+    radial_table,
     soft_threshold,
     species_linear,
     symmetric_contraction,
@@ -100,6 +104,24 @@ def test_the_gradients_of_deltas_equal_the_cpus(dtype, cuda):
     moved = [on_device(layer, cuda) for layer in layers]
     for found, expected in zip(delta_gradients(moved), delta_gradients(layers)):
         assert_same(found, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("n_columns", [1, 37, 132])
+def test_radial_table_equals_the_cpus(n_columns, dtype, cuda):
+    r, table, slot = laws.radial_table.make(n_columns, 40, dtype)
+    moved = r.detach().to(cuda).requires_grad_()
+    found = laws.radial_table.derivatives(radial_table, moved, table.to(cuda), slot.to(cuda))
+    assert_same(found, laws.radial_table.derivatives(radial_table, r, table, slot), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("l_max", range(4))
+def test_edge_geometry_equals_the_cpus(l_max, dtype, cuda):
+    vectors, c, graph, sign = laws.edge_geometry.make(l_max, 300, dtype)
+    moved = vectors.detach().to(cuda).requires_grad_()
+    found = laws.edge_geometry.derivatives(edge_geometry, moved, c, graph.to(cuda), sign.to(cuda))
+    assert_same(found, laws.edge_geometry.derivatives(edge_geometry, vectors, c, graph, sign), dtype)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

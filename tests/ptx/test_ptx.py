@@ -37,6 +37,13 @@ CASES = {  # what to run, and the kernels that it launches
     "sampled_gradient": (lambda: tiny.test_tiny_sampled_gradient(F32, None),
                          "products finish_values finish_thresholds"),
     "soft_threshold": (lambda: tiny.test_tiny_soft_threshold(F32, None), "write_deltas"),
+    "radial_table": (lambda: tiny.test_tiny_radial_table(37, F32, None), "radial_expand_rows radial_contract_rows"),
+    "radial_table, 16 bytes at a time": (lambda: tiny.test_tiny_radial_table(132, F64, None),
+                                         "radial_expand_rows radial_contract_rows"),
+    "edge_geometry": (lambda: tiny.test_tiny_edge_geometry(3, F32, None),
+                      "geometry_forward geometry_backward geometry_double_backward"),
+    "edge_geometry, float64": (lambda: tiny.test_tiny_edge_geometry(2, F64, None),
+                               "geometry_forward geometry_backward geometry_double_backward"),
 }  # fmt: skip
 
 

@@ -42,9 +42,23 @@ class Edges:
 def edges_of(batch: Batch, by_pair: bool) -> Edges:
     """Edges with a row of their own or, `by_pair`, one for an edge and its reverse."""
     index = _once(batch, ("edges", by_pair), lambda: _edge_index(batch, by_pair))
-    shift = torch.einsum("ei,eij->ej", batch.unit_shifts[index.first], batch.cell[batch.node_graph[index.row_sender]])
-    vectors = batch.positions[index.row_receiver] - batch.positions[index.row_sender] + shift
+    vectors = _vectors(batch, index.row_sender, index.row_receiver, batch.unit_shifts[index.first])
     return Edges(vectors.detach().requires_grad_(), index)
+
+
+def _vectors(batch: Batch, sender: torch.Tensor, receiver: torch.Tensor, unit_shifts: torch.Tensor) -> torch.Tensor:
+    shift = torch.einsum("ei,eij->ej", unit_shifts, batch.cell[batch.node_graph[sender]])
+    return batch.positions[receiver] - batch.positions[sender] + shift
+
+
+def shortest_edge(batch: Batch, lengths: torch.Tensor) -> float:
+    """The least of the lengths [n_rows] of the batch's rows, A. Where the batch is on a device, its copy on the host
+    is asked, so that nobody waits."""
+    host = batch.host
+    if host is None:
+        return float(lengths.detach().min())
+    make = lambda: float(_vectors(host, host.sender, host.receiver, host.unit_shifts).norm(dim=1).min())  # noqa: E731
+    return _once(batch, ("shortest edge",), make)
 
 
 def _once(batch: Batch, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
@@ -75,10 +89,15 @@ def _edge_index(batch: Batch, by_pair: bool) -> EdgeIndex:
 def pairs_of_species(batch: Batch, index: EdgeIndex, n_species: int) -> tuple[torch.Tensor, list[tuple[int, int]]]:
     """For each row the lower species of its atoms times n_species plus the higher one, and the pairs that occur."""
 
+    def key_of(species: torch.Tensor, sender: torch.Tensor, receiver: torch.Tensor) -> torch.Tensor:
+        both = species[sender], species[receiver]
+        return torch.minimum(*both) * n_species + torch.maximum(*both)
+
     def make():
-        both = batch.species[index.row_sender], batch.species[index.row_receiver]
-        key = torch.minimum(*both) * n_species + torch.maximum(*both)
-        return key, [divmod(k, n_species) for k in torch.unique(key).tolist()]
+        host = batch.host
+        key = key_of(batch.species, index.row_sender, index.row_receiver)
+        on_host = key if host is None else key_of(host.species, host.sender, host.receiver)
+        return key, [divmod(k, n_species) for k in torch.unique(on_host).tolist()]
 
     return _once(batch, ("pairs of species", n_species), make)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pathtune.backbones._geometry import Edges, pairs_of_species
+from pathtune.backbones._geometry import Edges, pairs_of_species, shortest_edge
 from pathtune.data import Batch
 from pathtune.ops import RadialTable, radial_table
 from pathtune.ops.radial_table import N_TERMS
@@ -58,19 +58,20 @@ class RadialTables:
         self.by_species, self.n_species, self.dtype = by_species, n_species, dtype
         self._make, self.watched = make, watched
         self._watch = Watch()
-        self._forget()
+        self._forget(torch.device("cpu"))
 
-    def _forget(self) -> None:
+    def _forget(self, device: torch.device) -> None:
+        self._device = device  # of the tables; they are made on the CPU
         self._functions: Mapping[str, RadialFunction] | None = None
         self._known: set[tuple[int, int]] = set()
         self._tables: dict[str, RadialTable] = {}
-        self._slot_of = torch.full((self.n_species**2,), -1, dtype=torch.int64)
+        self._slot_of = torch.full((self.n_species**2,), -1, dtype=torch.int64, device=device)
         self.shortest_a = 0.0  # below it, an edge is left to the network
 
-    def _tables_of(self, pairs: Sequence[tuple[int, int]]) -> dict[str, RadialTable] | None:
+    def made_for(self, pairs: Sequence[tuple[int, int]], device: torch.device) -> dict[str, RadialTable] | None:
         """The tables by name, with these pairs of species among them; None where they are off."""
-        if self._watch.has_changed(list(self.watched.values())):
-            self._forget()
+        if self._watch.has_changed(list(self.watched.values())) or device != self._device:
+            self._forget(device)
         missing = [pair for pair in pairs if pair not in self._known]
         if missing and not self.is_off:
             self._add(missing)
@@ -83,15 +84,15 @@ class RadialTables:
 
         `parameters`: by name, those that the call computes with.
         """
-        if any(parameters[name] is not p or p.requires_grad for name, p in self.watched.items()):
+        if any(parameters[name] is not p or p.requires_grad or p.is_meta for name, p in self.watched.items()):
             return None
-        if lengths.dtype != self.dtype or lengths.device.type != "cpu" or not lengths.numel():
+        if lengths.dtype != self.dtype or not lengths.numel():
             return None
         key, pairs = None, [ANY_PAIR]
         if self.by_species:
             key, pairs = pairs_of_species(batch, edges.index, self.n_species)
-        tables = self._tables_of(pairs)
-        if tables is None or float(lengths.detach().min()) < self.shortest_a:
+        tables = self.made_for(pairs, lengths.device)
+        if tables is None or shortest_edge(batch, lengths) < self.shortest_a:
             return None
         slot = None if key is None else self._slot_of[key]
         return lambda name: radial_table(lengths, tables[name], slot)
@@ -106,17 +107,17 @@ class RadialTables:
                 fit = _fit(function, pair, self.dtype)
                 n_bytes += 0 if fit is None else fit.coefficients.numel() * self.dtype.itemsize
                 if fit is None or n_bytes > MOST_BYTES:
-                    self._forget()
+                    self._forget(self._device)
                     self.is_off = True
                     return
-                fits[name].append(fit)
+                self.shortest_a = max(self.shortest_a, float(fit.begin))
+                fits[name].append(fit.to(self._device))
             if self.by_species:
                 self._slot_of[pair[0] * self.n_species + pair[1]] = len(self._known)
             self._known.add(pair)
         for name, new in fits.items():
             old = [self._tables[name]] if name in self._tables else []
-            self._tables[name] = table = _joined([*old, *new])
-            self.shortest_a = max(self.shortest_a, float(table.begin.max()))
+            self._tables[name] = _joined([*old, *new])
 
 
 def _joined(tables: Sequence[RadialTable]) -> RadialTable:

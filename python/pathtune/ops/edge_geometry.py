@@ -1,23 +1,41 @@
 """edge_geometry: formula and contract in csrc/edge_geometry/edge_geometry.hpp.
 
-Three custom operators: the forward, its backward, and the backward of that. There is no CUDA kernel: off the CPU
-the reference computes.
+Three custom operators: the forward, its backward, and the backward of that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
-from pathtune import reference
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import check_same_kind, check_size
-from pathtune.ops._kernels import call_cpu
+from pathtune.ops._kernels import call_cpu, call_cuda, uses_cuda
 from pathtune.ops._operator import operator
+from pathtune.ops._records import addresses, record
 from pathtune.ops.edge_conv import ConvGraph
 
 MOST_L = 3  # as in the header
+
+
+@record
+class EdgeGeometryIndex(NamedTuple):
+    """Which edges share a row, and the factors c, which are read on the host on every device."""
+
+    row_ptr: torch.Tensor
+    row_edges: torch.Tensor
+    sign: torch.Tensor
+    c: torch.Tensor
+
+
+@record
+class EdgeGeometrySizes(NamedTuple):
+    """All integers of a call."""
+
+    n_rows: int
+    l_max: int
 
 
 def edge_geometry(
@@ -36,23 +54,18 @@ def edge_geometry(
         raise ValueError(f"edge_geometry: c has {len(c)} numbers, expected 1 to {MOST_L + 1}")
     check_size("edge_geometry", "number of vectors", vectors.shape[0], graph.row_ptr.numel() - 1)
     check_size("edge_geometry", "number of signs", sign.numel(), graph.sender.numel())
-    if vectors.device.type != "cpu":
-        return reference.edge_geometry(vectors, c, graph.weight_row, sign)
     return _forward(vectors, graph.row_ptr, graph.row_edges, sign, list(c))
 
 
-def _call(name: str, rows, c: list[float], *tensors: torch.Tensor | None) -> None:
+def _call(name: str, rows: Sequence[torch.Tensor], c: list[float], *tensors: torch.Tensor | None) -> None:
     like = tensors[0]
     assert like is not None
     contiguous = [None if t is None else t.contiguous() for t in tensors]
     factors = torch.tensor(c, dtype=torch.float64)
-    call_cpu(
-        name,
-        like,
-        (like.shape[0], len(c) - 1),
-        tuple(t.data_ptr() for t in (*rows, factors)),
-        tuple(0 if t is None else t.data_ptr() for t in contiguous),
-    )
+    call = call_cuda if uses_cuda(like) else call_cpu
+    sizes = EdgeGeometrySizes(like.shape[0], len(c) - 1)
+    index = addresses(EdgeGeometryIndex, (*rows, factors))
+    call(name, like, sizes, index, *(0 if t is None else t.data_ptr() for t in contiguous))
 
 
 @operator("pathtune::edge_geometry")

@@ -2,20 +2,21 @@
 
 Two custom operators, the slots of one form: each one's backward is made of the other, with the order of the
 derivative in r raised by one where that to r is asked for. Orders 0 to 2 exist, so that third derivatives in r
-are refused. There is no CUDA kernel: on a CUDA device the reference computes.
+are refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import torch
 
-from pathtune import reference
 from pathtune.ops._autograd import needed_gradients
 from pathtune.ops._check import check_same_kind, check_size
-from pathtune.ops._kernels import call_cpu
+from pathtune.ops._kernels import call_cpu, call_cuda, uses_cuda
 from pathtune.ops._operator import operator
+from pathtune.ops._records import addresses, record
 
 N_TERMS = 8  # as in the header
 MOST_ORDERS = 3
@@ -31,9 +32,34 @@ class RadialTable:
     begin: torch.Tensor  # [n_tables] float64 A; below it a table must not be read
     width: torch.Tensor  # [n_tables] float64 A, of a segment
 
+    def to(self, device: torch.device) -> RadialTable:
+        """The same table on another device."""
+        return RadialTable(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+
     def slots(self) -> tuple[torch.Tensor, ...]:
         """Where each table stands, as the operators take it."""
         return self.first, self.n_segments, self.begin, self.width
+
+
+@record
+class RadialTableIndex(NamedTuple):
+    """A table, and which of its slots each row reads."""
+
+    coefficients: torch.Tensor
+    slot: torch.Tensor | None
+    first: torch.Tensor
+    n_segments: torch.Tensor
+    begin: torch.Tensor
+    width: torch.Tensor
+
+
+@record
+class RadialTableSizes(NamedTuple):
+    """All integers of a call."""
+
+    n_rows: int
+    n_columns: int
+    order: int
 
 
 def radial_table(
@@ -43,30 +69,33 @@ def radial_table(
 ) -> torch.Tensor:  # [n_rows, n_columns]
     """The radial functions at r, zero at a table's end and beyond; differentiable twice in r.
 
-    float32 or float64. Raises TypeError on dtype or device, ValueError on sizes that disagree or a slot that
-    does not exist, NotImplementedError for a third derivative.
+    float32 or float64. Raises TypeError on dtype or device, ValueError on sizes that disagree or, on the CPU, a slot
+    that does not exist (on a device nobody waits for the slots to look), NotImplementedError for a third derivative.
     """
     check_same_kind("radial_table", r=r, coefficients=table.coefficients)
     check_size("radial_table", "number of dimensions of r", r.dim(), 1)
     check_size("radial_table", "number of terms", table.coefficients.shape[1], N_TERMS)
     if slot is not None:
         check_size("radial_table", "number of slots", slot.numel(), r.numel())
-        lowest, highest = map(int, slot.aminmax()) if slot.numel() else (0, 0)
-        if lowest < 0 or highest >= table.first.numel():
-            raise ValueError(f"radial_table: slots span {lowest} to {highest}, expected 0 to {table.first.numel() - 1}")
+        if slot.device.type == "cpu" and slot.numel():
+            _check_slots(slot, table.first.numel())
     return _expand(r, None, table.coefficients, slot, *table.slots(), 0)
+
+
+def _check_slots(slot: torch.Tensor, n_tables: int) -> None:
+    lowest, highest = map(int, slot.aminmax())
+    if lowest < 0 or highest >= n_tables:
+        raise ValueError(f"radial_table: slots span {lowest} to {highest}, expected 0 to {n_tables - 1}")
 
 
 def _call(name: str, r, other, coefficients, slot, slots, order: int, out: torch.Tensor) -> torch.Tensor:
     if order >= MOST_ORDERS:
         raise NotImplementedError("radial_table: third derivatives (first and second are implemented)")
-    if r.device.type == "cuda":
-        with torch.no_grad():
-            return getattr(reference, name)(r, other, coefficients, slot, slots, order)
-    kept = (r.contiguous(), None if other is None else other.contiguous())
-    address = [0 if t is None else t.data_ptr() for t in (coefficients, slot, *kept)]
-    sizes = (r.numel(), coefficients.shape[2], order)
-    call_cpu(name, r, sizes, tuple(t.data_ptr() for t in slots), *address, out.data_ptr())
+    r, other = r.contiguous(), None if other is None else other.contiguous()
+    index = addresses(RadialTableIndex, (coefficients, slot, *slots))
+    sizes = RadialTableSizes(r.numel(), coefficients.shape[2], order)
+    call = call_cuda if uses_cuda(r) else call_cpu
+    call(name, r, sizes, index, r.data_ptr(), 0 if other is None else other.data_ptr(), out.data_ptr())
     return out
 
 
