@@ -351,7 +351,7 @@ def operator_table() -> str:
 
 TABLES = {
     "frontier": frontier_table,
-    "scale": lambda: rows(*scale.table()),
+    **{name: (lambda make=make: rows(*make())) for name, make in scale.TABLES.items()},
     "demo": demo_table,
     "optimiser": optimiser_table,
     "untouched": lambda: optimiser_table(UNTOUCHED),
