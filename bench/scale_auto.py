@@ -109,6 +109,19 @@ def errors():
                 error(seed, batch, epochs)
 
 
+def table():
+    """Header and rows: the mean over the seeds that were run."""
+    lines = [json.loads(line) for line in ERRORS.read_text().splitlines()]
+    body = []
+    for batch, epochs in dict.fromkeys((line["batch"], line["epochs"]) for line in lines):
+        mine = [line for line in lines if (line["batch"], line["epochs"]) == (batch, epochs)]
+        words = f"`--batch-atoms {batch}`" if batch == "auto" else f"`--batch-size {batch}`"
+        keys = ("forces_mae_mev_a", "energy_mae_mev_atom", "cpu_s")
+        means = [sum(line[key] for line in mine) / len(mine) for key in keys]
+        body.append([words, str(epochs), f"{means[0]:.1f}", f"{means[1]:.2f}", f"{means[2]:.0f} s", str(len(mine))])
+    return ["batches", "epochs", "F meV/A", "E meV/atom", "processor", "seeds"], body
+
+
 if __name__ == "__main__":
     kind, *arguments = sys.argv[1:]
     if kind == "seconds":

@@ -189,14 +189,24 @@ def rows(r):
     if "balance" in r:
         body += [["largest over mean load, 1,000 simulated ranks", f"{r['balance']['largest_over_mean']:.3f}"],
                  ["the same without dealing by cost", f"{r['balance']['without_dealing']:.2f}"]]  # fmt: skip
-    for name, v in r.get("traffic", {}).items():
-        counted = sum(v["last_step"].values())
-        body.append([f"bytes of a step, MACE of MP-0b3's shape, {name}: computed, counted",
-                     f"{v['computed_bytes']:,}, {counted:,}"])  # fmt: skip
-    for hours, v in r.get("failures", {}).get("rates", {}).items():
-        body.append([f"time lost to failures of 1,000 devices, one in {int(hours):,} device hours",
-                     f"{100 * v['lost_by_default']:.1f} %"])  # fmt: skip
     return body
+
+
+def network_table(r):
+    """Header and rows: what a step sends, and how long that is assumed to take on N_RANKS devices."""
+    body = [[name, f"{v['values']:,}", f"{v['computed_bytes']:,}", f"{sum(v['last_step'].values()):,}",
+             f"{sum(v['first_step'].values()):,}", f"{v['network_ms']:.2f} ms"]
+            for name, v in r["traffic"].items()]  # fmt: skip
+    return ["weights trained", "values at the end", "bytes computed", "bytes counted", "in the first step",
+            "assumed time"], body  # fmt: skip
+
+
+def failures_table(r):
+    """Header and rows: the share of N_RANKS devices' time that failures cost."""
+    body = [[f"{int(hours):,}", f"{v['hours_between']:.0f} h", f"{100 * v['lost_by_default']:.1f} %",
+             f"{100 * v['lost_at_best']:.1f} %, every {v['best_minutes']:.0f} minutes"]
+            for hours, v in r["failures"]["rates"].items()]  # fmt: skip
+    return ["device hours to a failure", "M, of 1,000 devices", "time lost", "at best"], body
 
 
 if __name__ == "__main__":

@@ -301,7 +301,7 @@ def operator_table() -> str:
 
 TABLES = {
     "frontier": lambda: rows(*optimiser_tables.frontier()),
-    "scale": lambda: rows(*scale.table()),
+    **{name: (lambda make=make: rows(*make())) for name, make in scale.TABLES.items()},
     "demo": demo_table,
     "optimiser": lambda: rows(*optimiser_tables.body(optimiser_tables.SYSTEMS)),
     "untouched": lambda: rows(*optimiser_tables.body(optimiser_tables.UNTOUCHED)),

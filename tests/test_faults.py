@@ -50,10 +50,10 @@ def undisturbed(command, tmp_path_factory):
     return read_adapter(out / "adapter.safetensors")[0]
 
 
-def assert_same_adapter(out, expected):
+def assert_same_adapter(out, expected, most=1e-10):
     found = read_adapter(out / "adapter.safetensors")[0]
     assert found.keys() == expected.keys()
-    assert all(torch.allclose(found[name].double(), expected[name].double(), rtol=0, atol=1e-10) for name in expected)
+    assert all(torch.allclose(found[name].double(), expected[name].double(), rtol=0, atol=most) for name in expected)
 
 
 def wait_for_checkpoint(out, process):
@@ -200,7 +200,8 @@ def test_a_lost_node_and_one_that_joins_end_in_the_same_adapter(command, tmp_pat
     assert third.returncode == 0, joined[-3000:]
     assert "processes were 2 and are now 1" in err
     assert "processes were 1 and are now 2" in err
-    assert_same_adapter(out, read_adapter(expected / "adapter.safetensors")[0])
+    # Sums of another order differ by 1e-16, which 360 steps let grow: 1e-9 in the losses, 1e-6 in the weights.
+    assert_same_adapter(out, read_adapter(expected / "adapter.safetensors")[0], most=1e-5)
 
 
 def kill_node(agent):

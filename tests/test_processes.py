@@ -4,12 +4,14 @@ import functools
 import pathlib
 import subprocess
 import sys
+from concurrent import futures
 
 import pytest
 import torch
 from torch.distributed.run import get_args_parser
 
 from pathtune.options import fields_of
+from pathtune.processes import _meeting
 from pathtune.training.run import sections
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
@@ -64,6 +66,23 @@ def test_every_process_raises_the_sentence_of_the_one_that_failed(together):
     assert options.startswith(f"rank {last} has options ")
     assert size.startswith(f"{last + 1} processes share steps of at most 1 structures")
     assert own == "rank 0: ZeroDivisionError: division by zero"
+
+
+def test_processes_of_each_start_meet_under_a_name_of_their_own():
+    store = torch.distributed.HashStore()
+    starts = []
+    for _ in range(3):  # the later ones find what the earlier left
+        with futures.ThreadPoolExecutor(3) as pool:
+            starts.append(set(pool.map(lambda rank: _meeting(store, rank, 3, 10.0), (2, 1, 0))))
+    assert [len(names) for names in starts] == [1, 1, 1]
+    assert len(set.union(*starts)) == 3
+
+
+def test_a_first_process_that_does_not_answer_is_not_waited_for():
+    store = torch.distributed.HashStore()
+    store.set("pathtune meeting", "of an earlier start")
+    with pytest.raises(RuntimeError, match="the first process did not answer"):
+        _meeting(store, 1, 2, 0.1)
 
 
 def test_torchrun_takes_no_flag_of_fit_for_its_own():
