@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pathtune.backbones._file_kind import holds_sevennet
+from pathtune.backbones._file_kind import holds_nequix, holds_sevennet
 from pathtune.errors import InputError
 from pathtune.files import checked_path, write_atomically
 from pathtune.model import Potential
@@ -29,13 +29,13 @@ def load(
 
     "demo": the small MACE that comes with pathtune (H C N O, GFN2-xTB; demo/pretrain.py made it).
     MACE: a `.model` file of mace-torch, a folder of `export`, or a name mace can download. SevenNet: a checkpoint of
-    sevenn, or `sevennet:7net-0`, `sevennet:7net-l3i5`, `sevennet:7net-mf-0:PBE`, which lie inside its wheel. `dtype`:
-    float32 or float64, the file's own by default. `head`: for a multi-head MACE, its first by default; a SevenNet's
-    modality. `device`: where it computes: cpu, cuda, or cuda:1. `radial_tables`: whether our kernels on a CPU may read
-    the radial functions of a float32 model, where they are not trained, from tables. A module is copied. Both kinds of
-    file are pickles, which can run code when they are loaded: name only files you trust. Raises InputError for what it
-    cannot load and for a device that is not there, ImportError that says what to install when the backbone's package
-    is missing.
+    sevenn, or `sevennet:7net-0`, `sevennet:7net-l3i5`, `sevennet:7net-mf-0:PBE`, which lie inside its wheel. nequix: a
+    `.nqx` file, also as `nequix:FILE`. `dtype`: float32 or float64, the file's own by default. `head`: for a multi-head
+    MACE, its first by default; a SevenNet's modality. `device`: where it computes: cpu, cuda, or cuda:1.
+    `radial_tables`: whether our kernels on a CPU may read the radial functions of a float32 model, where they are not
+    trained, from tables. A module is copied. Files of MACE and SevenNet are pickles, which can run code when they are
+    loaded: name only files you trust; a `.nqx` and a folder run nothing. Raises InputError for what it cannot load and
+    for a device that is not there, ImportError that says what to install when the backbone's package is missing.
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}, expected float32 or float64")
@@ -43,7 +43,14 @@ def load(
         checked_path(source)
     place = _checked_device(device, backend)
     precision = DTYPES[dtype] if dtype else None
-    if _is_sevennet(source):
+    package = _package(source)
+    if package == "nequix":
+        from pathtune.backbones.nequix import load_nequix
+
+        if head not in (None, "Default"):
+            raise InputError(f"head is {head!r}, expected none: a nequix model has one only")
+        return _on_device(Potential(load_nequix(source, precision, backend, radial_tables)), place)
+    if package == "sevenn":
         from pathtune.backbones.sevennet import load_sevennet
 
         return _on_device(Potential(load_sevennet(source, precision, head, backend, radial_tables)), place)
@@ -77,17 +84,24 @@ def _on_device(model: Potential, device: torch.device) -> Potential:
 
 
 def save(module: torch.nn.Module, file: str | pathlib.Path) -> None:
-    """Write a merged model as the file that its own package loads: MACE a `.model`, SevenNet a checkpoint."""
+    """Write a merged model as the file that its own package loads: MACE a `.model`, SevenNet a checkpoint,
+    nequix a `.nqx`."""
     if isinstance(module, Potential):
         raise InputError(f"{file}: is to hold a plain model, but got a Potential: merge it first")
+    package = _package(module)
     content: Any = module
-    if _is_sevennet(module):
+    if package == "nequix":
+        from pathtune.backbones.nequix import nqx_of
+
+        packed = nqx_of(module)
+        return write_atomically(pathlib.Path(file), lambda stream: stream.write(packed))
+    if package == "sevenn":
         from pathtune.backbones.sevennet import checkpoint_of
 
         content = checkpoint_of(module)
     buffer = io.BytesIO()  # torch.save has errors of its own where a disk is full
     torch.save(content, buffer)
-    write_atomically(pathlib.Path(file), lambda stream: stream.write(buffer.getbuffer()))
+    return write_atomically(pathlib.Path(file), lambda stream: stream.write(buffer.getbuffer()))
 
 
 def export(module: torch.nn.Module, folder: str | pathlib.Path) -> None:
@@ -98,15 +112,21 @@ def export(module: torch.nn.Module, folder: str | pathlib.Path) -> None:
     """
     if isinstance(module, Potential):
         raise InputError(f"{folder}: is to hold a plain model, but got a Potential: merge it first")
-    if _is_sevennet(module):
-        raise InputError(f"{folder}: is to hold a SevenNet, expected a MACE (save writes a SevenNet's checkpoint)")
+    if (package := _package(module)) != "mace":
+        name = {"sevenn": "SevenNet", "nequix": "nequix model"}[package]
+        raise InputError(f"{folder}: is to hold a {name}, expected a MACE (save writes the file of a {name})")
     from pathtune.backbones._mace_folder import write_folder
 
     write_folder(module, checked_path(folder))
 
 
-def _is_sevennet(source: str | pathlib.Path | torch.nn.Module) -> bool:
-    """Whether a name, file or module is sevenn's; a file is not loaded for it, only searched."""
+def _package(source: str | pathlib.Path | torch.nn.Module) -> str:
+    """mace, sevenn or nequix: whose a name, file or module is; a file is not loaded for it, only searched."""
     if isinstance(source, torch.nn.Module):
-        return type(source).__module__.split(".")[0] == "sevenn"
-    return str(source).startswith("sevennet:") or holds_sevennet(pathlib.Path(source))
+        module = type(source).__module__
+        if module == "pathtune.backbones.nequix_plain":
+            return "nequix"
+        return "sevenn" if module.split(".")[0] == "sevenn" else "mace"
+    if str(source).startswith("nequix:") or holds_nequix(pathlib.Path(source)):
+        return "nequix"
+    return "sevenn" if str(source).startswith("sevennet:") or holds_sevennet(pathlib.Path(source)) else "mace"

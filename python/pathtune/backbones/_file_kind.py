@@ -15,6 +15,14 @@ ZIP = b"PK\x03\x04"
 COMPILED = "is a compiled (TorchScript) model, whose weights cannot be tuned, expected the file that it was made from"
 
 
+def holds_nequix(path: pathlib.Path) -> bool:
+    """Whether a file claims to be one of nequix: no other kind of model begins with JSON."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(1) == b"{"
+
+
 def holds_sevennet(path: pathlib.Path) -> bool:
     """Whether a file, a zip of torch.save or one of its older format, holds a SevenNet checkpoint.
 

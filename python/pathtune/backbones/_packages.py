@@ -74,3 +74,17 @@ def import_sevenn():
     if not f"{sevenn.__version__}.".startswith(f"{SEVENN}."):
         raise ImportError(f"SevenNet models need sevenn {SEVENN}, but {sevenn.__version__} is installed")
     return sevenn
+
+
+def import_e3nn():
+    """Import e3nn, of any version from 0.4.4 on. Raises ImportError that says what to install."""
+    allow = getattr(torch.serialization, "safe_globals", None)  # as for mace
+    allowed = allow([slice]) if allow else contextlib.nullcontext()
+    try:
+        with quiet_torchscript(), allowed:
+            import e3nn.o3
+    except ImportError as error:
+        raise ImportError(
+            f'nequix models need e3nn: pip install "pathtune[nequix]"; that of mace-torch or sevenn does ({error})'
+        ) from error
+    return e3nn

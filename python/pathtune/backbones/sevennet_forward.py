@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
+from pathtune.backbones._gate import gated
 from pathtune.backbones._geometry import FEATURES, Edges, Harmonics, species_groups
 from pathtune.backbones._radial_tables import RadialTables
 from pathtune.backbones._sevennet_radial import radial_functions, radial_parameters
@@ -173,14 +174,10 @@ class _Gate:
         self.gated_at = _range_or_index(gated[layout_permutation(gate.irreps_gated)])
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        parts = [self.scalars(x[:, self.scalars_at])]
-        if self.blocks:
-            gates, gated, begin = self.gates(x[:, self.gates_at]), x[:, self.gated_at], 0
-            for offset, mul, n_components in self.blocks:
-                block = gated[:, offset : offset + n_components * mul].unflatten(1, (n_components, mul))
-                parts.append((block * gates[:, begin : begin + mul].unsqueeze(1)).flatten(1))
-                begin += mul
-        return torch.cat(parts, dim=1)
+        scalars = self.scalars(x[:, self.scalars_at])
+        if not self.blocks:
+            return scalars
+        return gated(scalars, self.gates(x[:, self.gates_at]), x[:, self.gated_at], self.blocks)
 
 
 def _range_or_index(columns: torch.Tensor) -> slice | torch.Tensor:

@@ -1,0 +1,113 @@
+"""The accelerated forward of nequix against the plain module, in float64 and on published weights."""
+
+import ase
+import ase.build
+import pytest
+import torch
+
+from models import ALL, crystal, molecule
+from nequixes import VARIANTS, nequix_file
+from pathtune import SparseDelta, load, sparsify, unfreeze
+from pathtune.data import from_atoms
+from pathtune.layers import select_layers
+
+pytestmark = pytest.mark.usefixtures("needs_e3nn")
+START = SparseDelta(delta_start="paper", initial_std=0.1)
+
+
+def both(file, dtype="float64"):
+    return [load(file, dtype, backend=backend) for backend in ("reference", "cpu")]
+
+
+def batch_of(model, *atoms):
+    return model.collate([from_atoms(a) for a in atoms])
+
+
+def force_loss_gradients(model, batch):
+    p = model(batch, outputs=ALL, training=True)
+    value = (p.interaction_energy**2).sum() + (p.forces**3).sum() + (p.stress**2).sum()
+    return torch.autograd.grad(value, model.trainable(), allow_unused=True, materialize_grads=True)
+
+
+def few_of(model, share):
+    """A random share of each layer's reachable weights, so few that no dense gradient is formed."""
+    result = {}
+    for layer in select_layers(model.backbone.layers):
+        reachable = layer.reachable(range(len(model.atomic_numbers)))
+        chosen = torch.randperm(reachable.numel())[: max(1, int(share * reachable.numel()))]
+        result[layer.name] = reachable[chosen].sort().values
+    return result
+
+
+ARMS = {
+    "full": lambda model: unfreeze(model, "full"),
+    "sparse": lambda model: sparsify(model, START),
+    "radial": lambda model: sparsify(model, SparseDelta(delta_start="paper", initial_std=0.1, scope=("radial",))),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_energies_forces_stress_and_gradients_equal_the_plain_modules(variant, tmp_path):
+    reference, ours = both(nequix_file(tmp_path, **VARIANTS[variant]))
+    assert (reference.backbone.backend, ours.backbone.backend) == ("reference", "cpu")
+    batch = batch_of(ours, crystal(), molecule(1), molecule(n=1))
+    p, q = reference(batch, outputs=ALL), ours(batch, outputs=ALL)
+    assert p.forces.abs().max() > 1e-3
+    assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(p.forces, q.forces, rtol=1e-11, atol=1e-11)
+    assert torch.allclose(p.stress, q.stress, rtol=1e-11, atol=1e-11)
+    few = few_of(ours, 0.1)
+    for arm in (*ARMS.values(), lambda m: sparsify(m, START, candidates=few)):
+        expected, found = (force_loss_gradients(arm(m), batch) for m in (reference, ours))
+        assert any(g.abs().max() > 0 for g in expected)
+        for a, b in zip(expected, found):
+            assert (a - b).abs().max() <= 1e-10 * max(a.abs().max().item(), 1e-3)
+
+
+def test_radial_tables_and_float32_stay_within_their_rounding(tmp_path):
+    file = nequix_file(tmp_path, **VARIANTS["nequix-mp-1"])
+    exact, tabled = load(file, "float64"), load(file)
+    assert tabled.backbone.dtype == torch.float32
+    p, q = (m(batch_of(m, crystal(), molecule(1)), outputs=ALL) for m in (exact, tabled))
+    assert tabled.backbone._forward.tables._known
+    assert torch.allclose(p.interaction_energy.float(), q.interaction_energy.float(), rtol=1e-5, atol=1e-5)
+    assert torch.allclose(p.forces.float(), q.forces.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_no_edges_and_no_structures(tmp_path):
+    reference, ours = both(nequix_file(tmp_path))
+    far = ase.Atoms("HO", positions=[[0, 0, 0], [50, 0, 0]])
+    p, q = (m(batch_of(m, far), outputs=ALL) for m in (reference, ours))
+    assert q.forces.abs().max() == 0
+    assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=0, atol=1e-12)
+    assert ours(ours.collate([])).interaction_energy.shape == (0,)
+
+
+def test_energies_do_not_change_under_rotation_and_inversion(tmp_path):
+    model = load(nequix_file(tmp_path), "float64")
+    atoms, turned = molecule(2), molecule(2)
+    turned.rotate(37, (1, 2, 3))
+    mirrored = molecule(2)
+    mirrored.positions *= -1
+    p = model(batch_of(model, atoms, turned, mirrored))
+    assert torch.allclose(p.energy, p.energy[:1].expand(3), rtol=1e-12)
+
+
+def test_the_same_step_repeats_bitwise(tmp_path):
+    model = sparsify(load(nequix_file(tmp_path)), START)
+    batch = batch_of(model, crystal(), molecule(3))
+    runs = [force_loss_gradients(model, batch) for _ in range(3)]
+    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))
+
+
+@pytest.mark.parametrize("name", ["nequix-mp-1", "nequix-oam-1"])
+def test_published_weights_agree_with_the_plain_module_in_float32(name, data_folder):
+    reference, ours = both(data_folder / "weights" / f"{name}.nqx", "float32")
+    copper = ase.build.bulk("Cu", "fcc", a=3.6, cubic=True)
+    copper.rattle(0.1, seed=0)
+    copper.numbers[:2] = 79, 8
+    batch = batch_of(ours, copper, ase.build.molecule("CH3CH2OH"))
+    p, q = reference(batch, outputs=ALL), ours(batch, outputs=ALL)
+    assert ((p.interaction_energy - q.interaction_energy) / batch.n_atoms).abs().max() <= 1e-6
+    assert (p.forces - q.forces).abs().max() <= 1e-5
+    assert (p.stress - q.stress).abs().max() <= 1e-6
