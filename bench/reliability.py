@@ -34,7 +34,7 @@ from collections.abc import Callable
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 RESULTS = ROOT / "bench" / "results" / "reliability.json"
-TRIALS = {"adapters": 100_000, "structures": 20_000, "configs": 5_000, "commands": 2_000}
+TRIALS = {"adapters": 100_000, "structures": 20_000, "configs": 5_000, "commands": 2_000, "folders": 2_000}
 MOST_SECONDS = 10.0  # of the processor, in a trial
 HUNG_SECONDS = 60.0  # of the processor without a report, after which a child counts as hung
 MOST_WALL_SECONDS = 3600.0  # of any time: the machine may be busy

@@ -214,7 +214,7 @@ def defect_table() -> str:
 def reliability_table() -> str:
     """What became of changed files and command lines."""
     titles = {"adapters": "adapter files", "structures": "structure files", "configs": "config files of a fit",
-              "commands": "command lines"}  # fmt: skip
+              "commands": "command lines", "folders": "folders that are read again"}  # fmt: skip
     body = [
         [titles[name], *(f"{r[key]:,d}" for key in ("trials", "refused", "accepted", "failed")),
          f"{r['most_seconds']:.2f}", f"{r['most_megabytes']:.0f}"]

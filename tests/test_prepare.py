@@ -236,3 +236,21 @@ def test_a_store_without_forces_is_refused_for_training_but_not_where_labels_are
     with pytest.raises(InputError, match="holds energy, stress, but no forces, expected it for a training"):
         as_source(tmp_path / "t")
     assert len(as_source(tmp_path / "t", needs_labels=False)) == 10
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b'{"n": "2"}', b'{"n": 2, "bad": [], "notes": [], "present": []}'])
+def test_damaged_notes_of_an_interrupted_store_are_made_again(tmp_path, content):
+    import ase.io
+
+    ase.io.write(tmp_path / "a.xyz", labelled([molecule(i, n=3) for i in range(3)]), format="extxyz")
+    expected = prepare([str(tmp_path / "a.xyz")], tmp_path / "whole", jobs=1).n_structures
+    prepare([str(tmp_path / "a.xyz")], tmp_path / "store", jobs=1)
+    (tmp_path / "store" / "store.json").unlink()
+    plan = tmp_path / "store" / "prepare.json"
+    plan.write_bytes(content)
+    assert prepare([str(tmp_path / "a.xyz")], tmp_path / "store", jobs=1).n_structures == expected
+    (tmp_path / "store" / "store.json").unlink()
+    for record in (tmp_path / "store" / "shards").glob("*.json"):
+        record.write_bytes(content)
+    plan.write_bytes(b"")
+    assert prepare([str(tmp_path / "a.xyz")], tmp_path / "store", jobs=1).n_structures == expected

@@ -222,6 +222,7 @@ DAMAGE = {
     "rate": (changed(("optimizer", "param_groups", 0, "lr"), math.inf), "optimizer[0], lr is inf"),
     "parameters": (changed(("optimizer", "param_groups", 0, "params", 0), 1), "optimizer has the parameters"),
     "average": (changed(("optimizer", "state", 0, "z"), lambda t: t[1:]), "optimizer, parameter 0, z is"),
+    "atomic energies": (changed(("e0",), lambda t: t[:-1]), "e0 is torch.float64 [2], expected torch.float64 [3]"),
     "stranger": (changed(("optimizer", "state", 99), {}), "99, expected"),
 }  # fmt: skip
 

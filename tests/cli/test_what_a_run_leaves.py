@@ -96,6 +96,21 @@ def test_describe_of_anything_else_is_one_sentence(run, tmp_path, capsys):
     assert "holds no versions" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("key", "value", "words"), [
+    ("n_structures", None, "lacks 'n_structures'"),
+    ("valid", {"n_structures": 1, "per_element": {}, "per_config_type": {}, "energy_mae_mev_atom": "1"},
+     "valid, energy_mae_mev_atom is '1', expected a finite number"),
+    ("units", [3], "units[0] is 3, expected a text"),
+])  # fmt: skip
+def test_describe_of_damaged_metrics_names_the_place(run, tmp_path, capsys, key, value, words):
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics[key]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics if value is None else metrics | {key: value}))
+    (tmp_path / "config.toml").write_text((run / "config.toml").read_text())
+    assert main(["describe", str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_the_reason_of_the_best_epoch_counts_those_that_could_be():
     lines = [{"valid_loss": 1.0, "is_eligible": False}, {"valid_loss": 2.0, "is_eligible": True}]
     assert History(lines, None, 2).reason == (

@@ -59,7 +59,7 @@ def is_finite(value, at="the result") -> None:
         raise BrokenLawError(f"{at} is {value}")
 
 
-def command(words: list[str]) -> tuple[int, str, str]:
+def command(words: list[str], *statuses: int) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of `pathtune WORDS`, in this process.
 
     Raises BrokenLawError for a status that no mistake has, and for a refusal that is not one sentence. Trainings end
@@ -74,7 +74,7 @@ def command(words: list[str]) -> tuple[int, str, str]:
             if status == 2 and not err.getvalue().startswith("usage: pathtune"):
                 raise BrokenLawError(f"no usage: {err.getvalue()[:300]!r}") from ended
     lines = err.getvalue().strip().splitlines()
-    if status not in (0, 1, 2):
+    if status not in (0, 1, 2, *statuses):
         raise BrokenLawError(f"status {status}: {err.getvalue()[:300]!r}")
     if "Traceback" in err.getvalue():
         raise BrokenLawError(f"a traceback: {err.getvalue()[-300:]!r}")

@@ -38,13 +38,13 @@ class World:
         """The words of a good fit, without its folder."""
         return ["fit", *FIT]
 
-    def run(self, words: list[str]) -> tuple[int, str, str]:
-        """A command in the folder; models are loaded once."""
+    def run(self, words: list[str], *statuses: int) -> tuple[int, str, str]:
+        """A command in the folder; models are loaded once. `statuses`: others that may be."""
         before = _common.load
         _common.load = self.load
         try:
             with contextlib.chdir(self.folder):
-                return command(words)
+                return command(words, *statuses)
         finally:
             _common.load = before
 

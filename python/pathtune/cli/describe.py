@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import textwrap
 
-from pathtune.forms import read_toml
 from pathtune.training.folder import RunFolder
-from pathtune.training.methods import describe, read_metrics
+from pathtune.training.methods import describe, read_config, read_metrics
 
 WIDTH = 100
 
@@ -21,5 +20,5 @@ def run(args: argparse.Namespace) -> int:
     """Print the paragraph."""
     folder = RunFolder(args.run)
     metrics = read_metrics(folder.metrics)
-    print(textwrap.fill(describe(metrics, read_toml(folder.config)), WIDTH, break_long_words=False))
+    print(textwrap.fill(describe(metrics, read_config(folder.config)), WIDTH, break_long_words=False))
     return 0

@@ -15,40 +15,16 @@ from pathtune.adapter_tools import extract
 from pathtune.data import Source, as_source, elements_of, subset
 from pathtune.errors import InputError
 from pathtune.files import read_text
-from pathtune.forms import check_form, from_json, read_toml
+from pathtune.forms import check_form, from_json
 from pathtune.loading import load
 from pathtune.model import Potential
 from pathtune.options import from_mapping
 from pathtune.training.folder import RunFolder
-from pathtune.training.methods import read_metrics
+from pathtune.training.methods import read_config, read_metrics
 from pathtune.training.options import FitConfig
 from pathtune.training.provenance import file_hash
 from pathtune.training.run import ModelOptions
 
-METRICS = {
-    "arm": str,
-    "base": str,
-    "valid": {"n_structures": int, "per_element": {...: dict}, "per_config_type": {...: dict}},
-    "valid_before": {"n_structures": int, "per_element": {...: dict}, "per_config_type": {...: dict}},
-    "counts": {"active": int, "all_weights": int, "adapted_weights": int, "reachable_weights": int},
-    "active_share": float,
-    "is_start": bool,
-    "warnings": [str],
-    "best_epoch": int,
-    "best_reason": str,
-    "epochs": int,
-    "batch_size": int,
-    "learning_rate": float,
-    "beta1": float,
-    "seed": int,
-    "dtype": str,
-    "seconds": float,
-    "n_structures": {"train": int, "valid": int, ...: int},
-    "fingerprints": {...: str},
-    "versions": {...: str},
-    "machine": {"processor": str, "threads": int, ...: object},
-    "e0_fit": (None, dict),
-}
 LINE = {"epoch": int, "train_loss": float, "valid_loss": float, "lr": float, "active_share": float}
 
 
@@ -119,15 +95,6 @@ def read_lines(folder: RunFolder) -> list[dict[str, Any]]:
     return lines
 
 
-def checked_metrics(metrics: Any, where: str) -> dict[str, Any]:
-    """As they stand, if they are those of a run; InputError otherwise."""
-    check_form(metrics, {k: v for k, v in METRICS.items() if k != "n_structures"}, where)
-    check_form(metrics.get("n_structures"), {"train": int, "valid": int}, where, "n_structures")
-    if metrics["e0_fit"] is not None:
-        check_form(metrics["e0_fit"], {"shift_ev": {...: float}}, where, "e0_fit")
-    return metrics
-
-
 def _texts(folder: RunFolder) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     if not folder.folder.is_dir():
         raise InputError(f"{folder.folder}: no such folder, expected that of a run of pathtune fit")
@@ -138,8 +105,7 @@ def _texts(folder: RunFolder) -> tuple[dict[str, Any], dict[str, Any], list[dict
                 "the same pathtune fit with --resume goes on"
             )
         raise InputError(f"{folder.folder}: holds no metrics.json, expected the folder of a finished run")
-    metrics = checked_metrics(read_metrics(folder.metrics), str(folder.metrics))
-    return metrics, read_toml(folder.config), read_lines(folder)
+    return read_metrics(folder.metrics), read_config(folder.config), read_lines(folder)
 
 
 def _load_base(folder: RunFolder, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Potential:

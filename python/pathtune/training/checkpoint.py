@@ -88,6 +88,7 @@ def check_belongs(state: Mapping[str, Any], bound: Mapping[str, Any], epochs: in
 def check_states(state: Mapping[str, Any], model: Potential, optimizer: torch.optim.Optimizer, where: str) -> None:
     """Raise InputError unless the states of adaptations and optimizer fit this model, in types, shapes and numbers."""
     parts = model.adaptation.parts()
+    check_like(state["e0"], model.e0, where, "e0")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     shapes = {id(p): p.shape for p in parameters}
     for name in ("best", "last"):

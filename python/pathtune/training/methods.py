@@ -8,20 +8,79 @@ from typing import Any
 
 from pathtune.data import labels
 from pathtune.errors import InputError
-from pathtune.forms import read_json
+from pathtune.forms import check_form, read_json, read_toml
+from pathtune.options import from_mapping
+from pathtune.training.options import FitConfig
 
+METRICS = {
+    "arm": str,
+    "base": str,
+    "valid": {"n_structures": int, "per_element": {...: dict}, "per_config_type": {...: dict}},
+    "valid_before": {"n_structures": int, "per_element": {...: dict}, "per_config_type": {...: dict}},
+    "counts": {"active": int, "all_weights": int, "adapted_weights": int, "reachable_weights": int},
+    "active_share": float,
+    "is_start": bool,
+    "warnings": [str],
+    "best_epoch": int,
+    "best_reason": str,
+    "epochs": int,
+    "batch_size": int,
+    "learning_rate": float,
+    "beta1": float,
+    "seed": int,
+    "dtype": str,
+    "seconds": float,
+    "n_structures": {"train": int, "valid": int},
+    "shares": {"reachable": float, "adapted": float, "all": float},
+    "fingerprints": {...: str},
+    "versions": {...: str},
+    "machine": {"processor": str, "threads": int},
+    "e0_fit": (None, dict),
+}
+MAY_HOLD = {  # what is not in every run
+    "model": (str, None),
+    "model_sha256": (str, None),
+    "units": [str],
+    "test": {...: object},
+}
 DIGITS = 12  # of a hash, enough to tell two files apart
 
 
 def read_metrics(file: pathlib.Path) -> dict[str, Any]:
-    """What metrics.json of a finished run holds. Raises InputError for a file that is missing, or of something else."""
+    """What metrics.json of a finished run holds. Raises InputError for a file that is missing, damaged, or of something
+    else."""
     if not file.is_file():
         raise InputError(f"{file}: cannot be read (no such file), expected the folder of a finished run")
     metrics = read_json(file, dict)
     for name in ("versions", "shares"):
         if name not in metrics:
             raise InputError(f"{file}: holds no {name}, expected a run of this version of pathtune")
+    return checked_metrics(metrics, str(file))
+
+
+def checked_metrics(metrics: Any, where: str) -> dict[str, Any]:
+    """As they stand, if they are those of a run; InputError otherwise."""
+    check_form(metrics, METRICS, where)
+    for name, form in MAY_HOLD.items():
+        if name in metrics:
+            check_form(metrics[name], form, where, name)
+    if metrics["e0_fit"] is not None:
+        check_form(metrics["e0_fit"], {"shift_ev": {...: float}}, where, "e0_fit")
+    for name in ("valid", "valid_before", "test"):
+        for key, value in metrics.get(name, {}).items():
+            if not isinstance(value, dict):
+                check_form(value, float, where, f"{name}, {key}")
+    if "test" in metrics:
+        check_form(metrics["n_structures"], {"test": int}, where, "n_structures")
     return metrics
+
+
+def read_config(file: pathlib.Path) -> dict[str, Any]:
+    """What config.toml of a run holds; InputError as read_toml, and for options of its training that are none."""
+    config = read_toml(file)
+    check_form(config, {...: dict}, str(file))
+    from_mapping(FitConfig, config.get("fit", {}), f"{file}, [fit]")
+    return config
 
 
 def describe(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -27,11 +27,14 @@ from pathtune.data.store.manifest import finish
 from pathtune.data.structure import Structure
 from pathtune.errors import InputError
 from pathtune.files import checked_path, shown_names, write_atomically, write_text
+from pathtune.forms import check_form, read_json
 
 COUNTED_A = 5.0  # edges are counted within it where no cutoff is asked
 PROBED = 100  # frames of a large file that say under which keys its labels are
 PLAN = "prepare.json"  # what an unfinished store is made of
 MOST_NOTES = 20
+RECORD = {"n": int, "bad": [str], "notes": [str], "present": [str]}  # of a piece,
+OF_SHARD = {"file": str, "bytes": int, "sha256": str, "n_atoms": int, "labels": [str]}  # and of one with structures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +121,7 @@ def _claim(folder: pathlib.Path, names: Sequence[str], job: Job) -> None:
     keys = [sorted(job.keys.keys.items()), job.keys.virials_key, job.keys.units]
     options = [VERSION, keys, job.r_max, job.needs_labels, [label.name for label in labels()]]
     plan = json.dumps({"files": sizes, "options": options}, indent=0)
-    if plan_file.exists() and plan_file.read_text() == plan:
+    if plan_file.exists() and plan_file.read_bytes() == plan.encode():
         return
     for name in ("shards", "index"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -235,7 +238,12 @@ def _is_done(folder: pathlib.Path, number: int) -> bool:
 
 def _record(folder: pathlib.Path, number: int) -> dict[str, Any] | None:
     file = folder / "shards" / f"{number:06d}.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+    try:
+        record = read_json(file, RECORD)
+        check_form(record, OF_SHARD if record["n"] else {}, str(file))
+    except InputError:  # not written yet, or damaged: the piece is made again
+        return None
+    return record
 
 
 def _check_present(out: str | pathlib.Path, parts: Sequence[dict[str, Any]], keys: LabelKeys) -> None:
