@@ -98,7 +98,7 @@ def atomic_numbers(case: Case) -> list[int]:
 
 
 def build(name: str, seed: int = 0) -> torch.nn.Module:
-    """A stock model in float32: a ScaleShiftMACE with the case's shapes and random weights, or a real SevenNet or nequix."""
+    """A stock model in float32: a ScaleShiftMACE with the case's shapes and random weights, or a real other model."""
     if name not in NAMES:
         raise InputError(f"--model is {name!r}, expected one of {', '.join(NAMES)}")
     if name in SEVENNETS:
