@@ -39,6 +39,7 @@ SETS = {
     "lithium": ("crystals/mlearn_Li", ("train", "valid", "test"), (60, None, None), 16, 4),
     "tungsten": ("crystals/w_snap", ("train", "valid", "test"), (60, 30, 60), 16, 4),
     "hfo2": ("lam/hfo2_dpgen", ("train", "valid", "test"), (60, 30, 40), 16, 4),
+    "silicon": ("crystals/mlearn_Si", ("train", "valid", "test"), (60, None, None), 16, 4),
 }
 MOLECULES = ("ethanol450", "ethanol50", "3bpa", "salicylic", "paracetamol")
 WITH_10 = ("ethanol450", "3bpa")

@@ -14,7 +14,7 @@ from pathtune.backbones._packages import import_e3nn, import_mace, import_sevenn
 from pathtune.ops import _core
 
 ALLOWED_SKIPS = ("no CUDA device", "needs the package sevenn", "needs the package mace-torch",
-                 "needs the package e3nn", "needs the package ase-db-backends")  # fmt: skip
+                 "needs the package e3nn", "needs the package nequix", "needs the package ase-db-backends")  # fmt: skip
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -85,7 +85,8 @@ CASES = {
     ),
 }
 SEVENNETS = {"sevennet-0": "sevennet:7net-0"}  # real weights, which lie inside sevenn
-NAMES = (*CASES, *SEVENNETS)
+NEQUIXES = ("nequix-mp-1",)  # real weights, in PATHTUNE_DATA
+NAMES = (*CASES, *SEVENNETS, *NEQUIXES)
 OFF23_ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)
 
 
@@ -97,13 +98,17 @@ def atomic_numbers(case: Case) -> list[int]:
 
 
 def build(name: str, seed: int = 0) -> torch.nn.Module:
-    """A stock model in float32: a ScaleShiftMACE with the case's shapes and random weights, or a real SevenNet."""
+    """A stock model in float32: a ScaleShiftMACE with the case's shapes and random weights, or a real other model."""
     if name not in NAMES:
         raise InputError(f"--model is {name!r}, expected one of {', '.join(NAMES)}")
     if name in SEVENNETS:
         from pathtune.backbones.sevennet import load_sevennet
 
         return load_sevennet(SEVENNETS[name], torch.float32).stock
+    if name in NEQUIXES:
+        from pathtune.backbones.nequix import load_nequix
+
+        return load_nequix(_data() / "weights" / f"{name}.nqx", torch.float32).stock
     from pathtune.backbones._mace_stock import stock_mace
 
     case = CASES[name]
@@ -136,14 +141,17 @@ def structures(name: str, n_atoms: int) -> list[Structure]:
     """Structures of about n_atoms atoms together: a three-element fcc crystal, aspirin or glycine molecules."""
     if name in CASES and CASES[name].structures == "glycine":
         return read_structures(demo_file("train"), max_frames=max(1, round(n_atoms / 10)))
-    if name in SEVENNETS or CASES[name].structures == "metal":
+    if name not in CASES or CASES[name].structures == "metal":
         atoms = ase.build.bulk("Cu", "fcc", a=3.61, cubic=True).repeat((2, 2, max(1, round(n_atoms / 16))))
         atoms.rattle(0.05, seed=0)
         atoms.numbers[::3] = 26
         atoms.numbers[1::5] = 8
         return [from_atoms(atoms, where="benchmark crystal")]
-    folder = pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data"))
-    file = folder / "rmd17" / "aspirin" / "train.extxyz.xz"
+    file = _data() / "rmd17" / "aspirin" / "train.extxyz.xz"
     if not file.exists():
         raise InputError(f"{file}: no such file; aspirin is benched on real structures, set PATHTUNE_DATA")
     return read_structures(file, max_frames=max(1, round(n_atoms / 21)))
+
+
+def _data() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data"))

@@ -40,7 +40,8 @@ class ModelOptions:
 
     model: str | None = option(
         None,
-        "a .model or checkpoint file (a pickle: name only files you trust) or a name such as demo or sevennet:7net-0",
+        "a .model or checkpoint file (a pickle: name only files you trust), a .nqx file, or a name such as demo or "
+        "sevennet:7net-0",
     )
     head: str | None = option(None, "head of a multi-head model, its first by default; or modality")
     dtype: str | None = option(None, "precision; the file's own by default", choices=("float32", "float64"))

@@ -1,0 +1,88 @@
+"""Our nequix models against the package `nequix`: published weights, and a tuned model merged back to a `.nqx`.
+
+    python bench/nequix_agreement.py --python ENVIRONMENT_OF_NEQUIX/bin/python [--n 50]
+
+The package runs in its own environment (bench/nequix_oracle.py), in float32. Structures are those of PATHTUNE_DATA's
+retention/mptrj_random_1k. The tuned model is nequix-mp-1 with random changes of 3 % of its weights and other E0.
+Largest differences go to bench/results/nequix_agreement.json.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+
+import ase
+import torch
+
+import pathtune
+from pathtune.data import from_atoms
+
+HERE = pathlib.Path(__file__).parent
+DATA = pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data"))
+STRUCTURES = DATA / "retention" / "mptrj_random_1k" / "test.extxyz.xz"
+
+
+def package_records(python, file, n):
+    """What the package says of `n` structures."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder) / "oracle.json"
+        command = [python, str(HERE / "nequix_oracle.py"), str(file), str(STRUCTURES), "--n", str(n), "--out", str(out)]
+        subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": ""})
+        return json.loads(out.read_text())
+
+
+def differences(model, records):
+    """Largest differences between our model and the package's records."""
+    largest = {"energy_ev_atom": 0.0, "forces_ev_a": 0.0, "stress_ev_a3": 0.0, "forces_max_ev_a": 0.0}
+    for record in records:
+        atoms = ase.Atoms(*(record[key] for key in ("numbers", "positions")), cell=record["cell"], pbc=record["pbc"])
+        p = model(model.collate([from_atoms(atoms)]), outputs=("energy", "forces", "stress"))
+        forces, stress = (torch.tensor(record[key], dtype=torch.float64) for key in ("forces", "stress"))
+        found = {
+            "energy_ev_atom": abs(p.energy.item() - record["energy"]) / len(atoms),
+            "forces_ev_a": (p.forces - forces).abs().max().item(),
+            "stress_ev_a3": (p.stress[0] - stress).abs().max().item(),
+            "forces_max_ev_a": forces.abs().max().item(),
+        }
+        largest = {key: max(value, found[key]) for key, value in largest.items()}
+    return largest
+
+
+def tuned_model(base):
+    """Random changes of 3 % of the weights, as an adaptation, and other E0."""
+    delta = pathtune.SparseDelta(delta_start="paper", initial_std=0.05, active_share=0.03)
+    model = pathtune.sparsify(base, delta, seed=0)
+    model.set_e0(model.e0 + torch.linspace(-1.0, 1.0, model.e0.numel(), dtype=model.e0.dtype))
+    return model
+
+
+def agreement(python, n, names=("nequix-mp-1", "nequix-oam-1")):
+    """Largest differences by model, those of a merged file, and how far tuning moved its forces."""
+    result = {"n_structures": n}
+    for name in names:
+        file = DATA / "weights" / f"{name}.nqx"
+        records = package_records(python, file, n)
+        for dtype in ("float32", "float64"):
+            result[f"{name}, ours in {dtype}"] = differences(pathtune.load(file, dtype), records)
+    base = pathtune.load(DATA / "weights" / f"{names[0]}.nqx", "float64")
+    model = tuned_model(base)
+    with tempfile.TemporaryDirectory() as folder:
+        merged = pathlib.Path(folder) / "merged.nqx"
+        pathtune.save(pathtune.merge(model), merged)
+        records = package_records(python, merged, n)
+    result[f"{names[0]}, tuned and merged"] = differences(model, records)
+    result["moved by tuning"] = {"forces_ev_a": differences(base, records)["forces_ev_a"]}
+    return result
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", required=True)
+    parser.add_argument("--n", type=int, default=50)
+    args = parser.parse_args()
+    found = agreement(args.python, args.n)
+    (HERE / "results" / "nequix_agreement.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))

@@ -1,0 +1,69 @@
+"""Force errors of nequix-mp-1 after `fit` with default settings, 3 % of the weights against all of them.
+
+    python bench/nequix_fits.py [--seeds 0 1 2] [--sets copper silicon]
+
+Copper of crystals/dnp_Cu and silicon of crystals/mlearn_Si, 60 structures, 16 epochs: sets of bench/optimiser.py.
+Results are kept one by one in bench/results/nequix_fits.jsonl and not repeated. Seconds are the processor's, for the
+training alone. PATHTUNE_DATA as in CONTRIBUTING.md; one thread.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+import torch
+
+import pathtune
+from optimiser import ARMS, DATA, read_set
+from pathtune.data import elements_of
+from pathtune.ops.allocator import keep_large_blocks
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "nequix_fits.jsonl"
+
+
+def scores_of(model, structures):
+    """Mean absolute errors by name."""
+    return {key: round(value, 4) for key, value in pathtune.evaluate(model, structures).items() if "mae" in key}
+
+
+def run(name, arm, seed):
+    """Train with default settings and test; `before` is the model as it is, with E0 refitted."""
+    splits, epochs, batch_size = read_set(name)
+    base = pathtune.load(DATA / "weights" / "nequix-mp-1.nqx")
+    kind, share = ARMS[arm]
+    options = {"delta": pathtune.SparseDelta(active_share=share)} if share else {}
+    model = pathtune.adapt(base, [kind], elements_of(splits["train"]), options, seed)
+    config = pathtune.FitConfig(epochs=epochs, batch_size=batch_size, seed=seed)
+    began = time.process_time()
+    pathtune.fit(model, splits["train"], splits["valid"], config)
+    seconds = round(time.process_time() - began, 1)
+    refitted, _ = pathtune.refit_e0(base, splits["train"])
+    return {
+        **{"set": name, "arm": arm, "share": share, "seed": seed, **scores_of(model, splits["test"])},
+        **{"values": model.counts()["active"], "processor_seconds": seconds},
+        "before": scores_of(refitted, splits["test"]),
+    }
+
+
+def main():
+    """Every run that is not there yet, seed by seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sets", nargs="+", default=["copper", "silicon"])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_large_blocks()
+    done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    for seed in args.seeds:
+        for name in args.sets:
+            for arm in ("3 %", "full"):
+                if not any((r["set"], r["arm"], r["seed"]) == (name, arm, seed) for r in done):
+                    result = run(name, arm, seed)
+                    with open(RESULTS, "a") as stream:
+                        stream.write(json.dumps(result) + "\n")
+                    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Energies, forces and stresses by the package `nequix` itself (its JAX side, float32): what ours must equal.
+
+    python bench/nequix_oracle.py MODEL.nqx STRUCTURES --n 50 --out FILE.json
+
+In an environment of its own, without pathtune: `pip install jax equinox e3nn-jax jraph ase matscipy tqdm pyyaml optax`
+and `pip install --no-deps nequix==0.4.5` (whose own list asks for CUDA). STRUCTURES is extxyz, also packed with xz;
+`--n` of them are taken at equal distances. All are padded to one size, so that JAX compiles once.
+"""
+
+import argparse
+import json
+import lzma
+
+import ase.io
+import equinox
+import jraph
+import numpy as np
+from nequix.data import atomic_numbers_to_indices, dict_to_graphstuple, preprocess_graph
+from nequix.model import load_model
+
+
+def read(file, n):
+    """`n` structures at equal distances; all of them where n is 0."""
+    with (lzma.open if file.endswith(".xz") else open)(file, "rt") as stream:
+        frames = ase.io.read(stream, ":", format="extxyz")
+    return [frames[i * len(frames) // n] for i in range(n)] if 0 < n < len(frames) else frames
+
+
+def main():
+    """Write one record for each structure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("structures")
+    parser.add_argument("--n", type=int, default=50)
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args()
+    model, config = load_model(args.model)
+    frames = read(args.structures, args.n)
+    index = atomic_numbers_to_indices(config["atomic_numbers"])
+    graphs = [dict_to_graphstuple(preprocess_graph(atoms, index, config["cutoff"], False)) for atoms in frames]
+    n_node, n_edge = (max(int(getattr(g, name)[0]) for g in graphs) + 1 for name in ("n_node", "n_edge"))
+    call, records = equinox.filter_jit(model), []
+    for atoms, graph in zip(frames, graphs):
+        energy, forces, stress = call(jraph.pad_with_graphs(graph, n_node, n_edge, 2))
+        records.append(
+            {
+                "numbers": atoms.numbers.tolist(),
+                "positions": atoms.positions.tolist(),
+                "cell": atoms.cell.array.tolist(),
+                "pbc": atoms.pbc.tolist(),
+                "energy": float(energy[0]),
+                "forces": np.asarray(forces)[: len(atoms)].tolist(),
+                "stress": np.asarray(stress)[0].tolist(),
+            }
+        )
+    with open(args.out, "w") as stream:
+        json.dump(records, stream)
+
+
+if __name__ == "__main__":
+    main()
