@@ -1,10 +1,11 @@
 """Our nequix models against the package `nequix`: published weights, and a tuned model merged back to a `.nqx`.
 
-    python bench/nequix_agreement.py --python ENVIRONMENT_OF_NEQUIX/bin/python [--n 50]
+    python bench/nequix_agreement.py --python ENVIRONMENT_OF_NEQUIX/bin/python [--n 50] [--most-atoms 20]
 
 The package runs in its own environment (bench/nequix_oracle.py), in float32. Structures are those of PATHTUNE_DATA's
-retention/mptrj_random_1k. The tuned model is nequix-mp-1 with random changes of 3 % of its weights and other E0.
-Largest differences go to bench/results/nequix_agreement.json.
+retention/mptrj_random_1k, at equal distances among those of at most `--most-atoms` atoms. The tuned model is nequix-
+mp-1 with random changes of 3 % of its weights and other E0. Largest differences go to
+bench/results/nequix_agreement.json.
 """
 
 import argparse
@@ -25,13 +26,20 @@ DATA = pathlib.Path(os.environ.get("PATHTUNE_DATA", "../shared/data"))
 STRUCTURES = DATA / "retention" / "mptrj_random_1k" / "test.extxyz.xz"
 
 
-def package_records(python, file, n):
-    """What the package says of `n` structures."""
+def package_records(python, files, n, most_atoms):
+    """What the package says of `n` structures of at most so many atoms, for each file; side by side."""
     with tempfile.TemporaryDirectory() as folder:
-        out = pathlib.Path(folder) / "oracle.json"
-        command = [python, str(HERE / "nequix_oracle.py"), str(file), str(STRUCTURES), "--n", str(n), "--out", str(out)]
-        subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": ""})
-        return json.loads(out.read_text())
+        running = {}
+        for file in files:
+            out = pathlib.Path(folder) / f"{len(running)}.json"
+            command = [python, str(HERE / "nequix_oracle.py"), str(file), str(STRUCTURES), "--out", str(out)]
+            command += ["--n", str(n), "--most-atoms", str(most_atoms)]
+            environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": ""}
+            running[out] = subprocess.Popen(command, env=environment)
+        statuses = [process.wait() for process in running.values()]
+        if any(statuses):
+            raise SystemExit("nequix_oracle.py failed; see above")
+        return [json.loads(out.read_text()) for out in running]
 
 
 def differences(model, records):
@@ -59,22 +67,21 @@ def tuned_model(base):
     return model
 
 
-def agreement(python, n, names=("nequix-mp-1", "nequix-oam-1")):
+def agreement(python, n, most_atoms, names=("nequix-mp-1", "nequix-oam-1")):
     """Largest differences by model, those of a merged file, and how far tuning moved its forces."""
-    result = {"n_structures": n}
-    for name in names:
-        file = DATA / "weights" / f"{name}.nqx"
-        records = package_records(python, file, n)
-        for dtype in ("float32", "float64"):
-            result[f"{name}, ours in {dtype}"] = differences(pathtune.load(file, dtype), records)
-    base = pathtune.load(DATA / "weights" / f"{names[0]}.nqx", "float64")
+    files = [DATA / "weights" / f"{name}.nqx" for name in names]
+    base = pathtune.load(files[0], "float64")
     model = tuned_model(base)
     with tempfile.TemporaryDirectory() as folder:
         merged = pathlib.Path(folder) / "merged.nqx"
         pathtune.save(pathtune.merge(model), merged)
-        records = package_records(python, merged, n)
-    result[f"{names[0]}, tuned and merged"] = differences(model, records)
-    result["moved by tuning"] = {"forces_ev_a": differences(base, records)["forces_ev_a"]}
+        *records, of_merged = package_records(python, [*files, merged], n, most_atoms)
+    result = {"n_structures": len(of_merged), "most_atoms": most_atoms}
+    for name, file, found in zip(names, files, records):
+        for dtype in ("float32", "float64"):
+            result[f"{name}, ours in {dtype}"] = differences(pathtune.load(file, dtype), found)
+    result[f"{names[0]}, tuned and merged"] = differences(model, of_merged)
+    result["moved by tuning"] = {"forces_ev_a": differences(base, of_merged)["forces_ev_a"]}
     return result
 
 
@@ -82,7 +89,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", required=True)
     parser.add_argument("--n", type=int, default=50)
+    parser.add_argument("--most-atoms", type=int, default=20)
     args = parser.parse_args()
-    found = agreement(args.python, args.n)
+    found = agreement(args.python, args.n, args.most_atoms)
     (HERE / "results" / "nequix_agreement.json").write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))

@@ -1,10 +1,11 @@
 """Energies, forces and stresses by the package `nequix` itself (its JAX side, float32): what ours must equal.
 
-    python bench/nequix_oracle.py MODEL.nqx STRUCTURES --n 50 --out FILE.json
+    python bench/nequix_oracle.py MODEL.nqx STRUCTURES --n 50 --most-atoms 20 --out FILE.json
 
 In an environment of its own, without pathtune: `pip install jax equinox e3nn-jax jraph ase matscipy tqdm pyyaml optax`
 and `pip install --no-deps nequix==0.4.5` (whose own list asks for CUDA). STRUCTURES is extxyz, also packed with xz;
-`--n` of them are taken at equal distances. All are padded to one size, so that JAX compiles once.
+`--n` of them are taken at equal distances among those of at most `--most-atoms`. All
+are padded to one size, so that JAX compiles once.
 """
 
 import argparse
@@ -19,11 +20,13 @@ from nequix.data import atomic_numbers_to_indices, dict_to_graphstuple, preproce
 from nequix.model import load_model
 
 
-def read(file, n):
-    """`n` structures at equal distances; all of them where n is 0."""
+def read(file, n, most_atoms):
+    """`n` structures at equal distances among those of at most `most_atoms` atoms."""
     with (lzma.open if file.endswith(".xz") else open)(file, "rt") as stream:
         frames = ase.io.read(stream, ":", format="extxyz")
-    return [frames[i * len(frames) // n] for i in range(n)] if 0 < n < len(frames) else frames
+    frames = [atoms for atoms in frames if len(atoms) <= most_atoms]
+    n = min(n, len(frames))
+    return [frames[i * len(frames) // n] for i in range(n)]
 
 
 def main():
@@ -32,10 +35,11 @@ def main():
     parser.add_argument("model")
     parser.add_argument("structures")
     parser.add_argument("--n", type=int, default=50)
+    parser.add_argument("--most-atoms", type=int, default=1000)
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     model, config = load_model(args.model)
-    frames = read(args.structures, args.n)
+    frames = read(args.structures, args.n, args.most_atoms)
     index = atomic_numbers_to_indices(config["atomic_numbers"])
     graphs = [dict_to_graphstuple(preprocess_graph(atoms, index, config["cutoff"], False)) for atoms in frames]
     n_node, n_edge = (max(int(getattr(g, name)[0]) for g in graphs) + 1 for name in ("n_node", "n_edge"))

@@ -13,6 +13,7 @@ import statistics
 import sys
 
 import evidence
+import nequix_tables
 import optimiser_tables
 import scale
 
@@ -315,6 +316,8 @@ TABLES = {
     "step": step_table,
     "time": time_table,
     "sevennet": sevennet_table,
+    "nequix_agreement": lambda: rows(*nequix_tables.agreement()),
+    "nequix_step": lambda: rows(*nequix_tables.step()),
     "gpu_resources": resource_table,
     "gpu_costs": cost_table,
     "gpu_defects": defect_table,

@@ -219,7 +219,7 @@ def test_energies_forces_and_stress_are_those_of_the_package(data_folder):
     python = os.environ.get("PATHTUNE_NEQUIX_PYTHON", "")
     if not pathlib.Path(python).is_file():
         pytest.skip("needs the package nequix, in an environment of its own (PATHTUNE_NEQUIX_PYTHON)")
-    call = f"nequix_agreement.agreement({python!r}, 4, ['nequix-mp-1'])"
+    call = f"nequix_agreement.agreement({python!r}, 4, 12, ['nequix-mp-1'])"
     code = f"import json, nequix_agreement; print(json.dumps({call}))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(BENCH), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
