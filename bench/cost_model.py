@@ -13,7 +13,10 @@ import dataclasses
 import json
 import pathlib
 
+import torch
+
 from pathtune import load
+from pathtune.backbones._radial_tables import ANY_PAIR
 from pathtune.benchmark import cases
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -84,16 +87,45 @@ def sampled_costs(table, n_nodes: int, n_present: int) -> list[Cost]:
             Cost("soft_threshold", "write", candidates * (5 * FLOAT + INDEX), 3 * candidates)]  # fmt: skip
 
 
+def radial_costs(coefficients: torch.Tensor, n_rows: int) -> list[Cost]:
+    """radial_table of a frozen network: w; its slope in the force pass; the slope's adjoint in the loss's pass.
+
+    A table is read from memory once, or where rows are few as often as they ask; what they ask again comes from L2.
+    """
+    n_segments, n_terms, n_columns = coefficients.shape
+    w = n_rows * n_columns
+    n_bytes = FLOAT * (w + min(n_segments * n_terms * n_columns, n_terms * w)) + n_rows * (2 * FLOAT + INDEX)
+    calls = (("expand", 2 * n_terms), ("contract, slope", 3 * n_terms), ("expand, slope", 3 * n_terms))
+    return [Cost("radial_table", call, n_bytes, flops * w) for call, flops in calls]
+
+
+def geometry_costs(dim_y: int, n_rows: int, n_edges: int) -> list[Cost]:
+    """edge_geometry: lengths and harmonics, their slope, and the slope's adjoint; about 100 operations a row."""
+    y, index = FLOAT * n_edges * dim_y, 2 * INDEX * n_rows + (INDEX + FLOAT) * n_edges
+    calls = (("forward", 4, 100), ("backward", 7, 150), ("double backward", 7, 200))
+    return [Cost("edge_geometry", call, y + index + FLOAT * reals * n_rows, flops * n_rows + 3 * n_edges * dim_y)
+            for call, reals, flops in calls]  # fmt: skip
+
+
+def radial_tables(forward, n_present: int) -> dict[str, torch.Tensor]:
+    """Coefficients of the tables that a frozen model makes for all pairs of its first species, by function."""
+    pairs = [(a, b) for a in range(n_present) for b in range(a, n_present)] if forward.tables.by_species else [ANY_PAIR]
+    made = forward.tables.made_for(pairs, torch.device("cpu"))
+    return {name: table.coefficients for name, table in (made or {}).items()}
+
+
 def step_costs(name: str, n_atoms: int, n_edges: int, n_present: int) -> list[Cost]:
     """Every call of a sparse step of the case `name`."""
     forward = load(cases.build(name), backend="cpu").backbone._forward
-    costs = []
-    for layer in forward.layers:
-        mul = int(layer.conv.paths[0, 5])
+    n_rows = n_edges // 2 if forward.by_pair else n_edges
+    costs = geometry_costs(forward.layers[0].conv.dim_y, n_rows, n_edges)
+    for coefficients in radial_tables(forward, n_present).values() if forward.tables else ():
+        costs += radial_costs(coefficients, n_rows)
+    for layer, product in zip(forward.layers, forward.products):
         costs += conv_costs(layer.conv, n_atoms, n_edges)
-        costs += contraction_costs(layer.contraction, n_atoms, mul)
+        costs += contraction_costs(product.contraction, n_atoms, product.mul)
         costs += linear_costs(layer.species_linear, n_atoms, n_present)
-        for table in (layer.species_linear, *(linear.table for linear in layer.linears)):
+        for table in (layer.species_linear, *(linear.table for linear in (*layer.linears, product.linear))):
             costs += sampled_costs(table, n_atoms, n_present if table is layer.species_linear else 1)
     return costs
 

@@ -16,13 +16,33 @@ import sys
 
 import torch
 
-from cost_model import EDGES_PER_ATOM, contraction_costs, conv_costs, linear_costs
+from cost_model import (
+    EDGES_PER_ATOM,
+    Cost,
+    contraction_costs,
+    conv_costs,
+    geometry_costs,
+    linear_costs,
+    radial_costs,
+    radial_tables,
+)
 from pathtune import load
 from pathtune.benchmark import cases
-from pathtune.ops import _kernels, conv_graph, edge_conv, group_by_species, species_linear, symmetric_contraction
+from pathtune.ops import (
+    RadialTable,
+    _kernels,
+    conv_graph,
+    edge_conv,
+    edge_geometry,
+    group_by_species,
+    radial_table,
+    species_linear,
+    symmetric_contraction,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 N_NODES, N_PRESENT = 8, 2
+N_TABLES = N_PRESENT * (N_PRESENT + 1) // 2  # pairs of species
 
 
 def emulated():
@@ -58,6 +78,33 @@ def passes(module, function, tensors, names: list[str], wanted: list[int]) -> di
     return found
 
 
+def three_passes(module, function, x: torch.Tensor) -> list[float]:
+    """Bytes of a function's forward, of its gradient to x, and of the latter's gradient to the cotangents."""
+    forward, out = counted(module, lambda: function(x))
+    g = [torch.randn_like(t).requires_grad_() for t in out]
+    backward, (first,) = counted(module, lambda: torch.autograd.grad(out, x, g, create_graph=True))
+    again, _ = counted(module, lambda: torch.autograd.grad(first, g, torch.randn_like(first)))
+    return [forward, backward, again]
+
+
+def of_rows(module, layer, coefficients: torch.Tensor, graph) -> list[tuple[list[Cost], list[float]]]:
+    """radial_table and edge_geometry on the rows of the graph: the model's costs, and the bytes counted."""
+    n_rows, n_edges = graph.row_ptr.numel() - 1, graph.sender.numel()
+    per_table = coefficients.shape[0] // N_TABLES
+    n_segments = torch.full((N_TABLES,), per_table)
+    width = torch.full((N_TABLES,), 5.5 / per_table, dtype=torch.float64)
+    table = RadialTable(coefficients, n_segments.cumsum(0) - n_segments, n_segments, torch.full_like(width, 0.5), width)
+    r = (0.5 + 5.5 * torch.rand(n_rows)).requires_grad_()
+    slot = torch.arange(n_rows) % N_TABLES
+    vectors, sign = torch.randn(n_rows, 3).requires_grad_(), torch.ones(n_edges)
+    c = [1.0] * int(layer.conv.dim_y**0.5)
+    return [
+        (radial_costs(coefficients, n_rows), three_passes(module, lambda r: (radial_table(r, table, slot),), r)),
+        (geometry_costs(layer.conv.dim_y, n_rows, n_edges),
+         three_passes(module, lambda v: edge_geometry(v, c, graph, sign), vectors)),
+    ]  # fmt: skip
+
+
 def batch_of(n_nodes: int):
     """A graph in which every node has EDGES_PER_ATOM neighbours, edges in pairs that share a row of w."""
     sender = torch.arange(n_nodes).repeat_interleave(EDGES_PER_ATOM)
@@ -67,14 +114,20 @@ def batch_of(n_nodes: int):
     return conv_graph(sender[order], receiver[order], n_nodes, row)
 
 
+def row_of(cost: Cost, n_bytes: float) -> dict:
+    return {"kernel": cost.kernel, "call": cost.call, "counted_bytes": n_bytes, "model_bytes": cost.n_bytes,
+            "ratio": round(n_bytes / cost.n_bytes, 3)}  # fmt: skip
+
+
 def main() -> None:
     torch.manual_seed(0)
-    layer = load(cases.build("mp-0b3-medium"), backend="cpu").backbone._forward.layers[1]
+    forward = load(cases.build("mp-0b3-medium"), backend="cpu").backbone._forward
+    layer, coefficients = forward.layers[1], radial_tables(forward, N_PRESENT)["w1"]
     module = emulated()
     graph, species = batch_of(N_NODES), torch.arange(N_NODES) % N_PRESENT
     n_edges = graph.sender.numel()
     groups = group_by_species(species, layer.species_linear.n_species)
-    table, contraction, linear = layer.conv, layer.contraction, layer.species_linear
+    table, contraction, linear = layer.conv, forward.products[1].contraction, layer.species_linear
     mul = int(table.paths[0, 5])
 
     def leaf(*shape: int) -> torch.Tensor:
@@ -93,8 +146,9 @@ def main() -> None:
     for costs, function, tensors, wanted in runs:
         names = [f"{i} {cost.call}" for i, cost in enumerate(costs)]
         found = passes(module, function, tensors, names, wanted)
-        rows += [{"kernel": cost.kernel, "call": cost.call, "counted_bytes": found[name], "model_bytes": cost.n_bytes,
-                  "ratio": round(found[name] / cost.n_bytes, 3)} for cost, name in zip(costs, names)]  # fmt: skip
+        rows += [row_of(cost, found[name]) for cost, name in zip(costs, names)]
+    for costs, found in of_rows(module, layer, coefficients, graph):
+        rows += [row_of(cost, n_bytes) for cost, n_bytes in zip(costs, found)]
     result = {"n_nodes": N_NODES, "n_edges": n_edges, "rows": rows}
     (ROOT / "bench" / "results" / "emulated_traffic.json").write_text(json.dumps(result, indent=1) + "\n")
     for row in rows:

@@ -33,7 +33,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 # operator: how the names of its CUDA kernels begin; on a CPU the operator's own name is looked for
 KERNELS = {"edge_conv": "conv_", "symmetric_contraction": "contract|sum_over_nodes",
            "species_linear": "multiply_rows|sum_outer", "sampled_gradient": "products|finish_",
-           "soft_threshold": "write_deltas"}  # fmt: skip
+           "soft_threshold": "write_deltas", "radial_table": "radial_", "edge_geometry": "geometry_"}  # fmt: skip
 # label: the package it needs, and the script of mace.cli that converts a model for it
 CONVERTERS = {"MACE + cuEquivariance": ("cuequivariance_torch", "convert_e3nn_cueq"),
               "MACE + OpenEquivariance": ("openequivariance", "convert_e3nn_oeq")}  # fmt: skip

@@ -163,7 +163,11 @@ def _best_runs(runs: list[dict], keys: tuple[str, ...]) -> list[str]:
 # a kernel's file in csrc, and how its names begin
 GPU_KERNELS = {"edge_conv": "conv_", "symmetric_contraction": ("contract", "sum_over_nodes"),
                "species_linear": ("multiply_rows", "sum_outer"), "sampled_gradient": ("products", "finish_"),
-               "soft_threshold": "write_deltas"}  # fmt: skip
+               "soft_threshold": "write_deltas", "radial_table": "radial_", "edge_geometry": "geometry_"}  # fmt: skip
+
+
+# an operator, and how the names of its launchers begin
+LAUNCHES = {**{operator: operator for operator in GPU_KERNELS}, "radial_table": "radial_"}
 
 
 def resource_table() -> str:
@@ -182,6 +186,19 @@ def resource_table() -> str:
                 shared = max(used["static_shared_bytes"] for _, used in same)
                 body.append([operator, f"{kernel}<{dtype}>", str(len(same)), str(registers), str(shared)])
     return rows(["operator", "kernel", "instances", "most registers", "most static shared bytes"], body)
+
+
+def launch_table() -> str:
+    """Launches of a step: ours by operator, and torch's operations."""
+    counted = load("launches")["rows"]
+    body = []
+    for operator, begins in LAUNCHES.items():
+        sums = (sum(n for kernel, n in row["kernels"].items() if kernel.startswith(begins)) for row in counted)
+        body.append([operator, *map(str, sums)])
+    for title, key in (("torch's operations", "n_torch"), ("numbers read on the host", "n_read_on_host")):
+        body.append([title, *(str(row[key]) for row in counted)])
+    body.insert(-1, ["together", *(str(row["n_kernels"] + row["n_torch"]) for row in counted)])
+    return rows(["", *(row["model"] for row in counted)], body)
 
 
 def cost_table() -> str:
@@ -320,6 +337,7 @@ TABLES = {
     "nequix_step": lambda: rows(*nequix_tables.step()),
     "gpu_resources": resource_table,
     "gpu_costs": cost_table,
+    "gpu_launches": launch_table,
     "gpu_defects": defect_table,
     "reliability": reliability_table,
     "planted": planted_table,

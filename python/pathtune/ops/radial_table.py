@@ -77,7 +77,7 @@ def radial_table(
     check_size("radial_table", "number of terms", table.coefficients.shape[1], N_TERMS)
     if slot is not None:
         check_size("radial_table", "number of slots", slot.numel(), r.numel())
-        if slot.device.type == "cpu" and slot.numel():
+        if slot.device.type == "cpu" and slot.numel() and not uses_cuda(slot):
             _check_slots(slot, table.first.numel())
     return _expand(r, None, table.coefficients, slot, *table.slots(), 0)
 
