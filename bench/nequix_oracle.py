@@ -5,8 +5,9 @@
 In an environment of its own, without pathtune: `pip install jax equinox e3nn-jax jraph ase matscipy tqdm pyyaml optax`
 and `pip install --no-deps nequix==0.4.5` (whose own list asks for CUDA). STRUCTURES is extxyz, also packed with xz;
 `--n` of them are taken at equal distances among those of at most `--most-atoms`. All are padded to one size, so that
-JAX compiles once. The package rounds positions and cells to float32. `--double` runs the same functions in float64 instead,
-with the constant of the activation still as float32 gives it: what is left then is no rounding.
+JAX compiles once. The package rounds positions and cells to float32.
+`--double` runs the same functions in float64 instead, with the constant of the activation still as float32 gives it:
+what is left then is no rounding.
 """
 
 import argparse
