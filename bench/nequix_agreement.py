@@ -1,6 +1,7 @@
 """Our nequix models against the package `nequix`: published weights, and a tuned model merged back to a `.nqx`.
 
     python bench/nequix_agreement.py --python ENVIRONMENT_OF_NEQUIX/bin/python [--n 50] [--most-atoms 20]
+    python bench/nequix_agreement.py --double FILE    # of nequix_oracle.py --double
 
 The package runs in its own environment (bench/nequix_oracle.py), in float32. Structures are those of PATHTUNE_DATA's
 retention/mptrj_random_1k, at equal distances among those of at most `--most-atoms` atoms. The tuned model is nequix-
@@ -85,12 +86,29 @@ def agreement(python, n, most_atoms, names=("nequix-mp-1", "nequix-oam-1")):
     return result
 
 
-if __name__ == "__main__":
+def main():
+    """Compare and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", required=True)
+    parser.add_argument("--python")
     parser.add_argument("--n", type=int, default=50)
     parser.add_argument("--most-atoms", type=int, default=20)
+    parser.add_argument("--double", metavar="FILE", help="what nequix_oracle.py --double wrote of nequix-mp-1")
     args = parser.parse_args()
-    found = agreement(args.python, args.n, args.most_atoms)
-    (HERE / "results" / "nequix_agreement.json").write_text(json.dumps(found, indent=1) + "\n")
+    name = "nequix_agreement_double" if args.double else "nequix_agreement"
+    if args.double:
+        records = json.loads(pathlib.Path(args.double).read_text())
+        found = {
+            "n_structures": len(records),
+            "most_atoms": max(len(record["numbers"]) for record in records),
+            "nequix-mp-1, both in float64": differences(
+                pathtune.load(DATA / "weights" / "nequix-mp-1.nqx", "float64"), records
+            ),
+        }
+    else:
+        found = agreement(args.python, args.n, args.most_atoms)
+    (HERE / "results" / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
