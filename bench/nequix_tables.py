@@ -8,7 +8,8 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 
 def agreement():
     """Header and rows: largest differences between our models and the package's."""
-    found = json.loads((RESULTS / "nequix_agreement.json").read_text())
+    parts = [json.loads((RESULTS / f"nequix_agreement{end}.json").read_text()) for end in ("", "_double")]
+    found = parts[0] | parts[1]
     body = [
         [name, *(f"{of[key]:.1e}" for key in ("energy_ev_atom", "forces_ev_a", "stress_ev_a3"))]
         for name, of in found.items()
