@@ -7,7 +7,7 @@ import torch
 
 from pathtune import load
 from pathtune.backbones._packages import import_mace, import_sevenn
-from pathtune.loading import _is_sevennet
+from pathtune.loading import _package
 
 
 @pytest.mark.parametrize(("package", "load_it", "words"), [
@@ -23,17 +23,18 @@ def test_a_missing_package_says_what_to_install(package, load_it, words, monkeyp
 
 
 def test_a_file_is_told_apart_without_being_loaded(tmp_path, monkeypatch):
-    files = {name: tmp_path / name for name in ("checkpoint.pth", "module.model", "text.pth")}
+    files = {name: tmp_path / name for name in ("checkpoint.pth", "module.model", "text.pth", "text.nqx")}
     torch.save({"config": {}, "model_state_dict": {"x": torch.zeros(3)}}, files["checkpoint.pth"])
     torch.save(torch.nn.Linear(2, 2), files["module.model"])
     files["text.pth"].write_text("model_state_dict")
+    files["text.nqx"].write_text('{"cutoff": 6.0}')
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("was loaded"))
-    assert {name: _is_sevennet(file) for name, file in files.items()} == {
-        "checkpoint.pth": True, "module.model": False, "text.pth": False,
+    assert {name: _package(file) for name, file in files.items()} == {
+        "checkpoint.pth": "sevenn", "module.model": "mace", "text.pth": "mace", "text.nqx": "nequix",
     }  # fmt: skip
-    assert _is_sevennet("sevennet:7net-0")
-    assert not _is_sevennet("medium-0b3")
-    assert not _is_sevennet(torch.nn.Linear(2, 2))
+    assert _package("sevennet:7net-0") == "sevenn"
+    assert _package("nequix:any") == "nequix"
+    assert _package("medium-0b3") == _package(torch.nn.Linear(2, 2)) == "mace"
 
 
 def test_a_sevennet_of_an_unsupported_version_says_which(monkeypatch):

@@ -189,13 +189,13 @@ def test_a_compiled_module_is_refused():
 
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_kinds_are_told_by_content_whatever_the_ending(is_zip, tmp_path):
-    from pathtune.loading import _is_sevennet
+    from pathtune.loading import _package
 
     torch.save({"config": {}, "model_state_dict": {"x": torch.zeros(3)}}, tmp_path / "a.model",
                _use_new_zipfile_serialization=is_zip)  # fmt: skip
     torch.save(tiny_mace(), tmp_path / "b.pth", _use_new_zipfile_serialization=is_zip)
-    assert _is_sevennet(tmp_path / "a.model")
-    assert not _is_sevennet(tmp_path / "b.pth")
+    assert _package(tmp_path / "a.model") == "sevenn"
+    assert _package(tmp_path / "b.pth") == "mace"
     assert load(tmp_path / "b.pth").backbone.name == "ScaleShiftMACE"
     torch.save({"model": {}}, tmp_path / "c.pt", _use_new_zipfile_serialization=is_zip)
     with pytest.raises(InputError, match="holds a dict, expected a MACE model"):

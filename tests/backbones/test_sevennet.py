@@ -154,13 +154,16 @@ def test_only_weights_that_the_data_reach_are_adapted(sevennet_0):
     rows = {(r.module, r.path): r for r in paths(sevennet_0, elements=[29, 79])}
     embedding = rows["onehot_to_feature_x.linear", "0e -> 0e"]
     assert (embedding.weights, embedding.reachable) == (89 * 128, 2 * 128)
-    assert sum(r.weights for r in rows.values()) == 11392 + 28672 + 3 * 33792 + 16384 + 16384 + 4 * 21504 + 40960 + \
+    assert sum(r.weights for r in rows.values() if r.scope == "linear") == 11392 + 28672 + 3 * 33792 + 16384 + 16384 + 4 * 21504 + 40960 + \
         3 * 86016 + 28672 + 8192 + 64  # fmt: skip
     model = sparsify(sevennet_0, BIG, elements=[29, 79])
     rows = delta_of(model, "onehot_to_feature_x.linear").indices.div(128, rounding_mode="floor")
     assert set(rows.tolist()) == {sevennet_0.atomic_numbers.index(z) for z in (29, 79)}
     counts = model.counts()
     assert counts["all_weights"] == 842_623
+    radial = [layer for layer in sevennet_0.backbone.layers if layer.scope == "radial"]
+    assert all(sevennet_0.backbone.parameters[layer.parameter].numel() == layer.numel for layer in radial)
+    assert counts["adapted_weights"] + sum(layer.numel for layer in radial) < counts["all_weights"]
     assert counts["adapted_weights"] - counts["reachable_weights"] == 87 * 128
 
 
