@@ -5,45 +5,16 @@ import ase.build
 import pytest
 import torch
 
+from laws.forward import START, assert_forwards_agree, batch_of, force_loss_gradients
 from models import ALL, crystal, molecule
 from nequixes import VARIANTS, nequix_file
-from pathtune import SparseDelta, load, sparsify, unfreeze
-from pathtune.data import from_atoms
-from pathtune.layers import select_layers
+from pathtune import load, sparsify
 
 pytestmark = pytest.mark.usefixtures("needs_e3nn")
-START = SparseDelta(delta_start="paper", initial_std=0.1)
 
 
 def both(file, dtype="float64"):
     return [load(file, dtype, backend=backend) for backend in ("reference", "cpu")]
-
-
-def batch_of(model, *atoms):
-    return model.collate([from_atoms(a) for a in atoms])
-
-
-def force_loss_gradients(model, batch):
-    p = model(batch, outputs=ALL, training=True)
-    value = (p.interaction_energy**2).sum() + (p.forces**3).sum() + (p.stress**2).sum()
-    return torch.autograd.grad(value, model.trainable(), allow_unused=True, materialize_grads=True)
-
-
-def few_of(model, share):
-    """A random share of each layer's reachable weights, so few that no dense gradient is formed."""
-    result = {}
-    for layer in select_layers(model.backbone.layers):
-        reachable = layer.reachable(range(len(model.atomic_numbers)))
-        chosen = torch.randperm(reachable.numel())[: max(1, int(share * reachable.numel()))]
-        result[layer.name] = reachable[chosen].sort().values
-    return result
-
-
-ARMS = {
-    "full": lambda model: unfreeze(model, "full"),
-    "sparse": lambda model: sparsify(model, START),
-    "radial": lambda model: sparsify(model, SparseDelta(delta_start="paper", initial_std=0.1, scope=("radial",))),
-}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -51,17 +22,7 @@ def test_energies_forces_stress_and_gradients_equal_the_plain_modules(variant, t
     reference, ours = both(nequix_file(tmp_path, **VARIANTS[variant]))
     assert (reference.backbone.backend, ours.backbone.backend) == ("reference", "cpu")
     batch = batch_of(ours, crystal(), molecule(1), molecule(n=1))
-    p, q = reference(batch, outputs=ALL), ours(batch, outputs=ALL)
-    assert p.forces.abs().max() > 1e-3
-    assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=1e-12, atol=1e-12)
-    assert torch.allclose(p.forces, q.forces, rtol=1e-11, atol=1e-11)
-    assert torch.allclose(p.stress, q.stress, rtol=1e-11, atol=1e-11)
-    few = few_of(ours, 0.1)
-    for arm in (*ARMS.values(), lambda m: sparsify(m, START, candidates=few)):
-        expected, found = (force_loss_gradients(arm(m), batch) for m in (reference, ours))
-        assert any(g.abs().max() > 0 for g in expected)
-        for a, b in zip(expected, found):
-            assert (a - b).abs().max() <= 1e-10 * max(a.abs().max().item(), 1e-3)
+    assert_forwards_agree(reference, ours, batch)
 
 
 def test_radial_tables_and_float32_stay_within_their_rounding(tmp_path):

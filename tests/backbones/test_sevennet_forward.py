@@ -1,20 +1,17 @@
 """The accelerated forward of SevenNet against the stock model, in float64 and on the wheel's models."""
 
-import dataclasses
-
 import ase
 import ase.build
 import pytest
 import torch
 
+from laws.forward import START, assert_forwards_agree, batch_of, force_loss_gradients
 from models import ALL, crystal, molecule
-from pathtune import InputError, SparseDelta, calculator, load, sparsify, unfreeze
-from pathtune.data import collate, from_atoms
-from pathtune.layers import select_layers
+from pathtune import InputError, calculator, load, sparsify
+from pathtune.data import collate
 from sevennets import VARIANTS, tiny_sevennet
 
 pytestmark = pytest.mark.usefixtures("needs_sevenn")
-START = SparseDelta(delta_start="paper", initial_std=0.1)
 WHEEL = ["7net-0", "7net-0_22may2024", "7net-l3i5", "7net-mf-0:R2SCAN"]
 
 
@@ -23,45 +20,12 @@ def both(stock):
     return [load(stock, backend=backend, head=head) for backend in ("reference", "cpu")]
 
 
-def batch_of(model, *atoms):
-    structures = [from_atoms(a) for a in atoms]
-    return collate(structures, model.atomic_numbers, model.backbone.r_max, model.backbone.dtype)
-
-
-def force_loss_gradients(model, batch):
-    p = model(batch, outputs=ALL, training=True)
-    value = (p.interaction_energy**2).sum() + (p.forces**3).sum() + (p.stress**2).sum()
-    return torch.autograd.grad(value, model.trainable(), allow_unused=True, materialize_grads=True)
-
-
-def candidates(model, share):
-    """A random share of each layer's reachable weights."""
-    result = {}
-    for layer in select_layers(model.backbone.layers):
-        reachable = layer.reachable(range(len(model.atomic_numbers)))
-        chosen = torch.randperm(reachable.numel())[: max(1, int(share * reachable.numel()))]
-        result[layer.name] = reachable[chosen].sort().values
-    return result
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_energies_forces_stress_and_gradients_equal_the_stock_models(variant):
     reference, ours = both(tiny_sevennet(**VARIANTS[variant]))
     assert ours.backbone.backend == "cpu"
     batch = batch_of(ours, crystal(), molecule(1), molecule(n=1))
-    p, q = reference(batch, outputs=ALL), ours(batch, outputs=ALL)
-    assert p.forces.abs().max() > 1e-3
-    assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=1e-12, atol=1e-12)
-    assert torch.allclose(p.forces, q.forces, rtol=1e-11, atol=1e-11)
-    assert torch.allclose(p.stress, q.stress, rtol=1e-11, atol=1e-11)
-    few = candidates(ours, 0.1)
-    for arm in (lambda m: unfreeze(m, "full"), lambda m: sparsify(m, START),
-                lambda m: sparsify(m, dataclasses.replace(START, scope=("radial",))),
-                lambda m: sparsify(m, START, candidates=few)):  # fmt: skip
-        expected, found = (force_loss_gradients(arm(m), batch) for m in (reference, ours))
-        assert any(g.abs().max() > 0 for g in expected)
-        for a, b in zip(expected, found):
-            assert (a - b).abs().max() <= 1e-10 * max(a.abs().max().item(), 1e-3)
+    assert_forwards_agree(reference, ours, batch)
 
 
 @pytest.mark.parametrize("name", WHEEL)

@@ -46,3 +46,24 @@ def fingerprint(
             rows += [torch.stack([p.mean(), p.pow(2).mean().sqrt()]) * factor for p in parts if p.numel()]
         result[name] = torch.stack(rows) if rows else flat.new_zeros(0, 2)
     return result
+
+
+class Fingerprinted:
+    """A backbone whose species linears are divided by sqrt(n_species) in adapter files (docs/adapter-format.md)."""
+
+    parameters: dict[str, torch.nn.Parameter]
+    layers: tuple[Layer, ...]
+    atomic_numbers: tuple[int, ...]
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Shape of every parameter, the number of species as 0: what an adapter's base must share."""
+        return shapes(self._blocks())
+
+    def fingerprint(self, elements: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Mean and rms [n_blocks, 2] of every parameter; species-indexed ones per element, float64."""
+        species = [self.atomic_numbers.index(z) for z in elements]
+        return fingerprint(self.parameters, self._blocks(), species, lambda name: len(self.atomic_numbers) ** -0.5)
+
+    def _blocks(self) -> dict[str, Blocks]:
+        known = layer_blocks(self.layers)
+        return {name: known.get(name, [(tuple(p.shape), None)]) for name, p in self.parameters.items()}

@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from pathtune.backbones._choice import choose
-from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
+from pathtune.backbones._fingerprint import Fingerprinted
 from pathtune.backbones._geometry import FEATURES, Edges, differentiate
 from pathtune.backbones._nequix_file import read_nqx, write_nqx
 from pathtune.backbones._packages import import_e3nn, quiet_torchscript
@@ -27,7 +27,7 @@ from pathtune.layers import Layer, Weights, whole_layer
 PREFIX = "nequix:"
 
 
-class NequixBackbone:
+class NequixBackbone(Fingerprinted):
     """A nequix model; `stock` is never changed, replaced weights are passed to each call."""
 
     name = "Nequix"
@@ -65,20 +65,6 @@ class NequixBackbone:
         stock.load_state_dict({name: w.detach() for name, w in weights.items()}, strict=False)
         stock.atom_energies.copy_(e0 - stock.config.shift)
         return stock.requires_grad_(True)
-
-    def shapes(self) -> dict[str, list[int]]:
-        """Shape of every parameter, the number of species as 0: what an adapter's base must share."""
-        return shapes(self._blocks())
-
-    def fingerprint(self, elements: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Mean and rms [n_blocks, 2] of every parameter; species-indexed ones per element, float64."""
-        species = [self.atomic_numbers.index(z) for z in elements]
-        # species linears divided by sqrt(n_species), as docs/adapter-format.md has it for every backbone
-        return fingerprint(self.parameters, self._blocks(), species, lambda name: len(self.atomic_numbers) ** -0.5)
-
-    def _blocks(self) -> dict[str, Blocks]:
-        known = layer_blocks(self.layers)
-        return {name: known.get(name, [(tuple(p.shape), None)]) for name, p in self.parameters.items()}
 
     @torch.no_grad()
     def draw_anew(self, seed: int) -> None:

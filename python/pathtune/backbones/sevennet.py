@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from pathtune.backbones._choice import choose, refuse_terms
-from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
+from pathtune.backbones._fingerprint import Fingerprinted
 from pathtune.backbones._geometry import differentiate
 from pathtune.backbones._initial import draw_anew
 from pathtune.backbones._packages import import_sevenn, quiet_torchscript
@@ -29,7 +29,7 @@ NEVER_TRAINED = (".denominator", "rescale_atomic_energy.shift", "rescale_atomic_
 CONFIG = "pathtune_config"  # attribute of a stock module that remembers its checkpoint's config
 
 
-class SevenNetBackbone:
+class SevenNetBackbone(Fingerprinted):
     """A stock SevenNet for one modality; `stock` is never changed, replaced weights are passed to each call."""
 
     def __init__(self, stock: Any, modality: str | None = None, backend: str = "auto", radial_tables: bool = True):
@@ -116,20 +116,6 @@ class SevenNetBackbone:
                 f"of {self.modality} move the energies of {', '.join(others)} too",
                 stacklevel=2,
             )
-
-    def shapes(self) -> dict[str, list[int]]:
-        """Shape of every parameter, the number of species as 0: what an adapter's base must share."""
-        return shapes(self._blocks())
-
-    def fingerprint(self, elements: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Mean and rms [n_blocks, 2] of every parameter; species-indexed ones per element, float64."""
-        species = [self.atomic_numbers.index(z) for z in elements]
-        # species linears divided by sqrt(n_species), as docs/adapter-format.md has it for every backbone
-        return fingerprint(self.parameters, self._blocks(), species, lambda name: len(self.atomic_numbers) ** -0.5)
-
-    def _blocks(self) -> dict[str, Blocks]:
-        known = layer_blocks(self.layers)
-        return {name: known.get(name, [(tuple(p.shape), None)]) for name, p in self.parameters.items()}
 
     def draw_anew(self, seed: int) -> None:
         """Other weights in place, as those of a model that was never trained; InputError where that is not known."""
