@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pathlib
-from typing import Any
 
 import torch
 
@@ -89,19 +88,18 @@ def save(module: torch.nn.Module, file: str | pathlib.Path) -> None:
     if isinstance(module, Potential):
         raise InputError(f"{file}: is to hold a plain model, but got a Potential: merge it first")
     package = _package(module)
-    content: Any = module
+    buffer = io.BytesIO()  # torch.save has errors of its own where a disk is full
     if package == "nequix":
         from pathtune.backbones.nequix import nqx_of
 
-        packed = nqx_of(module)
-        return write_atomically(pathlib.Path(file), lambda stream: stream.write(packed))
-    if package == "sevenn":
+        buffer.write(nqx_of(module))
+    elif package == "sevenn":
         from pathtune.backbones.sevennet import checkpoint_of
 
-        content = checkpoint_of(module)
-    buffer = io.BytesIO()  # torch.save has errors of its own where a disk is full
-    torch.save(content, buffer)
-    return write_atomically(pathlib.Path(file), lambda stream: stream.write(buffer.getbuffer()))
+        torch.save(checkpoint_of(module), buffer)
+    else:
+        torch.save(module, buffer)
+    write_atomically(pathlib.Path(file), lambda stream: stream.write(buffer.getbuffer()))
 
 
 def export(module: torch.nn.Module, folder: str | pathlib.Path) -> None:

@@ -4,8 +4,8 @@ import functools
 
 import pytest
 import torch
-from test_mace_forward import force_loss_gradients
 
+from laws.forward import force_loss_gradients
 from models import ALL, crystal, labelled, molecule, tiny_mace
 from pathtune import (
     FitConfig,

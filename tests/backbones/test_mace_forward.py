@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from laws.forward import assert_a_step_repeats, batch_of, force_loss_gradients
 from models import ALL, crystal, molecule, tiny_mace
 from pathtune import InputError, SparseDelta, load, sparsify, unfreeze
-from pathtune.data import collate, from_atoms
+from pathtune.data import collate
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 
@@ -49,19 +50,6 @@ VARIANTS = {
 
 def both(stock, head=None):
     return [load(stock, backend=backend, head=head, radial_tables=False) for backend in ("reference", "cpu")]
-
-
-def batch_of(model, *atoms):
-    structures = [from_atoms(a) for a in atoms]
-    return collate(structures, model.atomic_numbers, model.backbone.r_max, model.backbone.dtype)
-
-
-def force_loss_gradients(model, batch):
-    p = model(batch, outputs=ALL, training=True)
-    value = (p.interaction_energy**2).sum() + (p.forces**3).sum() + (p.stress**2).sum()
-    parameters = model.trainable()
-    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-    return [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, parameters)]
 
 
 def assert_equal(reference, ours, batch):
@@ -148,9 +136,7 @@ def test_full_fine_tuning_skips_nothing_it_needs():
 
 def test_the_same_step_repeats_bitwise():
     model = sparsify(load(tiny_mace(torch.float32), backend="cpu"))
-    batch = batch_of(model, crystal(), molecule(3))
-    runs = [force_loss_gradients(model, batch) for _ in range(3)]
-    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))
+    assert_a_step_repeats(model)
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])

@@ -5,9 +5,10 @@ import functools
 import pytest
 import torch
 from test_charge_and_spin import SPECS, charged
-from test_mace_forward import assert_equal, force_loss_gradients
+from test_mace_forward import assert_equal
 from test_reachable import TWO_HEADS, nonlinear, readout
 
+from laws.forward import force_loss_gradients
 from models import crystal, irreps_of, labelled, molecule, tiny_mace
 from pathtune import FitConfig, SparseDelta, fit, load, merge, sparsify
 from pathtune.data import from_atoms

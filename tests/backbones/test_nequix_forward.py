@@ -1,11 +1,16 @@
 """The accelerated forward of nequix against the plain module, in float64 and on published weights."""
 
-import ase
-import ase.build
 import pytest
 import torch
 
-from laws.forward import START, assert_forwards_agree, batch_of, force_loss_gradients
+from laws.forward import (
+    START,
+    assert_a_step_repeats,
+    assert_forwards_agree,
+    assert_no_edges_and_no_structures_work,
+    assert_published_weights_agree,
+    batch_of,
+)
 from models import ALL, crystal, molecule
 from nequixes import VARIANTS, nequix_file
 from pathtune import load, sparsify
@@ -37,11 +42,7 @@ def test_radial_tables_and_float32_stay_within_their_rounding(tmp_path):
 
 def test_no_edges_and_no_structures(tmp_path):
     reference, ours = both(nequix_file(tmp_path))
-    far = ase.Atoms("HO", positions=[[0, 0, 0], [50, 0, 0]])
-    p, q = (m(batch_of(m, far), outputs=ALL) for m in (reference, ours))
-    assert q.forces.abs().max() == 0
-    assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=0, atol=1e-12)
-    assert ours(ours.collate([])).interaction_energy.shape == (0,)
+    assert_no_edges_and_no_structures_work(reference, ours)
 
 
 def test_energies_do_not_change_under_rotation_and_inversion(tmp_path):
@@ -56,19 +57,10 @@ def test_energies_do_not_change_under_rotation_and_inversion(tmp_path):
 
 def test_the_same_step_repeats_bitwise(tmp_path):
     model = sparsify(load(nequix_file(tmp_path)), START)
-    batch = batch_of(model, crystal(), molecule(3))
-    runs = [force_loss_gradients(model, batch) for _ in range(3)]
-    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))
+    assert_a_step_repeats(model)
 
 
 @pytest.mark.parametrize("name", ["nequix-mp-1", "nequix-oam-1"])
 def test_published_weights_agree_with_the_plain_module_in_float32(name, data_folder):
     reference, ours = both(data_folder / "weights" / f"{name}.nqx", "float32")
-    copper = ase.build.bulk("Cu", "fcc", a=3.6, cubic=True)
-    copper.rattle(0.1, seed=0)
-    copper.numbers[:2] = 79, 8
-    batch = batch_of(ours, copper, ase.build.molecule("CH3CH2OH"))
-    p, q = reference(batch, outputs=ALL), ours(batch, outputs=ALL)
-    assert ((p.interaction_energy - q.interaction_energy) / batch.n_atoms).abs().max() <= 1e-6
-    assert (p.forces - q.forces).abs().max() <= 1e-5
-    assert (p.stress - q.stress).abs().max() <= 1e-6
+    assert_published_weights_agree(reference, ours)

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import pathtune
+from laws.forward import assert_a_step_repeats, batch_of, force_loss_gradients
 from models import ALL, crystal, molecule, tiny_mace
 from pathtune import SparseDelta, load, merge, sparsify, unfreeze
 from pathtune.backbones import _radial_tables
 from pathtune.backbones._packages import import_mace
 from pathtune.backbones._radial_tables import RadialTables
-from pathtune.data import collate, from_atoms
 
 ENERGY_EV_ATOM, FORCE_EV_A = 1e-7, 1e-6  # what a table may change, measured in float64
 
@@ -47,11 +47,6 @@ def build(request):
     return MODELS[request.param]
 
 
-def batch_of(model, *atoms):
-    structures = [from_atoms(a) for a in atoms]
-    return collate(structures, model.atomic_numbers, model.backbone.r_max, model.backbone.dtype)
-
-
 def tables_of(model):
     return model.backbone._forward.tables
 
@@ -63,13 +58,6 @@ def in_float64(model):
     make, n_species, by_species = tables._make, tables.n_species, tables.by_species
     model.backbone._forward.tables = RadialTables(make, {}, n_species, by_species, torch.float64)
     return model
-
-
-def force_loss_gradients(model, batch):
-    p = model(batch, outputs=ALL, training=True)
-    value = (p.interaction_energy**2).sum() + (p.forces**3).sum() + (p.stress**2).sum()
-    gradients = torch.autograd.grad(value, model.trainable(), allow_unused=True)
-    return [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, model.trainable())]
 
 
 def test_tables_keep_energies_forces_and_gradients_in_float64_arithmetic(build):
@@ -182,6 +170,4 @@ def test_the_merged_model_equals_the_adapted_one(build):
 def test_the_same_step_repeats_bitwise(build, tmp_path: pathlib.Path):
     model = sparsify(load(build(torch.float32), backend="cpu"), SparseDelta(delta_start="paper"))
     pathtune.save_adapter(model, tmp_path / "a.safetensors")
-    batch = batch_of(model, crystal(), molecule(3))
-    runs = [force_loss_gradients(model, batch) for _ in range(3)]
-    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))
+    assert_a_step_repeats(model)

@@ -5,10 +5,16 @@ import ase.build
 import pytest
 import torch
 
-from laws.forward import START, assert_forwards_agree, batch_of, force_loss_gradients
-from models import ALL, crystal, molecule
+from laws.forward import (
+    START,
+    assert_a_step_repeats,
+    assert_forwards_agree,
+    assert_no_edges_and_no_structures_work,
+    assert_published_weights_agree,
+    batch_of,
+)
+from models import crystal, molecule
 from pathtune import InputError, calculator, load, sparsify
-from pathtune.data import collate
 from sevennets import VARIANTS, tiny_sevennet
 
 pytestmark = pytest.mark.usefixtures("needs_sevenn")
@@ -31,14 +37,7 @@ def test_energies_forces_stress_and_gradients_equal_the_stock_models(variant):
 @pytest.mark.parametrize("name", WHEEL)
 def test_the_wheels_models_agree_with_stock_in_float32(name):
     reference, ours = (load(f"sevennet:{name}", backend=backend) for backend in ("reference", "cpu"))
-    copper = ase.build.bulk("Cu", "fcc", a=3.6, cubic=True)
-    copper.rattle(0.1, seed=0)
-    copper.numbers[:2] = 79, 8
-    batch = batch_of(ours, copper, ase.build.molecule("CH3CH2OH"))
-    p, q = reference(batch, outputs=ALL), ours(batch, outputs=ALL)
-    assert ((p.interaction_energy - q.interaction_energy) / batch.n_atoms).abs().max() <= 1e-6
-    assert (p.forces - q.forces).abs().max() <= 1e-5
-    assert (p.stress - q.stress).abs().max() <= 1e-6
+    assert_published_weights_agree(reference, ours)
 
 
 def test_our_calculator_equals_sevenns():
@@ -57,19 +56,12 @@ def test_our_calculator_equals_sevenns():
 
 def test_no_edges_and_no_structures():
     reference, ours = both(tiny_sevennet())
-    far = ase.Atoms("HO", positions=[[0, 0, 0], [50, 0, 0]])
-    p, q = (m(batch_of(m, far), outputs=ALL) for m in (reference, ours))
-    assert q.forces.abs().max() == 0
-    assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=0, atol=1e-12)
-    empty = ours(collate([], ours.atomic_numbers, ours.backbone.r_max, torch.float64))
-    assert empty.interaction_energy.shape == (0,)
+    assert_no_edges_and_no_structures_work(reference, ours)
 
 
 def test_the_same_step_repeats_bitwise():
     model = sparsify(load(tiny_sevennet(torch.float32), backend="cpu"), START)
-    batch = batch_of(model, crystal(), molecule(3))
-    runs = [force_loss_gradients(model, batch) for _ in range(3)]
-    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))
+    assert_a_step_repeats(model)
 
 
 @pytest.mark.parametrize(("changes", "words"), [

@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import ase
+import ase.build
 import torch
 
-from models import ALL
+from models import ALL, crystal, molecule
 from pathtune import SparseDelta, sparsify, unfreeze
-from pathtune.data import from_atoms
+from pathtune.data import collate, from_atoms
 from pathtune.layers import select_layers
 
 START = SparseDelta(delta_start="paper", initial_std=0.1)
@@ -14,7 +16,8 @@ START = SparseDelta(delta_start="paper", initial_std=0.1)
 
 def batch_of(model, *atoms):
     """A batch of frames without labels."""
-    return model.collate([from_atoms(a) for a in atoms])
+    structures = [from_atoms(a) for a in atoms]
+    return collate(structures, model.atomic_numbers, model.backbone.r_max, model.backbone.dtype)
 
 
 def force_loss_gradients(model, batch):
@@ -50,3 +53,31 @@ def assert_forwards_agree(reference, ours, batch):
         assert any(g.abs().max() > 0 for g in expected)
         for a, b in zip(expected, found):
             assert (a - b).abs().max() <= 1e-10 * max(a.abs().max().item(), 1e-3)
+
+
+def assert_published_weights_agree(reference, ours):
+    """A crystal of several elements and a molecule in one batch, in float32."""
+    copper = ase.build.bulk("Cu", "fcc", a=3.6, cubic=True)
+    copper.rattle(0.1, seed=0)
+    copper.numbers[:2] = 79, 8
+    batch = batch_of(ours, copper, ase.build.molecule("CH3CH2OH"))
+    p, q = reference(batch, outputs=ALL), ours(batch, outputs=ALL)
+    assert ((p.interaction_energy - q.interaction_energy) / batch.n_atoms).abs().max() <= 1e-6
+    assert (p.forces - q.forces).abs().max() <= 1e-5
+    assert (p.stress - q.stress).abs().max() <= 1e-6
+
+
+def assert_no_edges_and_no_structures_work(reference, ours):
+    """Atoms out of reach have no forces, and a batch may be empty."""
+    far = ase.Atoms("HO", positions=[[0, 0, 0], [50, 0, 0]])
+    p, q = (m(batch_of(m, far), outputs=ALL) for m in (reference, ours))
+    assert q.forces.abs().max() == 0
+    assert torch.allclose(p.interaction_energy, q.interaction_energy, rtol=0, atol=1e-12)
+    assert ours(batch_of(ours)).interaction_energy.shape == (0,)
+
+
+def assert_a_step_repeats(model):
+    """Gradients are the same to the last bit, run after run."""
+    batch = batch_of(model, crystal(), molecule(3))
+    runs = [force_loss_gradients(model, batch) for _ in range(3)]
+    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))

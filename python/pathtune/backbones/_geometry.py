@@ -57,7 +57,10 @@ def shortest_edge(batch: Batch, lengths: torch.Tensor) -> float:
     host = batch.host
     if host is None:
         return float(lengths.detach().min())
-    make = lambda: float(_vectors(host, host.sender, host.receiver, host.unit_shifts).norm(dim=1).min())  # noqa: E731
+
+    def make() -> float:
+        return float(_vectors(host, host.sender, host.receiver, host.unit_shifts).norm(dim=1).min())
+
     return _once(batch, ("shortest edge",), make)
 
 

@@ -180,7 +180,7 @@ def _by_data(base: Potential, train: Source, delta: SparseDelta) -> tuple[Sparse
 def _decide(
     base: Potential, train: Source, valid: Source, options: dict[str, Any], folder: RunFolder, is_quiet: bool
 ) -> SparseDelta:
-    """The delta with the share that was that a sweep finds; sweep.json and sweep.png stay in the folder."""
+    """The delta with the share that a sweep finds; sweep.json and sweep.png stay in the folder."""
     report = None if is_quiet else lambda line: print(line, flush=True)
     delta, file = options["delta"], folder.folder / "sweep.json"
     epochs = world().first(lambda: folder.planned_epochs(options["fit"].epochs))

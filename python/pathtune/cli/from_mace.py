@@ -249,17 +249,16 @@ def _loss(given: dict[str, Any], result: Translation) -> None:
 
 def _types(given: dict[str, Any], result: Translation) -> None:
     """Weights by config_type, a table that may be written as text; those of 1 say nothing."""
-    table = given.get("config_type_weights")
-    if isinstance(table, str):
-        try:
-            table = yaml.safe_load(table)
-        except yaml.YAMLError:
-            table = None
     if "config_type_weights" not in given:
         return
+    table = asked = given["config_type_weights"]
+    if isinstance(asked, str):
+        try:
+            table = yaml.safe_load(asked)
+        except yaml.YAMLError:
+            table = None
     if not isinstance(table, dict):
-        shown_value = shown(given["config_type_weights"])
-        raise InputError(f"--from-mace: config_type_weights is {shown_value}, expected weights by config_type")
+        raise InputError(f"--from-mace: config_type_weights is {shown(asked)}, expected weights by config_type")
     weights = {str(name): _value("config_type_weights", value, float) for name, value in table.items()}
     found = tuple(f"{name}={weight:g}" for name, weight in weights.items() if weight != 1)
     if found:

@@ -48,7 +48,7 @@ def completed(cell: np.ndarray) -> np.ndarray:
 
 def heights_and_volume(cell: np.ndarray) -> tuple[list[float], float]:
     """The distances (A) between the opposite faces of a cell [3, 3], 0 where a face has no area, and its volume."""
-    a, b, c = cell.tolist()  # numpy takes ten times longer for so few numbers
+    a, b, c = cell.tolist()  # numpy takes longer for so few numbers
     normals = _cross(b, c), _cross(c, a), _cross(a, b)
     volume = abs(sum(x * y for x, y in zip(a, normals[0])))
     areas = [math.hypot(*normal) for normal in normals]

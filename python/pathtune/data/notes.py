@@ -11,7 +11,7 @@ import numpy as np
 
 from pathtune.data.labels import Label, LabelKeys, labels, outputs
 from pathtune.data.structure import Structure
-from pathtune.data.weights import weight_keys
+from pathtune.data.weights import KEY, weight_keys
 
 CHARGES = {"total_charge": (0,), "charge": (0,), "total_spin": (0, 1), "spin": (0, 1)}  # in info: what means none
 
@@ -52,7 +52,8 @@ def notes_on(
 def _weights(frames: Sequence[ase.Atoms]) -> list[str]:
     """What the frames say that they count."""
     notes = []
-    for key in dict.fromkeys(key for a in frames for key in a.info if key in weight_keys()):
+    known = {KEY, *weight_keys().values()}
+    for key in dict.fromkeys(key for a in frames for key in a.info if key in known):
         values = [float(a.info[key]) for a in frames if _is_number(a.info.get(key))]
         if values and (min(values) != 1 or max(values) != 1):
             notes.append(

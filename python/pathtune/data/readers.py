@@ -7,7 +7,7 @@ import io
 import lzma
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ase
@@ -169,7 +169,7 @@ def from_atoms(
             factor = factor * len(atoms) if is_per_atom else factor
             found[label.name] = label.checked(value, len(atoms), key, where, factor)
     if with_outputs and STRESS.name not in found and own.get(STRESS.name) != 0:
-        found |= _stress_of_virials(atoms, keys, where)
+        found |= _stress_of_virials(atoms, keys.virials_key, factors, where)
     structure = Structure(
         where=where,
         atomic_numbers=atoms.numbers.astype(np.int64),
@@ -192,13 +192,13 @@ def from_atoms(
     return structure
 
 
-def _stress_of_virials(atoms: ase.Atoms, keys: LabelKeys, where: str) -> dict[str, np.ndarray]:
-    """The stress, -virials / volume, where the frame has virials."""
-    key = keys.virials_key
+def _stress_of_virials(
+    atoms: ase.Atoms, key: str, factors: Mapping[str, tuple[float, bool]], where: str
+) -> dict[str, np.ndarray]:
+    """The stress, -virials / volume, where the frame has virials; `factors` as LabelKeys.conversions gives them."""
     value = atoms.info.get(key, results_of(atoms).get(key))
     if value is None:
         return {}
-    factors = keys.conversions()
     volume = abs(np.linalg.det(factors.get(LENGTH, (1.0, False))[0] * atoms.cell.array))
     if not atoms.pbc.all() or not volume > 0:
         raise InputError(

@@ -6,6 +6,7 @@ from the constants, if both are made of the same dimensions.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -68,6 +69,7 @@ class Unit(NamedTuple):
     powers: Powers
 
 
+@functools.lru_cache(64)  # every frame asks
 def unit_of(text: str) -> Unit | None:
     """The unit that a text names; None where it names none."""
     product = re.sub(r"\s+", "*", re.sub(r"\s*([*/])\s*", r"\1", text.strip().replace("**", "^")))

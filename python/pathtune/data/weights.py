@@ -16,9 +16,9 @@ KEY = "config_weight"
 LARGEST = 1e9
 
 
-def weight_keys() -> tuple[str, ...]:
-    """In info: that of a frame, and of each label."""
-    return (KEY, *(f"config_{label.name}_weight" for label in outputs()))
+def weight_keys() -> dict[str, str]:
+    """In info: by label, that of its weight."""
+    return {label.name: f"config_{label.name}_weight" for label in outputs()}
 
 
 def weights_in(atoms: ase.Atoms, where: str) -> tuple[float, dict[str, float]]:
@@ -26,8 +26,8 @@ def weights_in(atoms: ase.Atoms, where: str) -> tuple[float, dict[str, float]]:
 
     Raises InputError for one that is no number from 0 to LARGEST; it names `where` and the key.
     """
-    keys = {label.name: f"config_{label.name}_weight" for label in outputs()}
-    own = {name: checked_weight(atoms.info[key], key, where) for name, key in keys.items() if key in atoms.info}
+    keys = weight_keys().items()
+    own = {name: checked_weight(atoms.info[key], key, where) for name, key in keys if key in atoms.info}
     return checked_weight(atoms.info.get(KEY, 1.0), KEY, where), own
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -88,8 +89,7 @@ class FitConfig:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 0")
         if self.batch_atoms is not None and not isinstance(self.batch_atoms, str):
             check_positive(self, "batch_atoms")
-        if self.config_type_weights:
-            by_name(self.config_type_weights, "config_type_weights")
+        _ = self.type_weights  # InputError for what is none
         if self.lr is not None:
             check_positive(self, "lr")
         if self.beta1 is not None and not 0 <= self.beta1 < 1:
@@ -103,11 +103,15 @@ class FitConfig:
         relative = {name: w / (label_of(name).weight or 1.0) for name, w in self.weights.items()}
         return LossScale(spreads(train), relative)
 
+    @functools.cached_property
+    def type_weights(self) -> Mapping[str, float]:
+        """Of config_type_weights, by config_type; InputError as by_name."""
+        return by_name(self.config_type_weights, "config_type_weights")
+
     def check_config_types(self, train: Source) -> None:
         """Raise InputError where a config_type is given a weight that no training structure has."""
-        asked = by_name(self.config_type_weights, "config_type_weights")
-        present = config_types_of(train) if asked else ()
-        for name in asked:
+        present = config_types_of(train) if self.type_weights else ()
+        for name in self.type_weights:
             if present and name not in present:
                 raise InputError(
                     f"config_type_weights names {shown(name)}, which no training structure has, expected some of "
@@ -118,8 +122,7 @@ class FitConfig:
         self, prediction: Prediction, batch: Batch, spreads: Mapping[str, float] | None = None
     ) -> dict[str, Term]:
         """Sums and counts of the loss, by label, of errors divided by `spreads`."""
-        types = by_name(self.config_type_weights, "config_type_weights")
-        return loss_terms(prediction, batch, self.loss, self.huber_delta, spreads, types)
+        return loss_terms(prediction, batch, self.loss, self.huber_delta, spreads, self.type_weights)
 
     def loss_of(self, prediction: Prediction, batch: Batch, scale: LossScale | None = None) -> torch.Tensor:
         """The loss of one batch with these weights, or those of `scale`."""
