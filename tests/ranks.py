@@ -92,6 +92,7 @@ def refusals():
     yield lambda: fit(sparsify(base), data, data, dataclasses.replace(config, epochs=2 if is_last else 1))
     yield lambda: fit(sparsify(base), data, data, dataclasses.replace(config, batch_size=1))
     yield lambda: world().first(lambda: 1 / 0)
+    yield lambda: world().share([lambda: world().size, lambda: 1 / 0])
 
 
 def main(out, is_short):
@@ -100,6 +101,7 @@ def main(out, is_short):
     result = {name: make() for name, make in yielded}
     if not is_short:
         result["scores"] = scores()
+    shared = world().share([lambda k=k: (k, world().size, dist.is_initialized() and dist.get_rank()) for k in range(5)])
     sentences = []
     for refused in refusals() if size > 1 else ():
         try:
@@ -109,7 +111,7 @@ def main(out, is_short):
             sentences.append(str(error))
     everyone = world().gather(lambda: sentences)
     if world().is_first:
-        torch.save({"tensors": result, "sentences": everyone}, out)
+        torch.save({"tensors": result, "sentences": everyone, "shared": shared}, out)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """`compare`: every arm is cared for alike, finished runs are not repeated, and the table says what the runs did."""
 
 import json
+import os
+import signal
 
 import ase.io
 import pytest
 import torch
 
 import pathtune
+from launching import launched
 from models import labelled, molecule, tiny_mace
 from pathtune import CompareOptions, FitConfig, InputError
 from pathtune.cli import main
@@ -34,10 +37,14 @@ def world(tmp_path_factory):
     return folder
 
 
-def command(world, out, *more):
+def words(world, out, *more):
     files = [word for name in ("train", "valid", "test") for word in (f"--{name}", str(world / f"{name}.xyz"))]
-    return main(["compare", "--model", str(world / "tiny.model"), *files, "--out", str(out), "--epochs", "2",
-                 "--batch-size", "2", "--no-check-units", *more])  # fmt: skip
+    return ["compare", "--model", str(world / "tiny.model"), *files, "--out", str(out), "--epochs", "2",
+            "--batch-size", "2", "--no-check-units", *more]  # fmt: skip
+
+
+def command(world, out, *more):
+    return main(words(world, out, *more))
 
 
 ARMS = ("--arms", "full", "sparse", "--active-share", "0.1", "--n-rates", "2", "--seeds", "3", "4")
@@ -166,6 +173,25 @@ def test_an_interrupted_comparison_goes_on_to_the_same_numbers_and_so_does_one_i
     assert whole["rows"][2]["peak_bytes"] is None
 
 
+def test_sigterm_ends_in_a_sentence_and_the_same_command_goes_on(world, tmp_path, monkeypatch, capsys):
+    arms = ("--arms", "full", "--n-rates", "1")
+    measure_here(monkeypatch)
+    original, steps = loop.Loop._train_step, []
+
+    def terminated(self, batch):
+        steps.append(1)
+        if len(steps) == 8:  # six are those of the costs
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch)
+
+    monkeypatch.setattr(loop.Loop, "_train_step", terminated)
+    assert command(world, tmp_path / "out", *arms) == 143
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == "pathtune compare: stopped by SIGTERM in epoch 1 after step 2; the same command goes on from here"
+    assert command(world, tmp_path / "out", *arms) == 0
+    assert len(steps) == 6 + 6
+
+
 def test_equal_seconds_are_steps_times_the_ratio_of_median_steps(world, tmp_path, monkeypatch, capsys):
     cost = {"full": 0.04, "sparse_share0.1": 0.01}
     found = lambda arms, world, is_on_disk: [probe.Cost(cost[arm.key], "wall", None) for arm in arms]  # noqa: E731
@@ -199,9 +225,28 @@ def test_runs_in_parallel_are_those_one_after_the_other(world, tmp_path):
     for jobs in ("1", "2"):
         assert command(world, tmp_path / jobs, *arms, "--jobs", jobs) == 0
         results.append(json.loads((tmp_path / jobs / "compare.json").read_text()))
-    one, two = (without_times(result) for result in results)
-    assert one["rows"] == two["rows"]
-    assert one["runs"] == two["runs"]
+    done = launched(2, ["-m", "pathtune", *words(world, tmp_path / "torchrun", *arms)])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Written to") == 1
+    results.append(json.loads((tmp_path / "torchrun" / "compare.json").read_text()))
+    one, *others = (without_times(result) for result in results)
+    for other in others:
+        assert one["rows"] == other["rows"]
+        assert one["runs"] == other["runs"]
+
+
+@pytest.mark.slow
+def test_a_mistake_in_one_run_ends_all_processes_in_its_sentence(world, tmp_path):
+    arms = ("--arms", "sparse", "readout", "--active-share", "0.1", "--n-rates", "1")
+    run = tmp_path / "out" / "runs" / "readout_lr0.05"
+    arms += ("--lrs", "0.05")
+    assert command(world, tmp_path / "out", *arms) == 0
+    (tmp_path / "out" / "compare.json").unlink()
+    (run / "metrics.json").write_text("{")
+    done = launched(2, ["-m", "pathtune", *words(world, tmp_path / "out", *arms)])
+    assert done.returncode != 0
+    assert done.stderr.count(f"pathtune compare: {run / 'metrics.json'}") == 1
+    assert done.stderr.count("exitcode  : 2") == 1
 
 
 def test_a_rate_at_which_a_run_diverges_is_kept_as_that_and_not_chosen(world, tmp_path, monkeypatch, capsys):

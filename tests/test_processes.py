@@ -2,25 +2,19 @@
 
 import functools
 import pathlib
-import subprocess
-import sys
 from concurrent import futures
 
 import pytest
 import torch
 from torch.distributed.run import get_args_parser
 
+from launching import launched
 from pathtune.options import fields_of
 from pathtune.processes import _meeting
 from pathtune.training.run import sections
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
 HERE = pathlib.Path(__file__).parent
-
-
-def launched(n, arguments, **options):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500, **options)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +54,20 @@ def test_processes_end_with_the_parameters_candidates_and_losses_of_one(alone, t
 def test_every_process_raises_the_sentence_of_the_one_that_failed(together):
     first, *others = together["sentences"]
     assert all(sentences == first for sentences in others)
-    last, damaged, data, options, size, own = len(others), *first
+    last, damaged, data, options, size, own, job = len(others), *first
     assert damaged == "shard 7: structures 0 to 255 are damaged"
     assert data.startswith(f"rank {last} has training data ")
     assert options.startswith(f"rank {last} has options ")
     assert size.startswith(f"{last + 1} processes share steps of at most 1 structures")
     assert own == "rank 0: ZeroDivisionError: division by zero"
+    assert job == "rank 1: ZeroDivisionError: division by zero"
+
+
+def test_shared_jobs_give_their_results_in_order_and_each_is_alone_in_one_process(together):
+    numbers, sizes, ranks = zip(*together["shared"])
+    assert numbers == (0, 1, 2, 3, 4)
+    assert set(sizes) == {1}
+    assert set(ranks) == set(range(len(together["sentences"])))
 
 
 def test_processes_of_each_start_meet_under_a_name_of_their_own():

@@ -22,7 +22,7 @@ from pathtune.adaptations import SparseDelta
 from pathtune.adapting import sparsify
 from pathtune.atomic_energies import refit_e0
 from pathtune.conventions import check_conventions
-from pathtune.data import as_source, elements_of, heads_of
+from pathtune.data import Source, as_source, elements_of, heads_of
 from pathtune.data.plan import labelled_numbers
 from pathtune.errors import InputError
 from pathtune.evaluation import losses
@@ -101,9 +101,9 @@ def choose_share(
 
     `train` and `valid`: as of `fit`. One run for each share, a quarter of the epochs of `config` long, all on `base`
     with the E0 that `fit` would find, unless `config.refit_e0` is off.
-    With a `file` (JSON), finished runs are kept there and not repeated. Raises InputError for fewer than two
-    validation structures, shares outside (0, 1], a `file` that is no sweep's, or when no share means as much as one
-    weight.
+    With a `file` (JSON), finished runs are kept there and not repeated. Several processes share the runs.
+    Raises InputError for fewer than two validation structures, shares outside (0, 1], a `file` that is no sweep's, or
+    when no share means as much as one weight.
     """
     delta, config = delta or SparseDelta(), config or FitConfig()
     train, valid = as_source(train), as_source(valid)
@@ -115,23 +115,14 @@ def choose_share(
     if config.check_units:
         check_conventions(base, train)
     config = dataclasses.replace(config, epochs=epochs, refit_e0=False, patience=0, check_units=False, keep_worse=True)
-    elements, heads = elements_of(train), heads_of(train)
     points = world().first(lambda: _read(file, epochs, len(valid)))
-    for share in sorted(set(shares)):
-        if any(p.share == share for p in points):
-            continue
-        try:
-            plan = dataclasses.replace(delta, active_share=share, by_step=None)
-            model = sparsify(base, plan, elements, config.seed, heads=heads)
-        except InputError:
-            if 0 < share <= 1:  # less than one weight of a small model
-                continue
-            raise
-        fit(model, train, valid, config)
-        found = losses(model, valid, config.loss_of)
-        points.append(SweepPoint(share, model.counts()["active"], found))
-        if report:
-            report(f"share {100 * share:5.2f} %  {points[-1].active:8,d} weights  validation {points[-1].mean:.4g}")
+    asked = [share for share in sorted(set(shares)) if all(p.share != share for p in points)]
+    for first in range(0, len(asked), world().size):  # as many runs at a time as there are processes
+        jobs = [functools.partial(_run, base, train, valid, delta, config, s) for s in asked[first:][: world().size]]
+        new = [point for point in world().share(jobs) if point is not None]
+        points += new
+        for point in new if report else ():
+            report(f"share {100 * point.share:5.2f} %  {point.active:8,d} weights  validation {point.mean:.4g}")
         if file is not None:
             text = json.dumps({"epochs": epochs, "points": _plain(points)}, indent=1) + "\n"
             world().first(functools.partial(write_text, pathlib.Path(file), text))
@@ -139,6 +130,21 @@ def choose_share(
         tried = ", ".join(map(str, shares))
         raise InputError(f"shares are {tried}: each is less than one weight, expected larger ones")
     return one_standard_error(sorted(points, key=lambda p: p.share), epochs)
+
+
+def _run(
+    base: Potential, train: Source, valid: Source, delta: SparseDelta, config: FitConfig, share: float
+) -> SweepPoint | None:
+    """One short run; None where the share is less than one weight of a small model."""
+    try:
+        plan = dataclasses.replace(delta, active_share=share, by_step=None)
+        model = sparsify(base, plan, elements_of(train), config.seed, heads=heads_of(train))
+    except InputError:
+        if 0 < share <= 1:
+            return None
+        raise
+    fit(model, train, valid, config)
+    return SweepPoint(share, model.counts()["active"], losses(model, valid, config.loss_of))
 
 
 def one_standard_error(points: Sequence[SweepPoint], epochs: int = 0) -> ShareChoice:

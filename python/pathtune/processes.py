@@ -1,7 +1,7 @@
 """Several processes that train together, as torchrun starts them; one process is a world of its own.
 
-All of them run the same program. They meet in `gather`, `first` and `add`, which every process must call alike. What
-one process raises there, all raise: the same sentence, and none waits for the other.
+All of them run the same program. They meet in `gather`, `first`, `add` and `share`, which every process must call
+alike. What one process raises there, all raise: the same sentence, and none waits for the other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +21,7 @@ import torch.distributed as dist
 from pathtune.errors import InputError
 
 T = TypeVar("T")
+TIMEOUT_S = 600.0  # after which a process that does not answer counts as lost, where no option says else
 ANSWER_S = 5.0  # in which a process that lives says so, once another is missed
 
 
@@ -47,16 +48,21 @@ class OneProcess:
     def add(self, flat: torch.Tensor) -> None:
         """Sum a tensor over the processes, in place."""
 
+    def share(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+        """What each job gives, in order. The next free process takes the next job, in a world of its own."""
+        return [job() for job in jobs]
+
 
 class Processes(OneProcess):
     """The processes of torch.distributed's default group."""
 
-    def __init__(self, store: Any = None, timeout_s: float = 600.0):
+    def __init__(self, store: Any = None, timeout_s: float = TIMEOUT_S):
         """`store`: where processes leave word when others are lost, beside the group; None: nowhere."""
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.is_first = self.rank == 0
         self.store = store
         self.timeout_s = timeout_s
+        self.n_shared = 0  # calls of `share`
 
     def gather(self, make: Callable[[], T]) -> list[T]:
         """What `make` gives in every process, by rank. Raises in all what it raises in the first that fails."""
@@ -82,6 +88,50 @@ class Processes(OneProcess):
     def add(self, flat: torch.Tensor) -> None:
         """Sum a tensor over the processes, in place."""
         self._meet(lambda: dist.all_reduce(flat))
+
+    def share(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+        """What each job gives, in order. The next free process takes the next job, in a world of its own.
+
+        Jobs may take any time: under torchrun no limit counts while another process is at one.
+        """
+        self.n_shared += 1
+        name = f"jobs {self.n_shared}"
+        if self.store is None:
+            parts = self.gather(lambda: self._own(jobs, range(self.rank, len(jobs), self.size)))
+        else:
+            mine = self._own(jobs, self._taken(name, len(jobs)))
+            self._wait_for_all(name)
+            parts = self.gather(lambda: mine)
+        found = {k: value for part in parts for k, value in part.items()}
+        return [found[k] for k in range(len(jobs))]
+
+    def _own(self, jobs: Sequence[Callable[[], T]], numbers: Iterable[int]) -> dict[int, T]:
+        """What the jobs of these numbers give, each in a world of this process alone."""
+        mine = {}
+        for k in numbers:
+            try:
+                with alone():
+                    mine[k] = jobs[k]()
+            except Exception:
+                self._stop_with_others()  # what one of them said may be why this one was stopped
+                raise
+        return mine
+
+    def _taken(self, name: str, n_jobs: int) -> Iterator[int]:
+        """Numbers of jobs, each of which one process gets."""
+        while (k := self.store.add(name, 1) - 1) < n_jobs:
+            yield k
+            self._stop_with_others()
+
+    def _wait_for_all(self, name: str) -> None:
+        self.store.add(f"{name} done", 1)
+        while self.store.add(f"{name} done", 0) < self.size:
+            self._stop_with_others()
+            time.sleep(0.1)
+
+    def _stop_with_others(self) -> None:
+        if self.store is not None and self.store.check(["error"]):
+            raise SharedError(self.store.get("error").decode())
 
     def _meet(self, call: Callable[[], Any]) -> None:
         try:
@@ -117,6 +167,16 @@ class Processes(OneProcess):
 
 
 _WORLD: list[OneProcess] = []  # the one that `started` made, while it is
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """While in here, this process is a world of its own, whatever others there are."""
+    _WORLD.insert(0, OneProcess())
+    try:
+        yield
+    finally:
+        _WORLD.pop(0)
 
 
 def world() -> OneProcess:

@@ -52,6 +52,7 @@ def _parsed(modules: dict[str, ModuleType], argv: Sequence[str] | None) -> argpa
     args, unknown = parser.parse_known_args(argv)
     if args.verb is None:
         parser.print_help(sys.stderr)
+        print("\npathtune: VERB is missing, expected one of those above", file=sys.stderr)
         raise SystemExit(2)
     if unknown:
         verbs[args.verb].error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -1,7 +1,8 @@
 """Train several arms alike on your model and data, and say which errs less at which cost.
 
 Every arm gets the same structures, the same steps (or seconds) and the same number of learning rates, the best chosen
-on validation. An interrupted comparison goes on when the same command is given again.
+on validation. An interrupted comparison goes on when the same command is given again. Processes that torchrun starts
+share the runs.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from pathtune.comparing.options import CompareOptions
 from pathtune.comparing.table import cost_cells, error_cells
 from pathtune.data import LabelKeys
 from pathtune.ops.allocator import keep_large_blocks
+from pathtune.processes import TIMEOUT_S, started
 from pathtune.training import FitConfig
 from pathtune.training.progress import SeriesProgress
 from pathtune.training.run import ModelOptions
+from pathtune.training.stopping import STATUS, StoppedError
 
 # Of other sections: here lists, or the same for every arm.
 NOT_ASKED = ("active_share", "rank", "lr", "seed", "keep_worse")
@@ -56,15 +59,17 @@ def run(args: argparse.Namespace) -> int:
     out = required(asked.out, "--out", "a folder for the comparison")
     kinds = {name: options[name] for name in option_sections()}
     plan = Plan(asked, options["model"], options["data"], options["fit"], kinds)
-    try:
-        result = run_comparison(plan, pathlib.Path(out), SeriesProgress(plan.fit.epochs, quiet=args.json))
-    except KeyboardInterrupt:
-        print("pathtune compare: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    if args.json:
-        print_json(result)
-    else:
-        _print(result, out)
+    with started(plan.model.device, TIMEOUT_S):
+        try:
+            result = run_comparison(plan, pathlib.Path(out), SeriesProgress(plan.fit.epochs, quiet=args.json))
+        except (KeyboardInterrupt, StoppedError) as stop:
+            why = str(stop) or "interrupted"
+            print(f"pathtune compare: {why}; the same command goes on from here", file=sys.stderr)
+            return STATUS if isinstance(stop, StoppedError) else 130
+        if args.json:
+            print_json(result)
+        else:
+            _print(result, out)
     return 0
 
 

@@ -22,6 +22,7 @@ from pathtune.demo.comparison import DemoOptions, run_demo
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.options import to_mapping
 from pathtune.training.progress import SeriesProgress
+from pathtune.training.stopping import STATUS, StoppedError
 
 DEFAULT_OUT = "pathtune-demo"
 
@@ -41,9 +42,10 @@ def run(args: argparse.Namespace) -> int:
     options: DemoOptions = options_from(args, demo=DemoOptions)["demo"]
     try:
         result = run_demo(pathlib.Path(args.out), options, SeriesProgress(options.epochs, quiet=args.json))
-    except KeyboardInterrupt:
-        print(f"pathtune demo: interrupted; {_command(args.out, options)} goes on from here", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, StoppedError) as stop:
+        why = str(stop) or "interrupted"
+        print(f"pathtune demo: {why}; {_command(args.out, options)} goes on from here", file=sys.stderr)
+        return STATUS if isinstance(stop, StoppedError) else 130
     if args.json:
         print_json(result)
     else:

@@ -18,9 +18,7 @@ from pathtune.cli._common import (
 )
 from pathtune.data import LabelKeys, as_source, check_cutoff, labels
 from pathtune.evaluation import evaluate
-from pathtune.processes import started
-
-TIMEOUT_S = 600.0
+from pathtune.processes import TIMEOUT_S, started
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

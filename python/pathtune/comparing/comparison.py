@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pathtune import processes
 from pathtune._version import __version__
 from pathtune.comparing.arms import Arm, Plan, Trial, arms_of, by_arm, sections_of
 from pathtune.comparing.figure import draw
@@ -25,6 +26,7 @@ from pathtune.forms import read_json
 from pathtune.model import Potential
 from pathtune.options import to_mapping, to_toml
 from pathtune.training import FitConfig
+from pathtune.training.agreement import check_alike
 from pathtune.training.options import learning_rate
 from pathtune.training.plans import Plans
 from pathtune.training.progress import SeriesProgress
@@ -81,16 +83,21 @@ def run_comparison(
 ) -> dict[str, Any]:
     """Train what is not trained yet, and write compare.json, compare.md and compare.png; returns what the first holds.
 
-    A finished folder is only read. InputError as compare.
+    A finished folder is only read. Under torchrun the processes share the runs; each run is one process's own.
+    InputError as compare.
     """
-    arms = arms_of(plan)
-    if in_memory and plan.compare.jobs > 1:
-        raise InputError(f"jobs is {plan.compare.jobs} beside data in memory, expected files that each job can read")
-    claim(folder, plan)
-    if (folder / "compare.json").exists():
+    arms, here = arms_of(plan), processes.world()
+    if plan.compare.jobs > 1 and (in_memory or here.size > 1):
+        several = f"in each of {here.size} processes of torchrun, expected 1"
+        why = "beside data in memory, expected files that each job can read" if in_memory else several
+        raise InputError(f"jobs is {plan.compare.jobs} {why}")
+    here.first(lambda: claim(folder, plan))
+    if here.first((folder / "compare.json").exists):
         return read_json(folder / "compare.json", RESULT)
-    world = open_world(plan, folder, in_memory)
-    found = _costs(arms, world, is_on_disk=not in_memory)
+    with processes.alone():
+        world = open_world(plan, folder, in_memory)
+    check_alike(here, world.base, world.sets, plan.fit)
+    found = here.share([lambda: _costs(arms, world, is_on_disk=not in_memory)])[0]
     lengths, equal = _lengths(arms, found, plan)
     with progress:
         rows, runs = compare_arms(arms, world, progress, lengths, found)
@@ -101,14 +108,18 @@ def run_comparison(
         "options": {name: to_mapping(options) for name, options in plan.sections().items()},
         "n_structures": {name: len(source) for name, source in world.sets.items()},
         "equal": equal,
-        "rows": [*_untrained(world), *rows],
+        "rows": [*here.share([lambda: _untrained(world)])[0], *rows],
         "runs": runs,
     }
     add_ratios(result["rows"])
+    here.first(lambda: _write(folder, result))
+    return result
+
+
+def _write(folder: pathlib.Path, result: Mapping[str, Any]) -> None:
     write_text(folder / "compare.md", markdown(result["rows"]))
     draw(folder / "compare.png", result["rows"])
     write_text(folder / "compare.json", json.dumps(result, indent=1) + "\n")
-    return result
 
 
 def claim(folder: pathlib.Path, plan: Plan) -> None:
@@ -161,7 +172,8 @@ def rates(arm: Arm, world: World, epochs: int) -> list[float]:
     options = sections_of(Trial(arm, 1.0, asked.seeds[0], epochs), world.plan)
     config = dataclasses.replace(options["fit"], lr=None)
     train, replay = world.sets["train"], world.sets.get("replay")
-    model = adapt_as(world.refitted, train, {**options, "fit": config}, replay)
+    with processes.alone():
+        model = adapt_as(world.refitted, train, {**options, "fit": config}, replay)
     n_steps = Plans(config, *([train] if replay is None else [train, replay])).before(config.epochs)
     default = learning_rate(model, config, n_steps)
     return [float(f"{default * 2 ** (i - (asked.n_rates - 1) / 2):.3g}") for i in range(asked.n_rates)]

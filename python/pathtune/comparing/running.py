@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import multiprocessing
 import pathlib
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pathtune import processes
 from pathtune.atomic_energies import E0Fit, refit_e0
 from pathtune.comparing.arms import Plan, Trial, sections_of
 from pathtune.conventions import check_conventions
@@ -106,10 +108,13 @@ def _sets(plan: Plan, given: Mapping[str, Any]) -> dict[str, Source]:
 
 
 def run_trials(trials: Sequence[Trial], world: World, progress: SeriesProgress) -> list[dict[str, Any]]:
-    """A summary of each run, in order, after training what is not trained yet; InputError as run_trial."""
+    """A summary of each run, in order, after training what is not trained yet; InputError as run_trial.
+
+    Under torchrun each process takes the next run when it is free.
+    """
     jobs = min(world.plan.compare.jobs, len(trials))
     if jobs <= 1:
-        return [_shown(trial, world, progress) for trial in trials]
+        return processes.world().share([functools.partial(_shown, trial, world, progress) for trial in trials])
     n_threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in whatever state they are
     arguments = (world.plan, world.folder, n_threads)

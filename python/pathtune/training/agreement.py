@@ -18,10 +18,24 @@ from pathtune.training.plans import Plans
 
 
 def check_same(world: OneProcess, model: Potential, sets: Mapping[str, Source], config: FitConfig) -> None:
-    """Raise InputError in all processes where one has other versions, options, data or weights than the first, and
-    where there are more of them than any step has structures."""
+    """Raise InputError as check_alike, and where there are more processes than any step has structures."""
     if world.size == 1:
         return
+    check_alike(world, model, sets, config)
+    train = sets.get("train", sets.get("training"))
+    plan = Plans(config, train).of(0) if train is not None else None
+    if plan is not None:
+        largest = max(len(plan.step(k)) for k in range(len(plan)))
+        if largest < world.size:
+            flag = "batch_size" if config.batch_atoms is None else "batch_atoms"
+            raise InputError(
+                f"{world.size} processes share steps of at most {largest} structures, expected no more processes than "
+                f"structures in a step, or a larger {flag}"
+            )
+
+
+def check_alike(world: OneProcess, model: Potential, sets: Mapping[str, Source], config: FitConfig) -> None:
+    """Raise InputError in all processes where one has other versions, options, data or weights than the first."""
     mine = {
         "pathtune": __version__,
         "torch": torch.__version__,
@@ -36,16 +50,6 @@ def check_same(world: OneProcess, model: Potential, sets: Mapping[str, Source], 
                 raise InputError(
                     f"rank {rank} has {key} {value}, rank 0 has {found[0].get(key)}, expected the same on all ranks"
                 )
-    train = sets.get("train", sets.get("training"))
-    plan = Plans(config, train).of(0) if train is not None else None
-    if plan is not None:
-        largest = max(len(plan.step(k)) for k in range(len(plan)))
-        if largest < world.size:
-            flag = "batch_size" if config.batch_atoms is None else "batch_atoms"
-            raise InputError(
-                f"{world.size} processes share steps of at most {largest} structures, expected no more processes than "
-                f"structures in a step, or a larger {flag}"
-            )
 
 
 def _hash(model: Potential) -> str:
