@@ -115,14 +115,15 @@ def choose_share(
     if config.check_units:
         check_conventions(base, train)
     config = dataclasses.replace(config, epochs=epochs, refit_e0=False, patience=0, check_units=False, keep_worse=True)
+    said = report or (lambda line: None)
     points = world().first(lambda: _read(file, epochs, len(valid)))
     asked = [share for share in sorted(set(shares)) if all(p.share != share for p in points)]
     for first in range(0, len(asked), world().size):  # as many runs at a time as there are processes
         jobs = [functools.partial(_run, base, train, valid, delta, config, s) for s in asked[first:][: world().size]]
         new = [point for point in world().share(jobs) if point is not None]
         points += new
-        for point in new if report else ():
-            report(f"share {100 * point.share:5.2f} %  {point.active:8,d} weights  validation {point.mean:.4g}")
+        for point in new:
+            said(f"share {100 * point.share:5.2f} %  {point.active:8,d} weights  validation {point.mean:.4g}")
         if file is not None:
             text = json.dumps({"epochs": epochs, "points": _plain(points)}, indent=1) + "\n"
             world().first(functools.partial(write_text, pathlib.Path(file), text))
