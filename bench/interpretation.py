@@ -33,11 +33,13 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "interpretation.jsonl"
 BASE = "sevennet:7net-0"
 N_TRAIN, N_VALID, EPOCHS, BATCH_SIZE = 40, 16, 8, 4
 METALS = {"copper": "crystals/dnp_Cu", "palladium": "crystals/dnp_Pd", "tungsten": "crystals/w_snap",
-          "titanium": "crystals/dnp_Ti", "tantalum": "crystals/ta_snap"}  # fmt: skip
+          "titanium": "crystals/dnp_Ti", "tantalum": "crystals/ta_snap", "silver and gold": "lam/agau_pbed3",
+          "iron": "magnetic/fe_snap_collinear", "nickel": "crystals/mlearn_Ni"}  # fmt: skip
 OTHERS = {"silicon": "crystals/mlearn_Si", "germanium": "crystals/mlearn_Ge", "lithium": "crystals/mlearn_Li",
-          "indium phosphide": "crystals/inp_snap", "beryllium tungsten": "crystals/bew_snap"}  # fmt: skip
+          "indium phosphide": "crystals/inp_snap", "LiGePS": "lam/ligeps_sse_pbe", "water": "lam/h2o_pbe0ts",
+          "ethanol": "rmd17/ethanol", "3BPA": "molecules/3bpa"}  # fmt: skip
 SETS = {**METALS, **OTHERS}
-ORDER = ("copper", "silicon", "palladium", "germanium", "tungsten", "lithium")
+MOST_ATOMS = 66  # of a structure; where most have more, as in water and nickel, there are fewer structures
 SEEDS = (0, 1)
 DEMO_EPOCHS = 10
 PLANTED_FORCE = 0.15  # eV/A, rms change of the forces by a planted shift, the same for every l
@@ -50,14 +52,24 @@ ARMS = {
 
 
 def read(name):
-    """Training and validation structures, evenly spaced."""
+    """Training and validation structures, evenly spaced, of about as many atoms for each set."""
     result = []
-    for split, n in (("train", N_TRAIN), ("valid", N_VALID)):
-        structures = pathtune.read_structures(DATA / SETS[name] / f"{split}.extxyz.xz")
-        structures = [s for s in structures if len(s) <= 66]
-        n = min(n, len(structures))
-        result.append([structures[i * len(structures) // n] for i in range(n)])
+    for structures, n in zip(splits(name), (N_TRAIN, N_VALID)):
+        small = [s for s in structures if len(s) <= MOST_ATOMS]
+        kept = small if len(small) > len(structures) / 2 else structures
+        mean = statistics.fmean(map(len, kept))
+        n = min(n, len(kept), max(1, int(n * MOST_ATOMS / mean)))
+        result.append([kept[i * len(kept) // n] for i in range(n)])
     return result
+
+
+def splits(name):
+    """All training and all validation structures; every third one of a set that has no training split."""
+    folder = DATA / SETS[name]
+    if (folder / "train.extxyz.xz").exists():
+        return [pathtune.read_structures(folder / f"{split}.extxyz.xz") for split in ("train", "valid")]
+    structures = pathtune.read_structures(folder / "test.extxyz.xz")
+    return [s for i, s in enumerate(structures) if i % 3], structures[::3]
 
 
 def planted_model(base, degree, structures, seed=0):
@@ -264,7 +276,7 @@ def main(verbs):
         if verb == "summary":
             print(json.dumps(summary(), indent=1))
         elif verb == "sets":
-            sets_of(ORDER)
+            sets_of([name for pair in zip(METALS, OTHERS) for name in pair])
         else:
             {"planted": planted, "arms": arms, "demo": demo}[verb]()
 

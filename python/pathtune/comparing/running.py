@@ -26,14 +26,14 @@ from pathtune.loading import load
 from pathtune.model import Potential
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.options import to_toml
+from pathtune.training.checkpoint import LINE
 from pathtune.training.folder import RunFolder
 from pathtune.training.progress import SeriesProgress
 from pathtune.training.provenance import file_hash
 from pathtune.training.run import adapt_as, run_arm
 
-LINE = {"valid_loss": float}
 METRICS = {
-    **LINE,
+    "valid_loss": float,
     "epochs": int,
     "best_epoch": int,
     "valid": {...: object},

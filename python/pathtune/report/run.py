@@ -19,13 +19,12 @@ from pathtune.forms import check_form, from_json
 from pathtune.loading import load
 from pathtune.model import Potential
 from pathtune.options import from_mapping
+from pathtune.training.checkpoint import LINE
 from pathtune.training.folder import RunFolder
 from pathtune.training.methods import read_config, read_metrics
 from pathtune.training.options import FitConfig
 from pathtune.training.provenance import file_hash
 from pathtune.training.run import ModelOptions
-
-LINE = {"epoch": int, "train_loss": float, "valid_loss": float, "lr": float, "active_share": float}
 
 
 @dataclasses.dataclass

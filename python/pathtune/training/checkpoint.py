@@ -22,6 +22,18 @@ from pathtune.training.options import FitConfig
 from pathtune.training.plans import Plans
 
 BOUND = {"options": "options", "train": "training data", "valid": "validation data"}
+LINE = {  # of log.jsonl
+    "epoch": int,
+    "train_loss": float,
+    "valid_loss": float,
+    "valid_parts": {...: float},
+    "valid_errors": {...: float},
+    "lr": float,
+    "is_eligible": bool,
+    "active": int,
+    "active_share": float,
+    "seconds": float,
+}
 FORM = {
     "best": [{...: object}],
     "best_loss": (float, math.inf),
@@ -33,7 +45,7 @@ FORM = {
     "seconds": float,
     "last": [{...: object}],
     "optimizer": {"param_groups": [{"params": [int]}], "state": {...: {...: torch.Tensor}}},
-    "lines": [{"epoch": int, "seconds": float}],
+    "lines": [LINE],
     "planned_epochs": int,
     "plan": str,
     "world_size": int,

@@ -182,7 +182,7 @@ class RunFolder:
 
     def write_table(self, lines: list[dict[str, Any]]) -> None:
         """log.csv, the lines of the log as a table; what a line holds by name is a column for each name."""
-        rows = [{name: line[name] for name in COLUMNS if name in line} | line["valid_errors"] for line in lines]
+        rows = [{name: line[name] for name in COLUMNS} | line["valid_errors"] for line in lines]
         names = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, lineterminator="\n")

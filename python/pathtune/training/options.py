@@ -147,7 +147,7 @@ class History:
         if not self.best_epoch:
             return "no epoch could be the best: what was asked of the adaptation did not hold in any"
         best = self.epochs[self.best_epoch - 1]
-        eligible = sum(line.get("is_eligible", True) for line in self.epochs)
+        eligible = sum(line["is_eligible"] for line in self.epochs)
         among = f"all {eligible}" if eligible == len(self.epochs) else f"the {eligible} in which the asked share held"
         return f"epoch {self.best_epoch} has the lowest validation loss, {best['valid_loss']:.4g}, of {among}"
 
