@@ -346,6 +346,14 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(copy, monkeypatc
     assert not list(copy.rglob("*.tmp"))
 
 
+def test_a_device_without_an_end_is_not_read(copy):
+    folder = RunFolder(copy)
+    folder.checkpoint.unlink()
+    folder.checkpoint.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"last\.pt: is a device, expected a file"):
+        folder.load_checkpoint()
+
+
 def test_a_standard_output_on_a_full_disk_is_one_sentence(world):
     command = [sys.executable, "-m", "pathtune", "paths", "--model", str(world.folder / "tiny.model")]
     with open("/dev/full", "w") as full:

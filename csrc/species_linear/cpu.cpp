@@ -1,8 +1,11 @@
-// y[n, out_p, k, v] += c_p sum_u x[n, in_p, k, u] weights_p[u, species[n], v]
+// y[n, out_p, k, v] = c_p sum_u x[n, in_p, k, u] weights_p[u, species[n], v], summed over the paths into
+// out_p
 //
 // Parallel axis of the forward and of grad_x: chunks of nodes of one species, so that a thread reads one
 // species' weights and owns its rows: no atomics, deterministic. Of grad_weights: (path, species, block
 // of u), so that each weight has one owner, which sums over all its nodes in a fixed order.
+#include <algorithm>
+
 #include "gemm_tile.hpp"
 #include "list.hpp"
 #include "species_linear.hpp"
@@ -37,6 +40,11 @@ void collect_rows(List<P*>& rows, P* base, int64_t dim, int64_t offset, int64_t 
     for (int64_t k = 0; k < n_components; ++k) rows.push_back(base + nodes[n] * dim + offset + k * mul);
 }
 
+template <class T>
+void zero_rows(T* base, int64_t dim, const int64_t* nodes, int64_t n_nodes) {
+  for (int64_t n = 0; n < n_nodes; ++n) std::fill_n(base + nodes[n] * dim, dim, T(0));
+}
+
 }  // namespace
 
 template <class T>
@@ -53,6 +61,7 @@ void species_linear(const SpeciesLinearShape& shape, const SpeciesGroups& groups
       const Chunk& chunk = chunks[i];
       const int64_t* nodes = groups.order + chunk.begin;
       const int64_t n_nodes = chunk.end - chunk.begin;
+      zero_rows(y, shape.dim_out, nodes, n_nodes);
       for (int64_t p = 0; p < shape.n_paths; ++p) {
         const SpeciesLinearPath& path = paths[p];
         collect_rows(x_rows, x, shape.dim_in, path.in_offset, path.mul_in, path.n_components, nodes, n_nodes);
@@ -96,6 +105,7 @@ void species_linear_grad_x(const SpeciesLinearShape& shape, const SpeciesGroups&
       const Chunk& chunk = chunks[i];
       const int64_t* nodes = groups.order + chunk.begin;
       const int64_t n_nodes = chunk.end - chunk.begin;
+      zero_rows(grad_x, shape.dim_in, nodes, n_nodes);
       for (int64_t p = 0; p < shape.n_paths; ++p) {
         const SpeciesLinearPath& path = paths[p];
         collect_rows(x_rows, grad_x, shape.dim_in, path.in_offset, path.mul_in, path.n_components, nodes,

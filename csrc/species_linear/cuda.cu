@@ -1,10 +1,12 @@
-// y[n, out_p, k, v] += c_p sum_u x[n, in_p, k, u] weights_p[u, species[n], v]
+// y[n, out_p, k, v] = c_p sum_u x[n, in_p, k, u] weights_p[u, species[n], v], summed over the paths into
+// out_p
 //
 // Each path is a product of matrices for each species: rows (node, k), columns v, inner index u. Parallel
-// axis of the forward and of grad_x: tiles of rows of one species times tiles of columns; grad_x is the same
-// product with the weights transposed. Of grad_weights: (species, tile of u, tile of v), each block sums over
-// all rows of its species. Every output has one owner within a launch and the paths follow each other on the
-// stream: no atomics, deterministic.
+// axis of the forward and of grad_x: irreps of the output, in each tiles of rows of one species times tiles
+// of columns; a block walks over all paths into its irrep, so that it owns what it stores and nothing has to
+// be zeroed before. grad_x is the same product with the weights transposed. Of grad_weights: (path, species,
+// tile of u, tile of v), each block sums over all rows of its species. One launch for all paths: a layer has
+// many small ones. No atomics, deterministic.
 #include "cuda_groups.hpp"
 #include "cuda_tile.hpp"
 #include "portability.hpp"
@@ -16,68 +18,102 @@ namespace {
 // Small tiles until large ones give every multiprocessor two blocks (an H100 has 132).
 constexpr int64_t enough_blocks = 264;
 
+// Of a launch; what goes beyond gets another one. Descriptors go by value, within 4 KB.
+constexpr int most_outputs = 24, most_terms = 48;
+
 // In the launch bounds: a limit on registers of its own, or ptxas spills to make room for more blocks.
 template <int Tile>
 constexpr int least_blocks = Tile == 32 ? 4 : 1;
 
 template <class T>
-struct RowProduct {  // out_row += scale in_row B, B[inner, column] of the species
-  const T* in;
-  const T* weights;  // of the path
-  T* out;
-  int64_t in_dim;
+struct Term {  // scale in_row B, B[inner, column] of the species
+  int64_t weight_offset;
   int64_t in_offset;
-  int64_t out_dim;
-  int64_t out_offset;
-  int64_t n_components;
   int64_t n_inner;
-  int64_t n_columns;
-  int64_t n_species;
-  int64_t n_present;
   T scale;
 };
+
+struct Output {  // an irrep of a row of the output, or what lies between two, into which no path leads
+  int64_t first_block;
+  int64_t offset;
+  int64_t n_components;
+  int64_t n_columns;
+  int first_term;
+  int end_term;
+  bool is_added;  // to what an earlier launch has stored
+};
+
+template <class T>
+struct RowProducts {
+  const T* in;
+  const T* weights;
+  T* out;
+  int64_t in_dim;
+  int64_t out_dim;
+  int64_t n_species;
+  int64_t n_present;
+  int n_outputs;
+  int n_terms;
+  Output outputs[most_outputs];
+  Term<T> terms[most_terms];
+};
+static_assert(sizeof(RowProducts<double>) + sizeof(SpeciesGroups) <= 4096);
 
 // Transposed: B[v, u] = weights[u, species, v] (grad_x), else B[u, v]. W: elements of one access.
 template <class T, int Tile, bool Transposed, int W>
 __global__ void __launch_bounds__(threads_of<Tile>, least_blocks<Tile>)
-    multiply_rows(const RowProduct<T> p, const SpeciesGroups groups) {
+    multiply_rows(const RowProducts<T> p, const SpeciesGroups groups) {
   constexpr int Threads = threads_of<Tile>, Stride = stride_of<T, Tile>;
   constexpr int V = vector_width<T>, Size = slab * Stride;
-  PATHTUNE_SHARED(int64_t, in_rows, Tile);
-  PATHTUNE_SHARED(int64_t, out_rows, Tile);
+  PATHTUNE_SHARED(int64_t, nodes, Tile);
+  PATHTUNE_SHARED(int64_t, components, Tile);
   using Vector = Pack<T, V>;  // for its alignment
   PATHTUNE_SHARED(Vector, in_slabs, 2 * Size / V);
   PATHTUNE_SHARED(Vector, weight_slabs, 2 * Size / V);
-  const SpeciesTile tile = find_tile(groups.ptr, p.n_present, blockIdx.x, p.n_components, Tile);
+  int o = 0;
+  while (o + 1 < p.n_outputs && int64_t(blockIdx.x) >= p.outputs[o + 1].first_block) ++o;
+  const Output& output = p.outputs[o];
+  const int64_t n_columns = output.n_columns, n_column_tiles = (n_columns + Tile - 1) / Tile;
+  const int64_t block = int64_t(blockIdx.x) - output.first_block;
+  const SpeciesTile tile =
+      find_tile(groups.ptr, p.n_present, block / n_column_tiles, output.n_components, Tile);
   if (tile.group < 0) return;  // the whole block
   if (threadIdx.x < Tile) {
-    const int64_t row = tile.index * Tile + threadIdx.x, k = row % p.n_components;
-    const int64_t place = tile.begin + row / p.n_components;
-    const int64_t node = place < tile.end ? global_load(groups.order + place) : -1;
-    in_rows[threadIdx.x] = node < 0 ? -1 : node * p.in_dim + p.in_offset + k * p.n_inner;
-    out_rows[threadIdx.x] = node < 0 ? -1 : node * p.out_dim + p.out_offset + k * p.n_columns;
+    const int64_t row = tile.index * Tile + threadIdx.x;
+    const int64_t place = tile.begin + row / output.n_components;
+    nodes[threadIdx.x] = place < tile.end ? global_load(groups.order + place) : -1;
+    components[threadIdx.x] = row % output.n_components;
   }
-  const int64_t mul_out = Transposed ? p.n_inner : p.n_columns;
-  const T* weights = p.weights + global_load(groups.present + tile.group) * mul_out;
-  const int64_t weight_stride = p.n_species * mul_out, first_column = int64_t(blockIdx.y) * Tile;
+  const int64_t species = global_load(groups.present + tile.group);
+  const int64_t first_column = block % n_column_tiles * Tile;
   __syncthreads();
 
   Fetched<T, Tile, slab, Threads, W> rows;
   Fetched<T, Transposed ? Tile : slab, Transposed ? slab : Tile, Threads, W> b;
-  const auto fetch = [&](int64_t inner) {
-    rows.load([&](int l) { return in_rows[l] < 0 ? nullptr : p.in + in_rows[l]; }, inner, p.n_inner);
+  int t = output.first_term;
+  int64_t inner = 0;
+  const auto fetch = [&] {
+    const Term<T>& term = p.terms[t];
+    const T* in = p.in + term.in_offset;
+    rows.load(
+        [&](int l) {
+          return nodes[l] < 0 ? nullptr : in + nodes[l] * p.in_dim + components[l] * term.n_inner;
+        },
+        inner, term.n_inner);
+    rows.multiply(term.scale);
+    const int64_t mul_out = Transposed ? term.n_inner : n_columns;
+    const T* weights = p.weights + term.weight_offset + species * mul_out;
     const int64_t first_line = Transposed ? first_column : inner;
-    const int64_t n_lines = Transposed ? p.n_columns : p.n_inner;
+    const int64_t n_lines = Transposed ? n_columns : term.n_inner;
     b.load(
         [&](int l) {
-          return first_line + l < n_lines ? weights + (first_line + l) * weight_stride : nullptr;
+          return first_line + l < n_lines ? weights + (first_line + l) * p.n_species * mul_out : nullptr;
         },
         Transposed ? inner : first_column, mul_out);
   };
   Accumulator<T, Tile> sums;
-  fetch(0);
-  int buffer = 0;
-  for (int64_t inner = 0; inner < p.n_inner; inner += slab, buffer ^= 1) {
+  if (t < output.end_term) fetch();
+  for (int buffer = 0; t < output.end_term; buffer ^= 1) {
     T* in_slab = reinterpret_cast<T*>(in_slabs) + buffer * Size;
     T* weight_slab = reinterpret_cast<T*>(weight_slabs) + buffer * Size;
     rows.template store_transposed<Stride>(in_slab);
@@ -86,42 +122,63 @@ __global__ void __launch_bounds__(threads_of<Tile>, least_blocks<Tile>)
     else
       b.template store<Stride>(weight_slab);
     __syncthreads();  // also: nobody reads the other buffer any more when the next slab is stored
-    if (inner + slab < p.n_inner) fetch(inner + slab);
+    inner += slab;
+    if (inner >= p.terms[t].n_inner) {
+      inner = 0;
+      ++t;
+    }
+    if (t < output.end_term) fetch();
     sums.add_slab(in_slab, weight_slab);
   }
   PATHTUNE_UNROLL
   for (int i = 0; i < 4; ++i) {
-    const int64_t row = out_rows[sums.row() + i];
-    if (row >= 0) sums.template add_row_to<W>(p.out + row, i, first_column, p.n_columns, p.scale);
+    const int row = sums.row() + i;
+    if (nodes[row] < 0) continue;
+    T* to = p.out + nodes[row] * p.out_dim + output.offset + components[row] * n_columns;
+    if (output.is_added)
+      sums.template add_row_to<W>(to, i, first_column, n_columns, T(1));
+    else
+      sums.template store_row<W>(to, i, first_column, n_columns);
   }
 }
 
 template <class T>
 struct Outer {  // grad_weights[u, species, v] += scale sum_rows x_row[u] grad_y_row[v]
-  const T* x;
-  const T* grad_y;
-  T* grad_weights;  // of the path
-  int64_t dim_in;
-  int64_t dim_out;
-  int64_t n_species;
-  int64_t u_tiles;
-  int64_t v_tiles;
+  int64_t first_block;
   SpeciesLinearPath path;
   T scale;
 };
 
+template <class T>
+struct Outers {
+  const T* x;
+  const T* grad_y;
+  T* grad_weights;
+  int64_t dim_in;
+  int64_t dim_out;
+  int64_t n_species;
+  int n_paths;
+  Outer<T> list[most_terms];
+};
+static_assert(sizeof(Outers<double>) + sizeof(SpeciesGroups) <= 4096);
+
 template <class T, int Tile, int W>
 __global__ void __launch_bounds__(threads_of<Tile>, least_blocks<Tile>)
-    sum_outer(const Outer<T> p, const SpeciesGroups groups) {
+    sum_outer(const Outers<T> p, const SpeciesGroups groups) {
   constexpr int Threads = threads_of<Tile>, Stride = stride_of<T, Tile>;
   constexpr int V = vector_width<T>, Size = slab * Stride;
   using Vector = Pack<T, V>;
   PATHTUNE_SHARED(Vector, x_slabs, 2 * Size / V);
   PATHTUNE_SHARED(Vector, y_slabs, 2 * Size / V);
-  const int64_t group = blockIdx.x / (p.u_tiles * p.v_tiles), tile = blockIdx.x % (p.u_tiles * p.v_tiles);
-  const int64_t first_u = tile / p.v_tiles * Tile, first_v = tile % p.v_tiles * Tile;
+  int o = 0;
+  while (o + 1 < p.n_paths && int64_t(blockIdx.x) >= p.list[o + 1].first_block) ++o;
+  const SpeciesLinearPath& path = p.list[o].path;
+  const int64_t u_tiles = (path.mul_in + Tile - 1) / Tile, v_tiles = (path.mul_out + Tile - 1) / Tile;
+  const int64_t block = int64_t(blockIdx.x) - p.list[o].first_block;
+  const int64_t group = block / (u_tiles * v_tiles), tile = block % (u_tiles * v_tiles);
+  const int64_t first_u = tile / v_tiles * Tile, first_v = tile % v_tiles * Tile;
   const int64_t begin = global_load(groups.ptr + group), end = global_load(groups.ptr + group + 1);
-  const int64_t K = p.path.n_components, n_rows = (end - begin) * K;
+  const int64_t K = path.n_components, n_rows = (end - begin) * K;
 
   Fetched<T, slab, Tile, Threads, W> x, y;
   const auto fetch = [&](int64_t first) {
@@ -129,10 +186,10 @@ __global__ void __launch_bounds__(threads_of<Tile>, least_blocks<Tile>)
       return row < n_rows ? rows + global_load(groups.order + begin + row / K) * dim + offset + row % K * mul
                           : nullptr;
     };
-    x.load([&](int l) { return row_of(p.x, p.dim_in, p.path.in_offset, p.path.mul_in, first + l); }, first_u,
-           p.path.mul_in);
-    y.load([&](int l) { return row_of(p.grad_y, p.dim_out, p.path.out_offset, p.path.mul_out, first + l); },
-           first_v, p.path.mul_out);
+    x.load([&](int l) { return row_of(p.x, p.dim_in, path.in_offset, path.mul_in, first + l); }, first_u,
+           path.mul_in);
+    y.load([&](int l) { return row_of(p.grad_y, p.dim_out, path.out_offset, path.mul_out, first + l); },
+           first_v, path.mul_out);
   };
   Accumulator<T, Tile> sums;
   fetch(0);
@@ -146,79 +203,132 @@ __global__ void __launch_bounds__(threads_of<Tile>, least_blocks<Tile>)
     if (row + slab < n_rows) fetch(row + slab);
     sums.add_slab(x_slab, y_slab);
   }
-  const int64_t mul_out = p.path.mul_out;
-  T* to = p.grad_weights + global_load(groups.present + group) * mul_out;
+  T* to = p.grad_weights + path.weight_offset + global_load(groups.present + group) * path.mul_out;
   PATHTUNE_UNROLL
   for (int i = 0; i < 4; ++i) {
     const int64_t u = first_u + sums.row() + i;
-    if (u < p.path.mul_in)
-      sums.template add_row_to<W>(to + u * p.n_species * mul_out, i, first_v, mul_out, p.scale);
+    if (u < path.mul_in)
+      sums.template add_row_to<W>(to + u * p.n_species * path.mul_out, i, first_v, path.mul_out,
+                                  p.list[o].scale);
   }
 }
 
 int64_t tiles(int64_t n, int64_t tile) { return (n + tile - 1) / tile; }
 
-// Whether rows of this path begin on 16 bytes everywhere and are multiples of 16 bytes long.
 template <class T>
-bool is_aligned(const SpeciesLinearShape& shape, const SpeciesLinearPath& path, const void* a, const void* b,
-                const void* c) {
-  constexpr int64_t V = vector_width<T>;
-  const auto address =
-      reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b) | reinterpret_cast<uintptr_t>(c);
-  return address % 16 == 0 && shape.dim_in % V == 0 && shape.dim_out % V == 0 && path.in_offset % V == 0 &&
-         path.out_offset % V == 0 && path.weight_offset % V == 0 && path.mul_in % V == 0 &&
-         path.mul_out % V == 0;
+bool is_vector(int64_t n) {
+  return n % vector_width<T> == 0;
 }
 
+// Whether rows of the tensors begin on 16 bytes.
+template <class T>
+bool is_aligned(const SpeciesLinearShape& shape, const void* a, const void* b, const void* c) {
+  const auto address =
+      reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b) | reinterpret_cast<uintptr_t>(c);
+  return address % 16 == 0 && is_vector<T>(shape.dim_in) && is_vector<T>(shape.dim_out);
+}
+
+// Whether rows of this path begin on 16 bytes in such tensors, and are multiples of 16 bytes long.
+template <class T>
+bool is_aligned(const SpeciesLinearPath& path) {
+  return is_vector<T>(path.in_offset) && is_vector<T>(path.out_offset) && is_vector<T>(path.weight_offset) &&
+         is_vector<T>(path.mul_in) && is_vector<T>(path.mul_out);
+}
+
+// The forward, or grad_x: walks over the output's row, and launches what it has collected.
 template <class T, bool Transposed>
-void run_rows(const char* op, const SpeciesLinearShape& shape, const SpeciesGroups& groups,
-              const SpeciesLinearPath* paths, const double* coefficients, const T* in, const T* weights,
-              T* out, void* stream) {
-  if (shape.n_nodes == 0) return;
-  for (int64_t i = 0; i < shape.n_paths; ++i) {
-    const SpeciesLinearPath& path = paths[i];
-    if (path.mul_in == 0 || path.mul_out == 0) continue;
-    RowProduct<T> p{in,
-                    weights + path.weight_offset,
-                    out,
-                    shape.dim_in,
-                    path.in_offset,
-                    shape.dim_out,
-                    path.out_offset,
-                    path.n_components,
-                    path.mul_in,
-                    path.mul_out,
-                    shape.n_species,
-                    shape.n_present,
-                    T(coefficients[i])};
-    if constexpr (Transposed)
-      p = {in,
-           weights + path.weight_offset,
-           out,
-           shape.dim_out,
-           path.out_offset,
-           shape.dim_in,
-           path.in_offset,
-           path.n_components,
-           path.mul_out,
-           path.mul_in,
-           shape.n_species,
-           shape.n_present,
-           T(coefficients[i])};
-    const int64_t n_rows = shape.n_nodes * path.n_components;
-    const bool large = tiles(n_rows, 64) * tiles(p.n_columns, 64) >= enough_blocks;
-    const bool aligned = is_aligned<T>(shape, path, in, weights, out);
+struct Rows {
+  const char* op;
+  const SpeciesLinearShape& shape;
+  const SpeciesGroups& groups;
+  const SpeciesLinearPath* paths;
+  const double* coefficients;
+  void* stream;
+  RowProducts<T> p;
+
+  int64_t offset(const SpeciesLinearPath& path) const {
+    return Transposed ? path.in_offset : path.out_offset;
+  }
+  int64_t columns(const SpeciesLinearPath& path) const { return Transposed ? path.mul_in : path.mul_out; }
+  int64_t inner(const SpeciesLinearPath& path) const { return Transposed ? path.mul_out : path.mul_in; }
+  int64_t length(const SpeciesLinearPath& path) const { return path.n_components * columns(path); }
+
+  // The irrep that begins at `at`, or the gap there.
+  Output output_at(int64_t at) const {
+    int64_t end = p.out_dim;
+    for (int64_t i = 0; i < shape.n_paths; ++i) {
+      if (length(paths[i]) == 0) continue;
+      if (offset(paths[i]) == at) return {0, at, paths[i].n_components, columns(paths[i]), 0, 0, false};
+      if (offset(paths[i]) > at && offset(paths[i]) < end) end = offset(paths[i]);
+    }
+    return {0, at, 1, end - at, 0, 0, false};
+  }
+
+  bool is_into(const SpeciesLinearPath& path, const Output& output) const {
+    return offset(path) == output.offset && length(path) > 0 && inner(path) > 0;
+  }
+
+  bool has_vectors(const Output& output) const {
+    bool result = is_vector<T>(output.offset) && is_vector<T>(output.n_columns);
+    for (int64_t i = 0; i < shape.n_paths; ++i)
+      if (is_into(paths[i], output)) result = result && is_aligned<T>(paths[i]);
+    return result;
+  }
+
+  void add(Output output, bool vectors) {
+    if (p.n_outputs == most_outputs || p.n_terms == most_terms) launch(vectors);
+    output.first_term = output.end_term = p.n_terms;
+    for (int64_t i = 0; i < shape.n_paths; ++i) {
+      if (!is_into(paths[i], output)) continue;
+      if (p.n_terms == most_terms) {
+        p.outputs[p.n_outputs++] = output;
+        launch(vectors);
+        output.first_term = output.end_term = 0;
+        output.is_added = true;
+      }
+      p.terms[p.n_terms++] = {paths[i].weight_offset, Transposed ? paths[i].out_offset : paths[i].in_offset,
+                              inner(paths[i]), T(coefficients[i])};
+      output.end_term = p.n_terms;
+    }
+    p.outputs[p.n_outputs++] = output;
+  }
+
+  void launch(bool vectors) {
+    if (p.n_outputs == 0) return;
+    int64_t n_large = 0;
+    for (int o = 0; o < p.n_outputs; ++o)
+      n_large += tiles(shape.n_nodes * p.outputs[o].n_components, 64) * tiles(p.outputs[o].n_columns, 64);
+    const bool large = n_large >= enough_blocks;
     const int tile = large ? 64 : 32;
-    const dim3 grid(unsigned(most_tiles(n_rows, shape.n_present, tile)), unsigned(tiles(p.n_columns, tile)));
+    int64_t n_blocks = 0;
+    for (int o = 0; o < p.n_outputs; ++o) {
+      p.outputs[o].first_block = n_blocks;
+      n_blocks += most_tiles(shape.n_nodes * p.outputs[o].n_components, shape.n_present, tile) *
+                  tiles(p.outputs[o].n_columns, tile);
+    }
     constexpr int V = vector_width<T>;
     const auto kernel =
-        large ? (aligned ? &multiply_rows<T, 64, Transposed, V> : &multiply_rows<T, 64, Transposed, 1>)
-              : (aligned ? &multiply_rows<T, 32, Transposed, V> : &multiply_rows<T, 32, Transposed, 1>);
-    PATHTUNE_LAUNCH(kernel, grid, dim3(large ? threads_of<64> : threads_of<32>), 0,
+        large ? (vectors ? &multiply_rows<T, 64, Transposed, V> : &multiply_rows<T, 64, Transposed, 1>)
+              : (vectors ? &multiply_rows<T, 32, Transposed, V> : &multiply_rows<T, 32, Transposed, 1>);
+    PATHTUNE_LAUNCH(kernel, dim3(unsigned(n_blocks)), dim3(large ? threads_of<64> : threads_of<32>), 0,
                     static_cast<cudaStream_t>(stream), p, groups);
     check_launch(op);
+    p.n_outputs = p.n_terms = 0;
   }
-}
+
+  void run() {
+    if (shape.n_nodes == 0) return;
+    const bool aligned = is_aligned<T>(shape, p.in, p.weights, p.out);
+    for (const bool vectors : {true, false}) {
+      for (int64_t at = 0; at < p.out_dim;) {
+        const Output output = output_at(at);
+        if ((aligned && has_vectors(output)) == vectors) add(output, vectors);
+        at += output.n_components * output.n_columns;
+      }
+      launch(vectors);
+    }
+  }
+};
 
 }  // namespace
 
@@ -226,15 +336,29 @@ template <class T>
 void species_linear(const SpeciesLinearShape& shape, const SpeciesGroups& groups,
                     const SpeciesLinearPath* paths, const double* coefficients, const T* x, const T* weights,
                     T* y, void* stream) {
-  run_rows<T, false>("species_linear", shape, groups, paths, coefficients, x, weights, y, stream);
+  Rows<T, false>{"species_linear",
+                 shape,
+                 groups,
+                 paths,
+                 coefficients,
+                 stream,
+                 {x, weights, y, shape.dim_in, shape.dim_out, shape.n_species, shape.n_present, 0, 0, {}, {}}}
+      .run();
 }
 
 template <class T>
 void species_linear_grad_x(const SpeciesLinearShape& shape, const SpeciesGroups& groups,
                            const SpeciesLinearPath* paths, const double* coefficients, const T* grad_y,
                            const T* weights, T* grad_x, void* stream) {
-  run_rows<T, true>("species_linear_grad_x", shape, groups, paths, coefficients, grad_y, weights, grad_x,
-                    stream);
+  Rows<T, true>{
+      "species_linear_grad_x",
+      shape,
+      groups,
+      paths,
+      coefficients,
+      stream,
+      {grad_y, weights, grad_x, shape.dim_out, shape.dim_in, shape.n_species, shape.n_present, 0, 0, {}, {}}}
+      .run();
 }
 
 template <class T>
@@ -242,29 +366,36 @@ void species_linear_grad_weights(const SpeciesLinearShape& shape, const SpeciesG
                                  const SpeciesLinearPath* paths, const double* coefficients, const T* x,
                                  const T* grad_y, T* grad_weights, void* stream) {
   if (shape.n_nodes == 0) return;
-  for (int64_t i = 0; i < shape.n_paths; ++i) {
-    const SpeciesLinearPath& path = paths[i];
-    if (path.mul_in == 0 || path.mul_out == 0) continue;
-    const bool large = shape.n_present * tiles(path.mul_in, 64) * tiles(path.mul_out, 64) >= enough_blocks;
-    const bool aligned = is_aligned<T>(shape, path, x, grad_y, grad_weights);
-    const int tile = large ? 64 : 32;
-    const Outer<T> p{x,
-                     grad_y,
-                     grad_weights + path.weight_offset,
-                     shape.dim_in,
-                     shape.dim_out,
-                     shape.n_species,
-                     tiles(path.mul_in, tile),
-                     tiles(path.mul_out, tile),
-                     path,
-                     T(coefficients[i])};
+  Outers<T> p{x, grad_y, grad_weights, shape.dim_in, shape.dim_out, shape.n_species, 0, {}};
+  const auto launch = [&](bool vectors) {
+    if (p.n_paths == 0) return;
+    const auto count = [&](int64_t tile) {
+      int64_t n = 0;
+      for (int i = 0; i < p.n_paths; ++i) {
+        p.list[i].first_block = n;
+        n += shape.n_present * tiles(p.list[i].path.mul_in, tile) * tiles(p.list[i].path.mul_out, tile);
+      }
+      return n;
+    };
+    const bool large = count(64) >= enough_blocks;
+    const int64_t n_blocks = count(large ? 64 : 32);
     constexpr int V = vector_width<T>;
-    const auto kernel = large ? (aligned ? &sum_outer<T, 64, V> : &sum_outer<T, 64, 1>)
-                              : (aligned ? &sum_outer<T, 32, V> : &sum_outer<T, 32, 1>);
-    PATHTUNE_LAUNCH(kernel, dim3(unsigned(shape.n_present * p.u_tiles * p.v_tiles)),
-                    dim3(large ? threads_of<64> : threads_of<32>), 0, static_cast<cudaStream_t>(stream), p,
-                    groups);
+    const auto kernel = large ? (vectors ? &sum_outer<T, 64, V> : &sum_outer<T, 64, 1>)
+                              : (vectors ? &sum_outer<T, 32, V> : &sum_outer<T, 32, 1>);
+    PATHTUNE_LAUNCH(kernel, dim3(unsigned(n_blocks)), dim3(large ? threads_of<64> : threads_of<32>), 0,
+                    static_cast<cudaStream_t>(stream), p, groups);
     check_launch("species_linear_grad_weights");
+    p.n_paths = 0;
+  };
+  const bool aligned = is_aligned<T>(shape, x, grad_y, grad_weights);
+  for (const bool vectors : {true, false}) {
+    for (int64_t i = 0; i < shape.n_paths; ++i) {
+      if (paths[i].mul_in == 0 || paths[i].mul_out == 0) continue;
+      if ((aligned && is_aligned<T>(paths[i])) != vectors) continue;
+      if (p.n_paths == most_terms) launch(vectors);
+      p.list[p.n_paths++] = {0, paths[i], T(coefficients[i])};
+    }
+    launch(vectors);
   }
 }
 

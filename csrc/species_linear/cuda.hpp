@@ -1,6 +1,6 @@
 // The CUDA side of species_linear: the contract of species_linear.hpp, on a stream. `paths` and
-// `coefficients` lie on the host, which launches one kernel for each path; everything else lies on the
-// device.
+// `coefficients` lie on the host, which launches one kernel for all of them (a second one where some rows are
+// no multiples of 16 bytes); everything else lies on the device.
 #pragma once
 #include "species_linear/species_linear.hpp"
 

@@ -38,6 +38,13 @@ struct Fetched {
           from && place < end ? global_load(reinterpret_cast<const Pack<T, W>*>(from + place)) : Pack<T, W>{};
     }
   }
+  __device__ __forceinline__ void multiply(T scale) {
+    PATHTUNE_UNROLL
+    for (int t = 0; t < count; ++t) {
+      PATHTUNE_UNROLL
+      for (int e = 0; e < W; ++e) value[t].v[e] *= scale;
+    }
+  }
   // to[line][place], lines `Stride` long
   template <int Stride>
   __device__ __forceinline__ void store(T* to) const {
@@ -90,6 +97,20 @@ struct Accumulator {
         PATHTUNE_UNROLL
         for (int j = 0; j < 4; ++j) sum[i][j] += left[i] * right[j];
       }
+    }
+  }
+
+  // to[c] = sum[i][c - column] for the columns c below n_columns, which W divides
+  template <int W>
+  __device__ __forceinline__ void store_row(T* to, int i, int64_t first, int64_t n_columns) const {
+    PATHTUNE_UNROLL
+    for (int j = 0; j < 4; j += W) {
+      const int64_t c = first + column() + j;
+      if (c >= n_columns) continue;
+      Pack<T, W> p;
+      PATHTUNE_UNROLL
+      for (int e = 0; e < W; ++e) p.v[e] = sum[i][j + e];
+      global_store(reinterpret_cast<Pack<T, W>*>(to + c), p);
     }
   }
 

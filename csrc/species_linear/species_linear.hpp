@@ -38,7 +38,8 @@ struct SpeciesGroups {
   const int64_t* present;  // [n_present]
 };
 
-// All three add to their output, which the caller has zeroed.
+// y and grad_x are written whole, zeros where no path leads. grad_weights are added to, which the caller has
+// zeroed.
 PATHTUNE_DECLARE_PER_ISA(
     template <class T>
     void species_linear(const SpeciesLinearShape&, const SpeciesGroups&,

@@ -44,9 +44,12 @@ def checked_path(file: str | pathlib.Path) -> pathlib.Path:
 
 
 def read_bytes(file: str | pathlib.Path) -> bytes:
-    """The content of a file. Raises InputError when it is missing, a folder, or unreadable."""
+    """The content of a file. Raises InputError when it is missing, a folder, unreadable, or a device without an end."""
+    path = checked_path(file)
+    if path.is_char_device():
+        raise InputError(f"{file}: is a device, expected a file")
     try:
-        return checked_path(file).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
 

@@ -59,8 +59,8 @@ def test_many_weights_take_large_tiles(mul, dtype, forward_kernels):
     assert_close(*(torch.autograd.grad(y, weights, g)[0] for y in (found, expected)), TOLERANCES[dtype])
 
 
-# of the minimum, in which every tensor moves once and outputs are read before they are added to
-@pytest.mark.parametrize(("slot", "room"), [("y", 1.97), ("grad_x", 1.97), ("grad_weights", 2.5)])
+# of the minimum, in which every tensor moves once, and weights are read before they are added to
+@pytest.mark.parametrize(("slot", "room"), [("y", 2.1), ("grad_x", 2.1), ("grad_weights", 2.5)])
 def test_traffic(slot, room, forward_kernels):
     """96 nodes of 2 species, 64x0e+64x1o: a tile reads its rows once for each tile of columns, and its weights."""
     table = species_linear_table(irreps("64x0e+64x1o"), irreps("64x0e+64x1o"), 2, [(0, 0, 1.0), (1, 1, 1.0)])
@@ -75,7 +75,7 @@ def test_traffic(slot, room, forward_kernels):
     loaded, stored = forward_kernels.bytes_moved()
     rows = 4 * x.numel()
     numel = 4 * weights.numel()
-    minimum = {"y": 3 * rows + numel, "grad_x": 3 * rows + numel, "grad_weights": 2 * rows + 2 * numel}[slot]
+    minimum = {"y": 2 * rows + numel, "grad_x": 2 * rows + numel, "grad_weights": 2 * rows + 2 * numel}[slot]
     print(f"{slot}: loaded {loaded}, stored {stored}, {(loaded + stored) / minimum:.2f} of the minimum {minimum}")
     assert stored == {"y": rows, "grad_x": rows, "grad_weights": numel}[slot]
     assert loaded + stored <= math.ceil(room * minimum)

@@ -20,7 +20,7 @@ from pathtune.ops._operator import operator
 from pathtune.ops._sampled import fill_gradients
 from pathtune.ops._sampled_layer import Layer, SampledTables, TermTensors
 from pathtune.ops.candidates import Candidates
-from pathtune.ops.species_linear import SpeciesGroups, SpeciesLinearIndex, SpeciesLinearSizes, add_to
+from pathtune.ops.species_linear import SpeciesGroups, SpeciesLinearIndex, SpeciesLinearSizes, written
 from pathtune.tables.species_linear import SpeciesLinearTable
 
 
@@ -71,17 +71,17 @@ def product(
     """F or, transposed, G; not by torch for path linears either: MKL takes twice as long on AMD processors."""
     name = "species_linear_grad_x" if transposed else "species_linear"
     groups_and_table = index[: len(SpeciesLinearIndex._fields)]
-    return add_to(_zeros(a, sizes, transposed), name, a, effective, groups_and_table, sizes)
+    return written(_new(a, sizes, transposed), name, a, effective, groups_and_table, sizes)
 
 
-def _zeros(like: torch.Tensor, sizes: Sequence[int], transposed: bool) -> torch.Tensor:
+def _new(like: torch.Tensor, sizes: Sequence[int], transposed: bool) -> torch.Tensor:
     sizes = SpeciesLinearSizes._make(sizes)
-    return like.new_zeros(sizes.n_nodes, sizes.dim_in if transposed else sizes.dim_out)
+    return like.new_empty(sizes.n_nodes, sizes.dim_in if transposed else sizes.dim_out)
 
 
 @product.register_fake
 def _(a, values, effective, index, sizes, transposed):
-    return _zeros(a, sizes, transposed)
+    return _new(a, sizes, transposed)
 
 
 @operator("pathtune::sampled_gradient")

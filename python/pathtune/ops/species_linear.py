@@ -110,10 +110,10 @@ def species_linear(
     return _forward(x, weights, index_of(groups, table), sizes_of(x, groups, table))
 
 
-def add_to(
+def written(
     out: torch.Tensor, name: str, a: torch.Tensor, b: torch.Tensor, index: Sequence[torch.Tensor], sizes: Sequence[int]
 ) -> torch.Tensor:
-    """`out`, to which the kernel `name` has added its form of `a` and `b`."""
+    """`out`, into which the kernel `name` has written its form of `a` and `b`; that of the weights it adds."""
     a = a.contiguous()
     b = b.contiguous()
     call = call_cuda if uses_cuda(out) else call_cpu
@@ -126,39 +126,39 @@ def add_to(
 def _forward(
     x: torch.Tensor, weights: torch.Tensor, index: Sequence[torch.Tensor], sizes: Sequence[int]
 ) -> torch.Tensor:
-    return add_to(_zero_y(x, sizes), "species_linear", x, weights, index, sizes)
+    return written(_new_y(x, sizes), "species_linear", x, weights, index, sizes)
 
 
 @operator("pathtune::species_linear_grad_x")
 def _grad_x(
     grad_y: torch.Tensor, weights: torch.Tensor, index: Sequence[torch.Tensor], sizes: Sequence[int]
 ) -> torch.Tensor:
-    return add_to(_zero_x(grad_y, sizes), "species_linear_grad_x", grad_y, weights, index, sizes)
+    return written(_new_x(grad_y, sizes), "species_linear_grad_x", grad_y, weights, index, sizes)
 
 
 @operator("pathtune::species_linear_grad_weights")
 def _grad_weights(
     x: torch.Tensor, grad_y: torch.Tensor, index: Sequence[torch.Tensor], sizes: Sequence[int]
 ) -> torch.Tensor:
-    return add_to(_zero_weights(x, sizes), "species_linear_grad_weights", x, grad_y, index, sizes)
+    return written(_zero_weights(x, sizes), "species_linear_grad_weights", x, grad_y, index, sizes)
 
 
-def _zero_y(like: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+def _new_y(like: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     sizes = SpeciesLinearSizes._make(sizes)
-    return like.new_zeros(sizes.n_nodes, sizes.dim_out)
+    return like.new_empty(sizes.n_nodes, sizes.dim_out)
 
 
-def _zero_x(like: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+def _new_x(like: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     sizes = SpeciesLinearSizes._make(sizes)
-    return like.new_zeros(sizes.n_nodes, sizes.dim_in)
+    return like.new_empty(sizes.n_nodes, sizes.dim_in)
 
 
 def _zero_weights(like: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     return like.new_zeros(SpeciesLinearSizes._make(sizes).weight_numel)
 
 
-_forward.register_fake(lambda x, weights, index, sizes: _zero_y(x, sizes))
-_grad_x.register_fake(lambda grad_y, weights, index, sizes: _zero_x(grad_y, sizes))
+_forward.register_fake(lambda x, weights, index, sizes: _new_y(x, sizes))
+_grad_x.register_fake(lambda grad_y, weights, index, sizes: _new_x(grad_y, sizes))
 _grad_weights.register_fake(lambda x, grad_y, index, sizes: _zero_weights(x, sizes))
 
 

@@ -26,7 +26,7 @@ from pathtune.data.store.layout import MANIFEST, VERSION, packed
 from pathtune.data.store.manifest import finish
 from pathtune.data.structure import Structure
 from pathtune.errors import InputError
-from pathtune.files import checked_path, shown_names, write_atomically, write_text
+from pathtune.files import checked_path, read_bytes, shown_names, write_atomically, write_text
 from pathtune.forms import check_form, read_json
 
 COUNTED_A = 5.0  # edges are counted within it where no cutoff is asked
@@ -121,7 +121,7 @@ def _claim(folder: pathlib.Path, names: Sequence[str], job: Job) -> None:
     keys = [sorted(job.keys.keys.items()), job.keys.virials_key, job.keys.units]
     options = [VERSION, keys, job.r_max, job.needs_labels, [label.name for label in labels()]]
     plan = json.dumps({"files": sizes, "options": options}, indent=0)
-    if plan_file.exists() and plan_file.read_bytes() == plan.encode():
+    if plan_file.exists() and read_bytes(plan_file) == plan.encode():
         return
     for name in ("shards", "index"):
         shutil.rmtree(folder / name, ignore_errors=True)
