@@ -99,7 +99,11 @@ def test_describe_of_anything_else_is_one_sentence(run, tmp_path, capsys):
 @pytest.mark.parametrize(("key", "value", "words"), [
     ("n_structures", None, "lacks 'n_structures'"),
     ("valid", {"n_structures": 1, "per_element": {}, "per_config_type": {}, "energy_mae_mev_atom": "1"},
-     "valid, energy_mae_mev_atom is '1', expected a finite number"),
+     "valid['energy_mae_mev_atom'] is '1', expected a finite number"),
+    ("valid", {"n_structures": 1, "per_element": {}, "per_config_type": {}, "energy_mae_mev_atom": {},
+     "energy_rmse_mev_atom": 1}, "valid['energy_mae_mev_atom'] is {}, expected a finite number"),
+    ("test", {"n_structures": 1, "per_element": {}, "per_config_type": {}, "forces_mae_mev_a": 1},
+     "test lacks 'forces_rmse_mev_a'"),
     ("units", [3], "units[0] is 3, expected a text"),
 ])  # fmt: skip
 def test_describe_of_damaged_metrics_names_the_place(run, tmp_path, capsys, key, value, words):

@@ -12,11 +12,13 @@ from pathtune.forms import check_form, read_json, read_toml
 from pathtune.options import from_mapping
 from pathtune.training.options import FitConfig
 
+GROUPED = {"per_element": {...: {...: float}}, "per_config_type": {...: {...: float}}}
+SCORES = {"n_structures": int, **GROUPED}  # and errors by their names
 METRICS = {
     "arm": str,
     "base": str,
-    "valid": {"n_structures": int, "per_element": {...: dict}, "per_config_type": {...: dict}},
-    "valid_before": {"n_structures": int, "per_element": {...: dict}, "per_config_type": {...: dict}},
+    "valid": SCORES,
+    "valid_before": SCORES,
     "counts": {"active": int, "all_weights": int, "adapted_weights": int, "reachable_weights": int},
     "active_share": float,
     "is_start": bool,
@@ -67,9 +69,9 @@ def checked_metrics(metrics: Any, where: str) -> dict[str, Any]:
     if metrics["e0_fit"] is not None:
         check_form(metrics["e0_fit"], {"shift_ev": {...: float}}, where, "e0_fit")
     for name in ("valid", "valid_before", "test"):
-        for key, value in metrics.get(name, {}).items():
-            if not isinstance(value, dict):
-                check_form(value, float, where, f"{name}, {key}")
+        scores = metrics.get(name, {})
+        errors = {label.rmse_key: float for label in labels() if label.mae_key in scores}
+        check_form(scores, {**dict.fromkeys(scores, float), **errors, **GROUPED} if scores else {}, where, name)
     if "test" in metrics:
         check_form(metrics["n_structures"], {"test": int}, where, "n_structures")
     return metrics
