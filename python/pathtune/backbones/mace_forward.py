@@ -199,7 +199,8 @@ class _Layer:
         self.is_residual = "Residual" in type(block).__name__
         self.has_density = hasattr(block, "density_fn")
         self.linear_up = PathLinear(block.linear_up)  # type: ignore
-        self.conv: EdgeConvTable = conv_table(block.conv_tp)  # type: ignore
+        scale = 1.0 if self.has_density else 1.0 / float(block.avg_num_neighbors)  # type: ignore
+        self.conv: EdgeConvTable = conv_table(block.conv_tp, scale)  # type: ignore
         self.linear = PathLinear(block.linear)  # type: ignore
         self.radial_stock = list(block.conv_tp_weights.named_parameters())  # type: ignore
         self.radial_weights = {name: f"{self.name}.conv_tp_weights.{name}" for name, _ in self.radial_stock}
@@ -220,7 +221,8 @@ class _Layer:
         x = self.linear_up(x, weight("linear_up"))
         w = radial.weights(self)
         message = self.linear(edge_conv(x, y, w, edges.graph, self.conv), weight("linear"))
-        message = message / (radial.density(self) + 1 if self.has_density else self.block.avg_num_neighbors)  # type: ignore
+        if self.has_density:  # the inverse first: a quotient's derivatives are more passes over the messages
+            message = message * (radial.density(self) + 1).reciprocal()
         if not self.is_residual:
             message = apply_species_linear(message, weight("skip_tp"), groups, self.species_linear)
         return message, skip
