@@ -198,9 +198,10 @@ def _term(
     error = _error(label, prediction, batch)
     if spread != 1.0:
         error = error / spread
-    cost = error**2
     if kind == "huber":
         cost = torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=huber_delta)
+    else:
+        cost = error**2
     shape = (-1, *[1] * (error.dim() - 1))
     cost = cost * mask.to(error.dtype).reshape(shape)
     for weight in (batch.weights.get(label.name), by_type):
