@@ -1,11 +1,13 @@
 """Training steps on a GPU against what users run today, and every kernel against the device's own ceilings.
 
-    bench/gpu.sh                                   # under 10 minutes; writes bench/results/gpu_<device>.json
+    bench/gpu.sh                                   # under 10 minutes; writes bench/results/gpu_<device>.json as it goes
     python bench/gpu.py --device cpu --quick       # the same code without a GPU, to see that it runs
 
 Identical inputs, arms in turn, medians. Stock MACE, and stock MACE converted by mace itself to cuEquivariance or
 OpenEquivariance where those are installed, train all weights; ours all weights, and 3 % of the reachable ones. Kernel
-times are of torch's profiler; the bytes and FLOPs they are divided by are bench/cost_model.py's.
+times are of torch's profiler; the bytes and FLOPs they are divided by are bench/cost_model.py's. Batches are made, and
+their edges sorted, before the clock starts, for every arm alike. `varying`: four batches of other sizes in turn, since
+kernels that are compiled or planned for a shape may be slower then.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import copy
 import importlib
 import importlib.util
+import itertools
 import json
 import pathlib
 import re
@@ -24,7 +27,7 @@ import warnings
 import torch
 
 from cost_model import by_kernel, step_costs
-from pathtune import load, unfreeze
+from pathtune import InputError, load, unfreeze
 from pathtune.benchmark import cases
 from pathtune.benchmark.step import make_batch, make_model, training_step
 from pathtune.data import Batch, elements_of
@@ -86,10 +89,12 @@ def arms(name: str, atoms: int, device: torch.device) -> tuple[dict, dict[str, s
     missing = {}
     for label, (package, script) in CONVERTERS.items():
         other = converted(stock, package, script, device)
-        if isinstance(other, str):
-            missing[label] = other
-        else:
+        try:
+            if isinstance(other, str):
+                raise ImportError(other)
             models[f"{label}, full"] = unfreeze(load(other, backend="reference", device=str(device)), "full", elements)
+        except Exception as error:  # an arm that is not there costs the others nothing
+            missing[label] = str(error)
     for arm in ("full", "sparse"):
         models[f"pathtune, {arm}"] = make_model(stock, "auto", arm, ACTIVE_SHARE, elements, device=str(device))
     return models, missing
@@ -142,14 +147,26 @@ def against_ceilings(times_us: dict[str, float], name: str, batch: Batch, top: d
     return rows
 
 
+def of_varying_sizes(model, name: str, atoms: int):
+    """A step on the next of four batches of other sizes, each time it is called."""
+    steps = [training_step(model, make_batch(model, name, round(atoms * share))) for share in (1, 0.5, 1.25, 0.75)]
+    turn = itertools.cycle(steps)
+    return lambda: next(turn)()
+
+
 def measure(name: str, atoms: int, device: torch.device, rounds: int, top: dict) -> dict:
     """One model and size: all arms."""
     models, missing = arms(name, atoms, device)
     batches = {label: make_batch(model, name, atoms) for label, model in models.items()}
     steps = {label: training_step(model, batches[label]) for label, model in models.items()}
     peak = {}
-    for label, step in steps.items():
-        step()
+    for label, step in list(steps.items()):
+        try:
+            step()
+        except Exception as error:  # of another project, or no memory: the others go on
+            missing[label] = f"{type(error).__name__}: {error}"[:300]
+            del steps[label]
+            continue
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
@@ -157,18 +174,20 @@ def measure(name: str, atoms: int, device: torch.device, rounds: int, top: dict)
             peak[label] = torch.cuda.max_memory_allocated(device) - before
     times = alternating(steps, device, rounds)
     median = {label: statistics.median(t) for label, t in times.items()}
+    varying = alternating({label: of_varying_sizes(models[label], name, atoms) for label in steps}, device, rounds)
     batch = batches["pathtune, sparse"]
     kernels = kernel_times(steps["pathtune, sparse"], device)
     return {"model": name, "n_atoms": batch.n_nodes, "n_edges": batch.sender.numel(), "missing": missing,
             "median_seconds": median, "all_seconds": times, "peak_bytes": peak,
             "ratio": {label: median["MACE, full"] / s for label, s in median.items()},
+            "varying_median_seconds": {label: statistics.median(t) for label, t in varying.items()},
             "kernels": against_ceilings(kernels, name, batch, top)}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--models", nargs="+", default=["demo", "off23-medium", "mp-0b3-medium"])
+    parser.add_argument("--models", nargs="+", default=["mp-0b3-medium", "demo", "off23-medium"])
     parser.add_argument("--atoms", nargs="+", type=int, default=[64, 512])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="smallest model and size, two rounds")
@@ -178,17 +197,24 @@ def main() -> None:
     device = torch.device(args.device)
     if args.quick:
         args.models, args.atoms, args.rounds = ["demo"], [20], 2
+    if device.type == "cuda" and args.device != "cuda":
+        why = "mace's converters fuse for no other name (choose one of several devices by CUDA_VISIBLE_DEVICES)"
+        parser.error(f"--device is {args.device}, expected cuda: {why}")
     torch.backends.cuda.matmul.allow_tf32 = False
     label = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, a rehearsal"
+    out = args.out or RESULTS / f"gpu_{re.sub('[^A-Za-z0-9]+', '_', label)}.json"
     top = ceilings(device, args.quick)
     result = {"device": label, "torch": torch.__version__, "cuda": torch.version.cuda, "ceilings": top, "runs": []}
     for name in args.models:
         for atoms in args.atoms:
-            run = measure(name, atoms, device, args.rounds, top)
+            try:
+                run = measure(name, atoms, device, args.rounds, top)
+                print(name, atoms, {k: f"{v:.2f} x" for k, v in run["ratio"].items()}, run["missing"], flush=True)
+            except (InputError, RuntimeError) as error:  # no data, no memory: said, and the next one is tried
+                run = {"model": name, "n_atoms": atoms, "failed": f"{type(error).__name__}: {error}"[:300]}
+                print(name, atoms, run["failed"], flush=True)
             result["runs"].append(run)
-            print(name, run["n_atoms"], {k: f"{v:.2f} x" for k, v in run["ratio"].items()}, run["missing"], flush=True)
-    out = args.out or RESULTS / f"gpu_{re.sub('[^A-Za-z0-9]+', '_', label)}.json"
-    out.write_text(json.dumps(result, indent=1) + "\n")
+            out.write_text(json.dumps(result, indent=1) + "\n")
     print(out)
 
 

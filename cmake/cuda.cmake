@@ -4,7 +4,16 @@ if(NOT PATHTUNE_CUDA STREQUAL "OFF")
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
-    set(HAS_CUDA_COMPILER TRUE)
+    execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --version OUTPUT_VARIABLE CUDA_SAYS ERROR_QUIET)
+    if(CUDA_SAYS MATCHES "release ([0-9]+\\.[0-9]+)" AND CMAKE_MATCH_1 VERSION_LESS 12.4)
+      set(CUDA_IS_OLD "${CMAKE_CUDA_COMPILER} is of CUDA ${CMAKE_MATCH_1}, pathtune needs 12.4 or newer")
+      if(PATHTUNE_CUDA STREQUAL "ON")
+        message(FATAL_ERROR "PATHTUNE_CUDA=ON, but ${CUDA_IS_OLD}")
+      endif()
+      message(WARNING "${CUDA_IS_OLD}: this build is for CPUs only")
+    else()
+      set(HAS_CUDA_COMPILER TRUE)
+    endif()
   elseif(PATHTUNE_CUDA STREQUAL "ON")
     message(FATAL_ERROR "PATHTUNE_CUDA=ON, but no CUDA compiler was found: install a CUDA toolkit from 12.4 on, or "
       "the PyPI wheels nvidia-cuda-nvcc, nvidia-cuda-crt, nvidia-nvvm, nvidia-cuda-runtime and nvidia-cuda-cccl, and "
@@ -18,10 +27,6 @@ if(HAS_CUDA_COMPILER)
     set(CMAKE_CUDA_ARCHITECTURES 80-real)  # for the compiler check; see below
   endif()
   enable_language(CUDA)
-  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.4)
-    message(FATAL_ERROR "CUDA ${CMAKE_CUDA_COMPILER_VERSION} was found, pathtune needs 12.4 or newer "
-      "(PATHTUNE_CUDA=OFF builds without it)")
-  endif()
   if(PATHTUNE_CHOOSES_ARCHITECTURES)
     # A cubin for each, and PTX of the last for what comes after; older toolkits know fewer.
     if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
@@ -34,7 +39,10 @@ if(HAS_CUDA_COMPILER)
   set(CUDA_SOURCES csrc/cuda_runtime.cu csrc/cuda_bindings.cpp ${CUDA_KERNELS})
   set(CMAKE_CUDA_STANDARD 17)
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
-  # A warning or a register spill is an error.
-  set_source_files_properties(csrc/cuda_runtime.cu ${CUDA_KERNELS} PROPERTIES COMPILE_OPTIONS
-    "-Werror=all-warnings;-Xptxas=-warn-spills;-Xptxas=-Werror;--expt-relaxed-constexpr;-I${CMAKE_CURRENT_SOURCE_DIR}/csrc")
+  set(CUDA_OPTIONS "--expt-relaxed-constexpr;-I${CMAKE_CURRENT_SOURCE_DIR}/csrc")
+  if(PATHTUNE_WERROR)
+    # A warning or a register spill is an error.
+    list(APPEND CUDA_OPTIONS -Werror=all-warnings -Xptxas=-warn-spills -Xptxas=-Werror)
+  endif()
+  set_source_files_properties(csrc/cuda_runtime.cu ${CUDA_KERNELS} PROPERTIES COMPILE_OPTIONS "${CUDA_OPTIONS}")
 endif()

@@ -1,8 +1,11 @@
 """`compare`: every arm is cared for alike, finished runs are not repeated, and the table says what the runs did."""
 
 import json
+import multiprocessing
 import os
+import shutil
 import signal
+from concurrent import futures
 
 import ase.io
 import pytest
@@ -15,6 +18,7 @@ from pathtune import CompareOptions, FitConfig, InputError
 from pathtune.cli import main
 from pathtune.comparing import probe
 from pathtune.comparing.arms import Arm, Plan, Trial, arms_of
+from pathtune.comparing.running import result_of
 from pathtune.comparing.table import add_ratios, arm_row, markdown
 from pathtune.data import from_atoms
 from pathtune.training import loop
@@ -307,6 +311,24 @@ def test_what_is_in_a_folder_is_never_mixed_with_another_comparison(world, finis
     assert "is not empty and holds no comparison" in capsys.readouterr().err
     plan = Plan(CompareOptions(arms=("full",)), ModelOptions(model="demo"))
     assert Trial(arms_of(plan)[0], 0.01, 0, 3).name == "full_lr0.01"
+
+
+@pytest.mark.parametrize("seconds", [0, 1e300])
+def test_damaged_costs_are_one_sentence(world, finished, tmp_path, capsys, seconds):
+    out = shutil.copytree(finished, tmp_path / "out")
+    (out / "compare.json").unlink()
+    costs = json.loads((out / "costs.json").read_text())
+    costs["full"]["step_seconds"] = seconds
+    (out / "costs.json").write_text(json.dumps(costs))
+    assert command(world, out, *ARMS, "--known", str(world / "test.xyz")) == 2
+    assert f"full, step_seconds is {seconds:g}, expected a number between 0 and" in capsys.readouterr().err
+
+
+def test_a_process_that_is_lost_is_one_sentence():
+    with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        lost = pool.submit(os._exit, 9)
+        with pytest.raises(InputError, match="a process of the comparison was lost"):
+            result_of(lost)
 
 
 def test_jobs_need_files(tmp_path):

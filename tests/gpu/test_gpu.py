@@ -1,6 +1,7 @@
 """CUDA kernels against the CPU's, on a device: values, derivatives, streams, graphs, errors, a training step."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -31,20 +32,25 @@ from pathtune.ops import (
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
 
 
+def on(indices, function):
+    """By device, the function of its tensors: indices are moved once, because a capture and a stream must not wait."""
+    return lambda device: functools.partial(function, indices.to(device))
+
+
 def conv(case, dtype):
     x, y, w, graph, table = laws.edge_conv.make(case, "several", dtype)
-    return lambda device: (lambda *t: edge_conv(*t, graph.to(device), table)), (x, y, w)
+    return on(graph, lambda moved, *t: edge_conv(*t, moved, table)), (x, y, w)
 
 
 def contraction(case, dtype):
     a, coefficients, groups, table = laws.symmetric_contraction.direct(case, "several", dtype)
-    return lambda device: (lambda *t: symmetric_contraction(*t, groups.to(device), table)), (a, coefficients)
+    return on(groups, lambda moved, *t: symmetric_contraction(*t, moved, table)), (a, coefficients)
 
 
 def linear(case, dtype):
     x, weights, species, table = laws.species_linear.make(case, "several", dtype)
     groups = group_by_species(species, table.n_species)
-    return lambda device: (lambda *t: species_linear(*t, groups.to(device), table)), (x, weights)
+    return on(groups, lambda moved, *t: species_linear(*t, moved, table)), (x, weights)
 
 
 OPERATORS = [(conv, "layer 2 of mace"), (conv, "sevennet"), (contraction, "scalars and vectors"),

@@ -33,6 +33,7 @@ from pathtune.training.progress import SeriesProgress
 from pathtune.training.run import ModelOptions, adapt_as
 
 COSTS = {...: {"step_seconds": float, "clock": str, "peak_bytes": (int, None)}}
+MOST_SECONDS = 1e6  # of a step; above, the file is damaged
 RESULT = {"rows": [{"arm": str, "title": str}], "runs": [{"name": str, "arm": str}], "equal": {...: object}}
 IN_MEMORY = ("train", "valid", "test", "known", "replay")
 
@@ -183,6 +184,10 @@ def _costs(arms: Iterable[Arm], world: World, is_on_disk: bool) -> dict[str, Cos
     """Of each arm by its key: measured once and kept in costs.json."""
     file = world.folder / "costs.json"
     kept = {key: Cost(**cost) for key, cost in read_json(file, COSTS).items()} if file.exists() else {}
+    for key, cost in kept.items():
+        if not 0 < cost.step_seconds < MOST_SECONDS:
+            found = f"{key}, step_seconds is {cost.step_seconds:g}"
+            raise InputError(f"{file}: {found}, expected a number between 0 and {MOST_SECONDS:g}")
     missing = [arm for arm in arms if arm.key not in kept]
     if missing:
         kept |= {arm.key: cost for arm, cost in zip(missing, costs(missing, world, is_on_disk))}

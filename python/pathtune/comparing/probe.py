@@ -16,7 +16,7 @@ import torch
 from pathtune.adaptations import SparseDelta
 from pathtune.benchmark.memory import reset_peak, resident
 from pathtune.comparing.arms import Arm, Plan, Trial, sections_of
-from pathtune.comparing.running import World, open_world
+from pathtune.comparing.running import World, open_world, result_of
 from pathtune.data import elements_of, subset
 from pathtune.errors import DivergedError
 from pathtune.ops.allocator import keep_large_blocks
@@ -44,7 +44,7 @@ def costs(arms: Sequence[Arm], world: World, is_on_disk: bool) -> list[Cost]:
     context = multiprocessing.get_context("spawn")
     n_threads = max(1, torch.get_num_threads() // world.plan.compare.jobs)
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
-        return [pool.submit(_fresh, arm, world.plan, world.folder, n_threads).result() for arm in arms]
+        return [result_of(pool.submit(_fresh, arm, world.plan, world.folder, n_threads)) for arm in arms]
 
 
 def _fresh(arm: Arm, plan: Plan, folder: pathlib.Path, n_threads: int) -> Cost:

@@ -8,8 +8,9 @@ import json
 import multiprocessing
 import pathlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import Any
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
 
 import torch
 
@@ -32,6 +33,7 @@ from pathtune.training.progress import SeriesProgress
 from pathtune.training.provenance import file_hash
 from pathtune.training.run import adapt_as, run_arm
 
+T = TypeVar("T")
 METRICS = {
     "valid_loss": float,
     "epochs": int,
@@ -123,12 +125,23 @@ def run_trials(trials: Sequence[Trial], world: World, progress: SeriesProgress) 
         futures = {pool.submit(_run, trial): i for i, trial in enumerate(trials)}
         try:
             for future in as_completed(futures):
-                found[futures[future]] = future.result()
+                found[futures[future]] = result_of(future)
                 progress.end(_line(found[futures[future]]))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [found[i] for i in range(len(trials))]
+
+
+def result_of(future: Future[T]) -> T:
+    """What a process of the comparison gave. Raises InputError where that process is gone."""
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process of the comparison was lost (killed, or out of memory), expected all to end: the same command "
+            "goes on from here"
+        ) from error
 
 
 _world: World | None = None  # of a worker process
