@@ -20,7 +20,7 @@ import numpy as np
 
 from pathtune.adaptations import SparseDelta
 from pathtune.adapting import sparsify
-from pathtune.atomic_energies import refit_e0
+from pathtune.atomic_energies import settle_e0
 from pathtune.conventions import check_conventions
 from pathtune.data import as_source, elements_of, heads_of
 from pathtune.data.plan import labelled_numbers
@@ -110,11 +110,10 @@ def choose_share(
     if len(valid) < 2:
         raise InputError(f"the sweep has {len(valid)} validation structures, expected at least 2")
     epochs = max(1, round(EPOCHS_SHARE * config.epochs))
-    if config.refit_e0:
-        base, _ = refit_e0(base, train)
+    base, _, train = settle_e0(base, train, config.e0, config.refit_e0)
     if config.check_units:
         check_conventions(base, train)
-    config = dataclasses.replace(config, epochs=epochs, refit_e0=False, patience=0, check_units=False, keep_worse=True)
+    config = dataclasses.replace(config.after_e0(), epochs=epochs, patience=0, keep_worse=True)
     elements, heads = elements_of(train), heads_of(train)
     points = world().first(lambda: _read(file, epochs, len(valid)))
     for share in sorted(set(shares)):

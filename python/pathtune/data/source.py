@@ -184,6 +184,13 @@ def subset(source: Source, indices: Sequence[int]) -> Source:
     return Frames([source.read(i) for i in indices])
 
 
+def isolated_frames(source: Source) -> list[int]:
+    """Indices, ascending, of the frames of config_type IsolatedAtom."""
+    if isinstance(source, (Store, Selected)):
+        return np.flatnonzero(source.is_isolated).tolist()
+    return [i for i in range(len(source)) if source.read(i).config_type == ISOLATED_ATOM]
+
+
 def split_off(source: Source, fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Indices of a training and a validation part, both ascending, drawn by `seed`; isolated atoms stay in training.
 
@@ -191,10 +198,7 @@ def split_off(source: Source, fraction: float, seed: int) -> tuple[list[int], li
     """
     if not 0 < fraction < 1:
         raise InputError(f"valid_fraction is {fraction}, expected a number between 0 and 1")
-    if isinstance(source, (Store, Selected)):
-        free = np.flatnonzero(~source.is_isolated).tolist()
-    else:
-        free = [i for i in range(len(source)) if source.read(i).config_type != ISOLATED_ATOM]
+    free = np.setdiff1d(np.arange(len(source)), isolated_frames(source)).tolist()
     order = shuffled(len(free), max(1, len(free)), seed, 0)
     n_valid = max(1, round(fraction * len(free)))
     if n_valid >= len(free):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from pathtune.atomic_energies import energy_error, refit_e0
+from pathtune.atomic_energies import energy_error, refit_e0, settle_e0
 from pathtune.conventions import check_conventions
 from pathtune.data import Joined, LabelKeys, Source, as_source, check_cutoff, check_elements
 from pathtune.errors import InputError
@@ -54,10 +54,8 @@ def fit(
         raise InputError("fit: the model has nothing to train, expected one from sparsify or unfreeze")
     if config.check_units:
         check_conventions(Potential(model.base, model.head).to(model.device), train)
-    e0_fit = None
-    if config.refit_e0:
-        refitted, e0_fit = refit_e0(model, train)
-        model.set_e0(refitted.e0)
+    refitted, e0_fit, train = settle_e0(model, train, config.e0, config.refit_e0)
+    model.set_e0(refitted.e0)
     mixed: Source = train
     if replay is not None:
         is_own = config.replay_labels == "own"
@@ -66,7 +64,7 @@ def fit(
             warnings.warn(f"pathtune: {said}", stacklevel=2)
         mixed = Joined([train, replayed(model, replay, config.replay_weight, config.replay_labels == "base")])
     history = Loop(model, mixed, valid, config, folder, progress, e0_fit).run()
-    if config.refit_e0_last:
+    if config.refit_e0_last and config.e0 is None:
         _refit_last(model, train, valid, config, history)
     return history
 
