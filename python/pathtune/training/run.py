@@ -57,7 +57,7 @@ class RunOptions:
     """Data, arm and folder of a run."""
 
     train: tuple[str, ...] | None = option(
-        None, "labelled structures to train on: files, globs, slices such as run.traj@:20"
+        None, "labelled structures to train on: files, folders, globs, slices such as run.traj@:20"
     )
     valid: tuple[str, ...] | None = option(None, "labelled structures that choose the best epoch")
     valid_fraction: float | None = option(None, "in their place this share of --train, drawn by --seed")
