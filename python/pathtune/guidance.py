@@ -126,7 +126,7 @@ def choose_share(
             if 0 < share <= 1:  # less than one weight of a small model
                 continue
             raise
-        fit(model, train, valid, config)
+        fit(model, train, valid, config, progress=False)
         found = losses(model, valid, config.loss_of)
         points.append(SweepPoint(share, model.counts()["active"], found))
         if report:

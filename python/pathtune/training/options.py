@@ -22,6 +22,9 @@ from pathtune.files import shown, shown_names
 from pathtune.losses import Term, loss_terms, spreads, total
 from pathtune.model import Potential, Prediction
 from pathtune.options import check_fields, check_positive, option, option_group, take_tables, with_groups
+from pathtune.printed import Printed, Table, table_of
+
+ROWS = 20  # of a printed History
 
 
 class LossScale(NamedTuple):
@@ -145,8 +148,8 @@ class FitConfig:
 
 
 @dataclasses.dataclass
-class History:
-    """What happened: one entry per epoch, and what the E0 refit did."""
+class History(Printed):
+    """What happened: one entry per epoch, and what the E0 refit did; prints as a table."""
 
     epochs: list[dict[str, Any]]
     e0_fit: E0Fit | None
@@ -154,6 +157,30 @@ class History:
     start_loss: float = math.nan  # validation loss before the first step
     last_e0_fit: E0Fit | None = None
     optimizer_bytes: int = 0  # of what the optimizer keeps beside the parameters, at the end
+
+    def table(self) -> Table:
+        """A row for each epoch, of many for some, the best among them; the caption says why it is the best."""
+        names = list(self.epochs[0]["valid_errors"]) if self.epochs else []
+        header = ["epoch", "train loss", "valid loss", *names, "active %", "seconds"]
+        rows = [
+            [
+                f"{line['epoch']}{' best' if line['epoch'] == self.best_epoch else ''}",
+                *(f"{line[key]:.4g}" for key in ("train_loss", "valid_loss")),
+                *(f"{line['valid_errors'][name]:.4g}" for name in names),
+                f"{100 * line['active_share']:.2f}",
+                f"{line['seconds']:.1f}",
+            ]
+            for line in self.epochs
+            if line["epoch"] in self._shown()
+        ]
+        start = f"validation loss before training {self.start_loss:.4g}; "
+        return table_of(header, rows, start + self.reason)
+
+    def _shown(self) -> set[int]:
+        """Numbers of the epochs that a table has: the first, the best, the last, and some between."""
+        n = len(self.epochs)
+        spaced = np.linspace(1, n, min(n, ROWS)).round().astype(int).tolist()
+        return {*spaced, self.best_epoch}
 
     @property
     def reason(self) -> str:

@@ -156,7 +156,8 @@ def run_arm(
         functools.partial(config.loss_of, scale=config.scale_of(model, sets["train"])),
     )
     losses = [mean_loss(model, sets["valid"], config.batch_size, loss_of)]
-    history = fit(model, sets["train"], sets["valid"], config.after_e0(), None, folder, progress, sets.get("replay"))
+    shown = progress or False
+    history = fit(model, sets["train"], sets["valid"], config.after_e0(), None, folder, shown, sets.get("replay"))
     scores = evaluate(model, sets["valid"])
     losses.append(mean_loss(model, sets["valid"], config.batch_size, loss_of))
     guesses = trivial_errors(sets["train"], sets["valid"])
