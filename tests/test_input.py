@@ -143,7 +143,7 @@ def test_a_split_follows_from_the_seed_covers_all_and_leaves_isolated_atoms_to_t
 def test_a_run_without_validation_structures_splits_them_off_and_records_how(files, tmp_path, capsys):
     torch.save(tiny_mace(), tmp_path / "tiny.model")
     command = ["fit", "--model", str(tmp_path / "tiny.model"), "--train", str(files / "a.xyz"), str(files / "b.xyz"),
-               "--epochs", "1", "--keep-worse", "--out", str(tmp_path / "run")]  # fmt: skip
+               "--epochs", "1", "--keep-worse", "--no-report", "--out", str(tmp_path / "run")]  # fmt: skip
     assert main(command) == 2
     assert "--valid is missing, expected a file, or --valid-fraction" in capsys.readouterr().err
     assert main([*command, "--valid-fraction", "0.3"]) == 0

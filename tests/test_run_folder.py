@@ -52,8 +52,8 @@ class World:
         named = [word for flag, name in files.items() for word in (flag, str(self.folder / name))]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop.Loop, "_finish_epoch", finish)
-            given = ["--epochs", str(epochs), "--batch-size", "2", "--keep-worse", "--out", str(out), *more]
-            return main(["fit", *named, *given])
+            given = ["--epochs", str(epochs), "--batch-size", "2", "--keep-worse", "--no-report", "--out", str(out)]
+            return main(["fit", *named, *given, *more])
 
 
 @pytest.fixture(scope="module")

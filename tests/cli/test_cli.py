@@ -33,14 +33,14 @@ def world(tmp_path_factory):
 def fit_arguments(world, out, *more):
     return ["fit", "--model", str(world / "tiny.model"), "--train", str(world / "train.xyz"),
             "--valid", str(world / "valid.xyz"), "--epochs", "2", "--batch-size", "3",
-            "--keep-worse", "--out", str(out), *more]  # fmt: skip
+            "--keep-worse", "--no-report", "--out", str(out), *more]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def finished(world, tmp_path_factory):
     """The folder of a finished run."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    assert main(fit_arguments(world, out, "--schedule", "L", "--test", str(world / "test.xyz"))) == 0
+    assert main(fit_arguments(world, out, "--report", "--schedule", "L", "--test", str(world / "test.xyz"))) == 0
     return out
 
 
@@ -105,7 +105,7 @@ def test_merge_writes_what_fit_merged(world, finished, tmp_path, capsys):
 def test_a_config_file_mirrors_the_flags(world, finished, tmp_path, capsys):
     config = (finished / "config.toml").read_text().replace(str(finished), str(tmp_path / "again"))
     (tmp_path / "config.toml").write_text(config)
-    assert main(["fit", "--config", str(tmp_path / "config.toml"), "--json"]) == 0
+    assert main(["fit", "--config", str(tmp_path / "config.toml"), "--json", "--no-report"]) == 0
     metrics = json.loads(capsys.readouterr().out)
     first = json.loads((finished / "metrics.json").read_text())
     assert metrics["valid"] == first["valid"]
