@@ -44,6 +44,9 @@ def test_scores_are_a_dict_that_prints_as_a_table(base):
     shown = scores._repr_mimebundle_()
     assert shown["text/plain"] == str(scores)
     assert "<pre" in shown["text/html"]
+    said = []
+    scores._repr_pretty_(types.SimpleNamespace(text=said.append), False)  # IPython's, before that of a dict
+    assert said == [str(scores)]
 
 
 def test_a_history_prints_its_first_best_and_last_epochs_and_why_the_best_is():

@@ -345,11 +345,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(copy, monkeypatc
     assert not list(copy.rglob("*.tmp"))
 
 
-def test_a_standard_output_on_a_full_disk_is_one_sentence(world):
-    command = [sys.executable, "-m", "pathtune", "paths", "--model", str(world.folder / "tiny.model")]
+def test_a_standard_output_on_a_full_disk_is_one_sentence(whole):
+    command = [sys.executable, "-m", "pathtune", "show", str(whole / "adapter.safetensors")]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "pathtune paths: No space left on device\n")
+    assert (done.returncode, done.stderr) == (2, "pathtune show: No space left on device\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

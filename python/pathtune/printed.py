@@ -38,6 +38,10 @@ class Printed:
         )
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What IPython shows on a terminal."""
+        printer.text(str(self))
+
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         """What a notebook shows."""
         return self.table()._repr_mimebundle_((), ()) | {"text/plain": str(self)}

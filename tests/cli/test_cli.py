@@ -278,9 +278,9 @@ def test_a_word_for_a_share_wants_a_decision_first(world, word):
         sparsify(load(str(world / "tiny.model")), SparseDelta(active_share=word))
 
 
-def test_a_reader_that_stops_early_ends_the_program_quietly(world):
+def test_a_reader_that_stops_early_ends_the_program_quietly(finished):
     program = "import sys; from pathtune.cli import VERBS, main; sys.exit(main())"
-    command = [sys.executable, "-c", program, "paths", "--model", str(world / "tiny.model")]
+    command = [sys.executable, "-c", program, "show", str(finished / "adapter.safetensors")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         said = process.stderr.read()
