@@ -264,6 +264,20 @@ def alarm_table() -> str:
     return rows(["model", "training sets as they are", "alarms"], body)
 
 
+def trained_table() -> str:
+    """Sets as they are, trained on for three epochs, and what was said of them."""
+    body = []
+    for model, found in load("conventions").items():
+        runs = list(found.get("trained", {}).values())
+        done = [run for run in runs if run["status"] in (0, 1)]
+        worse = sum(run["is_worse"] for run in done)
+        warned = sum(bool(run["warnings"]) and not run["is_worse"] for run in done)
+        trained = f"{len(runs)} of {len(found['sets'])}"
+        body.append([model, trained, str(len(runs) - len(done)), str(worse), str(warned)])
+    header = ["model", "sets trained on", "stopped before training", "ended worse", "a label no better than a guess"]
+    return rows(header, body)
+
+
 def mean_and_spread(value: list[float], digits: int) -> str:
     mean, spread = value
     return f"{mean:,.{digits}f}" + (f" (spread {spread:,.{digits}f})" if spread else "")
@@ -342,6 +356,7 @@ TABLES = {
     "reliability": reliability_table,
     "planted": planted_table,
     "alarms": alarm_table,
+    "trained": trained_table,
     "ethanol": lambda: accuracy_table("accuracy_ethanol"),
     "ethanol_short": lambda: accuracy_table("accuracy_ethanol", ("full", "sparse 3 %", "sparse 1 %", "L", "H")),
     "3bpa": lambda: accuracy_table("accuracy_3bpa"),

@@ -140,7 +140,7 @@ def test_the_command_line_knows_a_registered_kind_and_resumes_it_bitwise(toys, t
     def command(out, *more):
         files = ["--train", str(tmp_path / "train.xyz"), "--valid", str(tmp_path / "valid.xyz")]
         return main(["fit", "--model", str(tmp_path / "tiny.model"), *files, "--epochs", "3", "--batch-size", "2",
-                     "--arm", *kinds, "--keep-worse", "--out", str(tmp_path / out), *more])  # fmt: skip
+                     "--arm", *kinds, "--keep-worse", "--no-report", "--out", str(tmp_path / out), *more])  # fmt: skip
 
     assert command("whole") == 0
     with interrupted_after(2):

@@ -125,7 +125,8 @@ def test_a_finished_comparison_is_printed_again_and_not_repeated(world, finished
 
 def test_a_run_of_a_comparison_is_a_run_of_fit(finished, tmp_path, capsys):
     run = next(p for p in (finished / "runs").iterdir() if p.name.startswith("sparse_share0.1"))
-    assert main(["fit", "--config", str(run / "config.toml"), "--out", str(tmp_path / "again"), "--json"]) == 0
+    again = ["fit", "--config", str(run / "config.toml"), "--out", str(tmp_path / "again"), "--json", "--no-report"]
+    assert main(again) == 0
     again, first = json.loads(capsys.readouterr().out), json.loads((run / "metrics.json").read_text())
     for key in ("valid", "test", "valid_loss", "counts", "shares"):
         assert again[key] == first[key]
@@ -335,3 +336,11 @@ def test_jobs_need_files(tmp_path):
     options = CompareOptions(out=str(tmp_path / "out"), jobs=2)
     with pytest.raises(InputError, match="jobs is 2 beside data in memory, expected files that each job can read"):
         pathtune.compare("demo", frames(0, 2), frames(5, 2), options=options)
+
+
+def test_every_arm_starts_from_the_e0_that_were_asked(world, tmp_path):
+    given = ("--e0", "H=-2", "C=-2", "O=-2.5", "--arms", "full", "--lrs", "0.001", "--epochs", "1")
+    assert command(world, tmp_path / "out", *given) == 0
+    (run,) = (tmp_path / "out" / "runs").iterdir()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["e0_fit"]["e0_ev"] == {"H": -2.0, "C": -2.0, "O": -2.5}

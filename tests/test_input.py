@@ -54,6 +54,24 @@ def test_a_glob_that_finds_nothing_is_named(files):
         as_source(str(files / "none.xyz@:3"))
 
 
+def test_a_folder_is_the_files_of_structures_in_it(files):
+    (files / "below").mkdir()
+    (files / "b.xyz").rename(files / "below" / "b.xyz")
+    (files / "README.md").write_text("words")
+    (files / ".hidden.xyz").write_text("nonsense")
+    assert energies(as_source(files)) == [0, 1, 2, 10, 11, 12, 13]
+    assert energies(as_source(f"{files}@:2")) == [0, 1, 10, 11]
+    assert energies(as_source([files / "below", files / "a.xyz"], max_frames=5)) == [10, 11, 12, 13, 0]
+    (files / "notes").write_text("words")
+    with pytest.raises(InputError, match="notes: not readable as structures"):
+        as_source(files)
+
+
+def test_a_folder_without_structures_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="is a folder without files of structures, expected some"):
+        as_source(tmp_path)
+
+
 def calculated(n=3):
     """Crystals whose labels are results of a calculator, as ASE reads them of VASP's files."""
     frames = [crystal(seed) for seed in range(n)]
@@ -125,7 +143,7 @@ def test_a_split_follows_from_the_seed_covers_all_and_leaves_isolated_atoms_to_t
 def test_a_run_without_validation_structures_splits_them_off_and_records_how(files, tmp_path, capsys):
     torch.save(tiny_mace(), tmp_path / "tiny.model")
     command = ["fit", "--model", str(tmp_path / "tiny.model"), "--train", str(files / "a.xyz"), str(files / "b.xyz"),
-               "--epochs", "1", "--keep-worse", "--out", str(tmp_path / "run")]  # fmt: skip
+               "--epochs", "1", "--keep-worse", "--no-report", "--out", str(tmp_path / "run")]  # fmt: skip
     assert main(command) == 2
     assert "--valid is missing, expected a file, or --valid-fraction" in capsys.readouterr().err
     assert main([*command, "--valid-fraction", "0.3"]) == 0

@@ -21,7 +21,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("cls", "field"), FIELDS, ids=[f"{cls.__name__}.{field.name}" for cls, field in FIELDS])
 def test_a_value_that_a_field_cannot_have_is_refused_alike_in_python_and_in_a_config_file(cls, field):
-    for value in WRONG[field.kind]:
+    for value in [v for v in WRONG[field.kind] if not (field.is_table and isinstance(v, dict))]:
         for make in (lambda v: cls(**{field.name: v}), lambda v: from_mapping(cls, {field.name: v}, "a.toml, [x]")):
             with pytest.raises(InputError, match=f"{field.name} is .*expected"):
                 make(value)

@@ -1,24 +1,33 @@
 """Which package a model belongs to, and what is said when it is missing; no backbone's package is needed."""
 
+import pathlib
+import re
 import sys
+import tomllib
 
 import pytest
 import torch
 
 from pathtune import load
-from pathtune.backbones._packages import import_mace, import_sevenn
+from pathtune.backbones._packages import import_e3nn, import_mace, import_sevenn
 from pathtune.loading import _package
 
+EXTRAS = tomllib.loads((pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+    "optional-dependencies"
+]
 
-@pytest.mark.parametrize(("package", "load_it", "words"), [
-    ("sevenn", import_sevenn, r'need sevenn: pip install "pathtune\[sevenn\]", in an environment without mace-torch'),
-    ("mace", import_mace, r'need mace-torch: pip install "pathtune\[mace\]", in an environment without sevenn'),
+
+@pytest.mark.parametrize(("extra", "package", "load_it"), [
+    ("sevenn", "sevenn", import_sevenn), ("mace", "mace", import_mace), ("nequix", "e3nn", import_e3nn),
 ])  # fmt: skip
-def test_a_missing_package_says_what_to_install(package, load_it, words, monkeypatch):
+def test_a_missing_package_says_how_to_install_the_version_that_the_extra_asks_for(
+    extra, package, load_it, monkeypatch
+):
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=words):
+    asked = EXTRAS[extra][0].partition(">=")[0]
+    with pytest.raises(ImportError, match=f"pip install {re.escape(asked)}[,;] "):
         load_it()
 
 

@@ -136,7 +136,7 @@ def test_every_bad_record_is_named_and_skip_bad_keeps_the_list(file, frames, tmp
         assert line.startswith(f"{file}, {words}")
     assert "5 of 11 records are bad" in said[-1]
     assert not (out / "store.json").exists()
-    with pytest.raises(InputError, match="is a folder but no finished store"):
+    with pytest.raises(InputError, match="is an unfinished store, expected the same pathtune prepare"):
         as_source(out)
     assert main(["prepare", str(file), "--out", str(out), "--jobs", "1", "--skip-bad"]) == 0
     assert "6 structures" in capsys.readouterr().out

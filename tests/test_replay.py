@@ -118,7 +118,7 @@ def test_the_command_line_replays_a_file_and_resumes_bitwise(tmp_path, monkeypat
         files = [word for name in ("train", "valid") for word in (f"--{name}", str(tmp_path / f"{name}.xyz"))]
         return main(["fit", "--model", str(tmp_path / "tiny.model"), *files, "--replay", str(tmp_path / "old.xyz"),
                      "--replay-weight", "0.5", "--epochs", "2", "--batch-size", "2", "--arm", "lora", "--rank", "2",
-                     "--out", str(tmp_path / out), *more])  # fmt: skip
+                     "--no-report", "--out", str(tmp_path / out), *more])  # fmt: skip
 
     assert command("whole") == 0
     original = loop.Loop._finish_epoch

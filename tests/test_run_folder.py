@@ -52,8 +52,8 @@ class World:
         named = [word for flag, name in files.items() for word in (flag, str(self.folder / name))]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop.Loop, "_finish_epoch", finish)
-            given = ["--epochs", str(epochs), "--batch-size", "2", "--keep-worse", "--out", str(out), *more]
-            return main(["fit", *named, *given])
+            given = ["--epochs", str(epochs), "--batch-size", "2", "--keep-worse", "--no-report", "--out", str(out)]
+            return main(["fit", *named, *given, *more])
 
 
 @pytest.fixture(scope="module")
@@ -354,11 +354,11 @@ def test_a_device_without_an_end_is_not_read(copy):
         folder.load_checkpoint()
 
 
-def test_a_standard_output_on_a_full_disk_is_one_sentence(world):
-    command = [sys.executable, "-m", "pathtune", "paths", "--model", str(world.folder / "tiny.model")]
+def test_a_standard_output_on_a_full_disk_is_one_sentence(whole):
+    command = [sys.executable, "-m", "pathtune", "show", str(whole / "adapter.safetensors")]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "pathtune paths: No space left on device\n")
+    assert (done.returncode, done.stderr) == (2, "pathtune show: No space left on device\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

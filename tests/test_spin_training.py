@@ -153,7 +153,7 @@ def command(tmp_path, out, *more):
     files = ["--train", str(tmp_path / "train.xyz"), "--valid", str(tmp_path / "valid.xyz")]
     return main(["fit", "--model", str(tmp_path / "tiny.model"), *files, "--epochs", "3", "--batch-size", "4",
                  "--keep-worse", "--spin", "C", "O", "--spin-basis", "4", "--spin-hidden", "6", "--out",
-                 str(tmp_path / out), *more])  # fmt: skip
+                 str(tmp_path / out), "--no-report", *more])  # fmt: skip
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ SOURCES = sorted(
 )
 # Layers, each importing only from itself and those before it; see docs/design.md.
 LAYERS = [
-    {"errors", "options", "_version", "files", "forms", "watching", "processes"},
+    {"errors", "options", "_version", "files", "forms", "printed", "watching", "processes"},
     {"tables", "reference", "data", "plots"},
     {"ops", "layers"},
     {"adaptations"},

@@ -64,7 +64,7 @@ def test_a_run_that_only_makes_it_worse_keeps_the_start_and_ends_with_status_1(a
     ase.io.write(tmp_path / "data.xyz", frames, format="extxyz")
     file = str(tmp_path / "data.xyz")
     command = ["fit", "--model", str(tmp_path / "tiny.model"), "--train", file, "--valid", file, "--arm", arm,
-               "--epochs", "2", "--lr", "0.3"]  # fmt: skip
+               "--epochs", "2", "--lr", "0.3", "--no-report"]  # fmt: skip
     assert main([*command, "--out", str(tmp_path / "run")]) == 1
     printed = capsys.readouterr()
     assert "worse than" in printed.err

@@ -1,26 +1,41 @@
-"""Refitting E0: the per-element shift between two levels of theory."""
+"""E0, the energy of each element: refitted to the data, given as values, or read from frames of isolated atoms."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from ase.data import atomic_numbers as numbers_of_symbols
 from ase.data import chemical_symbols
 
-from pathtune.data import ISOLATED_ATOM, LabelKeys, Source, as_source, batches_of, check_elements, in_order
+from pathtune.data import (
+    ISOLATED_ATOM,
+    LabelKeys,
+    Source,
+    as_source,
+    batches_of,
+    check_elements,
+    in_order,
+    isolated_frames,
+    subset,
+)
 from pathtune.data.sample import SEED, sampled
 from pathtune.errors import InputError
+from pathtune.files import shown
 from pathtune.model import Potential
 from pathtune.processes import world
 
 ABSURD_EV_PER_ATOM = 25.0  # a bond is worth a few eV; more than this after the fit is a wrong label
 N_REWEIGHTINGS, TOLERANCE_EV = 100, 1e-8
+LEAST_SQUARES, GIVEN, ISOLATED = "least squares", "given", "isolated"  # where E0 came from
 
 
 @dataclasses.dataclass(frozen=True)
 class E0Fit:
-    """What the refit did."""
+    """What was done to E0."""
 
     shift_ev: dict[str, float]  # by element, new E0 minus old
     rank: int  # of the composition matrix; below n_elements the shift is the one of minimum norm
@@ -30,8 +45,20 @@ class E0Fit:
     rms_after_mev_atom: float
     n_used: int = 0  # structures
     n_labelled: int = 0
+    origin: str = LEAST_SQUARES
+    e0_ev: dict[str, float] = dataclasses.field(default_factory=dict)  # by element, the new E0
+    n_left_out: int = 0  # frames of isolated atoms that are not trained on
+    rms_refit_mev_atom: float = 0.0  # what least squares would leave, where E0 are not from them
 
     def __str__(self) -> str:
+        rms = f"energy RMS {self.rms_before_mev_atom:.1f} -> {self.rms_after_mev_atom:.1f} meV/atom"
+        if self.origin != LEAST_SQUARES:
+            values = ", ".join(f"{element} {value:.4f}" for element, value in self.e0_ev.items())
+            frames = f", {self.n_left_out} frames left out of the training" if self.n_left_out else ""
+            return (
+                f"E0 {'as given' if self.origin == GIVEN else 'of isolated atoms'} (eV): {values}{frames}; {rms}, "
+                f"where least squares would leave {self.rms_refit_mev_atom:.1f}"
+            )
         shifts = ", ".join(f"{element} {shift:+.4f}" for element, shift in self.shift_ev.items())
         note = ""
         if self.rank < self.n_elements:
@@ -45,10 +72,134 @@ class E0Fit:
                 f"; from a sample (seed {SEED}) of {self.n_used:,d} of the {self.n_labelled:,d} structures, "
                 "with every element"
             )
-        return (
-            f"E0 refit (eV): {shifts}{note}; energy RMS {self.rms_before_mev_atom:.1f} -> "
-            f"{self.rms_after_mev_atom:.1f} meV/atom"
+        return f"E0 refit (eV): {shifts}{note}; {rms}"
+
+
+def e0_asked(words: tuple[str, ...] | None) -> Mapping[str, float] | str | None:
+    """What the option e0 asks: values in eV by element, "isolated", or None. InputError for anything else."""
+    if words is None or tuple(words) == (ISOLATED,):
+        return ISOLATED if words else None
+    found = {}
+    for word in words:
+        element, _, text = word.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if numbers_of_symbols.get(element, 0) == 0 or element in found or not math.isfinite(value):
+            raise InputError(
+                f"e0 has {shown(word)}, expected {ISOLATED}, or ELEMENT=ENERGY in eV such as H=-13.6, each element once"
+            )
+        found[element] = value
+    if not found:
+        raise InputError(f"e0 is empty, expected {ISOLATED}, or ELEMENT=ENERGY in eV such as H=-13.6")
+    return found
+
+
+def settle_e0(
+    model: Potential, train: Source, e0: tuple[str, ...] | None = None, refit: bool = True
+) -> tuple[Potential, E0Fit | None, Source]:
+    """The model with the E0 that a training is to begin with, what was done, and the structures to train on.
+
+    `e0`: as the option of that name. Without one, E0 are refitted by `refit_e0`, or kept where `refit` is off. Values
+    become the E0 of the model: what it adds for each atom, whatever it predicts for a lone one beyond that. With
+    "isolated" they are the energies of the frames of config_type IsolatedAtom, which are left out of what is returned;
+    both are the conventions of mace_run_train. Raises InputError where an element of the data has no value, a value's
+    element is not in the data, frames of isolated atoms are not one atom with an energy, or differ for one element,
+    and where a label is more than 25 eV/atom off the prediction with these E0.
+    """
+    asked, rest = e0_asked(e0), train
+    if asked is None:
+        return (*refit_e0(model, train), train) if refit else (model, None, train)
+    check_elements(train, model.atomic_numbers)
+    is_isolated = isinstance(asked, str)
+    if is_isolated:
+        alone = isolated_frames(train)
+        asked, others = _energies_of_atoms(model, train, alone), np.setdiff1d(np.arange(len(train)), alone)
+        if not len(others):
+            raise InputError("e0 is isolated, but all training structures are isolated atoms, expected others too")
+        rest = subset(train, others.tolist())
+    _check_covered(asked, rest, is_isolated)
+    new = model.e0.clone()
+    for element, value in asked.items():
+        new[_row(model, element)] = value
+    fit = _difference(model, asked, rest)
+    if is_isolated:
+        fit = dataclasses.replace(
+            fit, origin=ISOLATED, from_isolated_atoms=tuple(asked), n_left_out=len(train) - len(rest)
         )
+    return model.with_e0(new), fit, rest
+
+
+def _energies_of_atoms(model: Potential, source: Source, alone: list[int]) -> dict[str, float]:
+    """By element, the energies of the frames of isolated atoms, those of the head that the model was loaded for."""
+    found: dict[str, float] = {}
+    for i in alone:
+        s = source.read(i)
+        if len(s) != 1:
+            raise InputError(f"{s.where}: is of config_type {ISOLATED_ATOM} but has {len(s)} atoms, expected one")
+        if s.energy_ev is None:
+            raise InputError(f"{s.where}: is of config_type {ISOLATED_ATOM} but has no energy, expected one")
+        if len(model.backbone.heads) > 1 and model.head_index(s.head, s.where) != model.head:
+            continue
+        element = chemical_symbols[int(s.atomic_numbers[0])]
+        if abs(found.setdefault(element, s.energy_ev) - s.energy_ev) > TOLERANCE_EV:
+            raise InputError(
+                f"{s.where}: is an isolated {element} of {s.energy_ev:g} eV, another frame's has {found[element]:g}, "
+                f"expected one energy for {element}"
+            )
+    return found
+
+
+def _check_covered(e0: Mapping[str, float], trained: Source, is_isolated: bool) -> None:
+    symbols = [chemical_symbols[z] for z in trained.elements]
+    missing = [symbol for symbol in symbols if symbol not in e0]
+    if missing:
+        has = f"frames of config_type {ISOLATED_ATOM} are there for" if is_isolated else "e0 names"
+        raise InputError(
+            f"{has} {' '.join(e0) or 'no element'}, but not {' '.join(missing)}, "
+            f"expected each element of the training data ({' '.join(symbols)})"
+        )
+    unknown = [symbol for symbol in e0 if symbol not in symbols]
+    if unknown and not is_isolated:
+        raise InputError(
+            f"e0 names {' '.join(unknown)}, which no training structure has, expected only {' '.join(symbols)}"
+        )
+
+
+def _difference(old: Potential, e0: Mapping[str, float], source: Source) -> E0Fit:
+    """What other E0 make of the errors of the energies."""
+    shift = {symbol: value - float(old.e0[_row(old, symbol)]) for symbol, value in e0.items()}
+    n_elements = len(source.elements)
+    fit = E0Fit(shift, n_elements, n_elements, (), 0.0, 0.0, origin=GIVEN, e0_ev=dict(e0))
+    labelled = _own_energies(old, source)
+    if not len(labelled):
+        return fit
+    counts = source.composition[labelled].astype(np.float64)
+    n_atoms = counts.sum(axis=1)
+    before = _residuals(old, source, labelled.tolist(), 16)[0]
+    after = before - counts @ [shift[chemical_symbols[z]] for z in source.elements]
+    refitted = before - counts @ np.linalg.lstsq(counts, before, rcond=None)[0]
+    before, after, refitted = (error / n_atoms for error in (before, after, refitted))
+    worst = int(np.abs(after).argmax())
+    if not abs(after[worst]) <= ABSURD_EV_PER_ATOM:
+        raise InputError(
+            f"{source.read(int(labelled[worst])).where}: with the E0 that are asked the energy is {after[worst]:+.1f} "
+            f"eV/atom off the model's, expected within {ABSURD_EV_PER_ATOM:g} (E0 in eV? of the labels' level?)"
+        )
+    rms = [float(1000 * np.sqrt(np.mean(error**2))) for error in (before, after, refitted)]
+    return dataclasses.replace(
+        fit,
+        rms_before_mev_atom=rms[0],
+        rms_after_mev_atom=rms[1],
+        rms_refit_mev_atom=rms[2],
+        n_used=len(labelled),
+        n_labelled=int(np.count_nonzero(source.present["energy"])),
+    )
+
+
+def _row(model: Potential, symbol: str) -> int:
+    return model.atomic_numbers.index(numbers_of_symbols[symbol])
 
 
 def refit_e0(
@@ -106,6 +257,7 @@ def refit_e0(
         rms_after_mev_atom=float(1000 * np.sqrt(np.mean(after**2))),
         n_used=len(labelled),
         n_labelled=int(np.count_nonzero(source.present["energy"])),
+        e0_ev={chemical_symbols[z]: float(e0[model.atomic_numbers.index(z)]) for z in elements},
     )
     return model.with_e0(e0), fit
 

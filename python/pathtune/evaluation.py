@@ -12,8 +12,10 @@ from ase.data import chemical_symbols
 from pathtune.data import Batch, Label, LabelKeys, Source, Structure, as_source, batches_of, check_elements, outputs
 from pathtune.errors import InputError
 from pathtune.model import Potential, Prediction
+from pathtune.printed import Printed, Table, table_of
 from pathtune.processes import world
 
+KINDS = ("MAE", "RMSE")
 ABSURD = 1e100  # of a prediction, in any unit: as good as infinite, and its square is
 Errors = dict[str, np.ndarray]  # of one structure, by label
 
@@ -24,8 +26,8 @@ def evaluate(
     keys: LabelKeys | None = None,
     batch_size: int = 16,
     max_frames: int | None = None,
-) -> dict[str, Any]:
-    """Mean absolute and root mean square errors, over all and per element and config_type.
+) -> Scores:
+    """Mean absolute and root mean square errors, over all and per element and config_type; they print as a table.
 
     `data`: a file, several files, ASE Atoms, Structures, or a Source. Energies in meV/atom, forces in meV/A
     (over components), stress in GPa (over the nine components), others as their Label says; an error without a
@@ -58,6 +60,22 @@ def _chunks(n: int, size: int) -> Iterator[range]:
     return (range(k, min(k + size, n)) for k in range(0, n, size))
 
 
+class Scores(Printed, dict):
+    """Errors by key, as `evaluate` gives them; prints as a table of all structures, elements and config_types."""
+
+    def table(self) -> Table:
+        """A row for each group, MAE and RMSE of each label."""
+        found = [label for label in outputs() if label.mae_key in self]
+        header = ["", "number", *(f"{label.word} {kind}, {label.report_unit}" for label in found for kind in KINDS)]
+        groups = [("all", self["n_structures"], self)]
+        groups += [(z, s["n_atoms"], s) for z, s in self["per_element"].items()]
+        types = self["per_config_type"] if len(self["per_config_type"]) > 1 else {}
+        groups += [(name, s["n_structures"], s) for name, s in types.items()]
+        keys = [key for label in found for key in (label.mae_key, label.rmse_key)]
+        rows = [[name, f"{n:,d}", *(f"{s[k]:.3f}" if k in s else "" for k in keys)] for name, n, s in groups]
+        return table_of(header, rows, "number: structures, of an element atoms")
+
+
 class Groups:
     """Sums of errors over all structures, by element and by config_type: those of several processes add up."""
 
@@ -79,11 +97,11 @@ class Groups:
         for key, sums in other.sums.items():
             self.sums[key] = self.sums.get(key, 0.0) + sums
 
-    def scores(self) -> dict[str, Any]:
+    def scores(self) -> Scores:
         """As `evaluate` gives them."""
         elements = sorted(name for kind, name in self.n if kind == "element")
         types = sorted(name for kind, name in self.n if kind == "config_type")
-        return {
+        found = {
             "n_structures": self.n.get(("all", ""), 0),
             **self._summary("all", ""),
             "per_element": {z: {"n_atoms": self.n["element", z], **self._summary("element", z)} for z in elements},
@@ -91,6 +109,7 @@ class Groups:
                 t: {"n_structures": self.n["config_type", t], **self._summary("config_type", t)} for t in types
             },
         }
+        return Scores(found)
 
     def _add(self, kind: str, group: str, n: int, errors: Errors) -> None:
         self.n[kind, group] = self.n.get((kind, group), 0) + n

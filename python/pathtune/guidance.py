@@ -20,7 +20,7 @@ import numpy as np
 
 from pathtune.adaptations import SparseDelta
 from pathtune.adapting import sparsify
-from pathtune.atomic_energies import refit_e0
+from pathtune.atomic_energies import settle_e0
 from pathtune.conventions import check_conventions
 from pathtune.data import Source, as_source, elements_of, heads_of
 from pathtune.data.plan import labelled_numbers
@@ -110,11 +110,10 @@ def choose_share(
     if len(valid) < 2:
         raise InputError(f"the sweep has {len(valid)} validation structures, expected at least 2")
     epochs = max(1, round(EPOCHS_SHARE * config.epochs))
-    if config.refit_e0:
-        base, _ = refit_e0(base, train)
+    base, _, train = settle_e0(base, train, config.e0, config.refit_e0)
     if config.check_units:
         check_conventions(base, train)
-    config = dataclasses.replace(config, epochs=epochs, refit_e0=False, patience=0, check_units=False, keep_worse=True)
+    config = dataclasses.replace(config.after_e0(), epochs=epochs, patience=0, keep_worse=True)
     said = report or (lambda line: None)
     points = world().first(lambda: _read(file, epochs, len(valid)))
     asked = [share for share in sorted(set(shares)) if all(p.share != share for p in points)]
@@ -144,7 +143,7 @@ def _run(
         if 0 < share <= 1:
             return None
         raise
-    fit(model, train, valid, config)
+    fit(model, train, valid, config, progress=False)
     return SweepPoint(share, model.counts()["active"], losses(model, valid, config.loss_of))
 
 

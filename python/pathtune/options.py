@@ -28,6 +28,7 @@ class Option:
     choices: tuple[str, ...] | None = None  # the allowed words
     words: tuple[str, ...] = ()  # those allowed beside a number
     item: type = str  # of each value, where there are several
+    is_table: bool = False  # several NAME=VALUE, which may be given as a table
 
 
 def option(
@@ -35,10 +36,12 @@ def option(
     help: str,
     choices: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = None,
     words: tuple[str, ...] = (),
+    is_table: bool = False,
 ) -> Any:
     """A dataclass field with its help text; `choices`: the allowed words, or a function that gives them when they are
-    needed; `words`: those allowed beside a number."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "words": words})
+    needed; `words`: those allowed beside a number; `is_table`: several NAME=VALUE, which may be given as a table."""
+    about = {"help": help, "choices": choices, "words": words, "is_table": is_table}
+    return dataclasses.field(default=default, metadata=about)
 
 
 def option_group(suffix: str, members: Callable[[], Mapping[str, Option]]) -> Any:
@@ -95,8 +98,19 @@ def fields_of(cls: type) -> list[Option]:
             choices: Any = about.get("choices")
             allowed: Any = choices() if callable(choices) else choices
             words, item = about.get("words", ()), item_type(hints[field.name])
-            result.append(Option(field.name, kind, field.default, about.get("help", ""), allowed, words, item))
+            is_table = about.get("is_table", False)
+            result.append(
+                Option(field.name, kind, field.default, about.get("help", ""), allowed, words, item, is_table)
+            )
     return result
+
+
+def take_tables(config: Any) -> None:
+    """Replace tables by their NAME=VALUE where a field may be given as one, before it is checked."""
+    for field in fields_of(type(config)):
+        given = getattr(config, field.name)
+        if field.is_table and isinstance(given, Mapping):
+            object.__setattr__(config, field.name, tuple(f"{name}={value}" for name, value in given.items()))
 
 
 def check_fields(config: Any) -> None:
@@ -174,7 +188,9 @@ def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
             value = (value,) if isinstance(value, str) else tuple(value)
         if expected is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_INT:
             value = float(value)
-        if not _is_a(value, expected, known[key].item) and not (isinstance(value, str) and value in known[key].words):
+        is_word = isinstance(value, str) and value in known[key].words
+        is_table = known[key].is_table and isinstance(value, Mapping)
+        if not (is_word or is_table or _is_a(value, expected, known[key].item)):
             raise InputError(f"{where}: {key} is {value!r}, expected {_named(known[key])}")
         arguments[key] = value
     return cls(**arguments)

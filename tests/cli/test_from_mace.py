@@ -125,6 +125,9 @@ def test_flags_win_over_the_file_and_give_the_same(tmp_path):
     ({"loss": "forces_only"}, {"loss": "weighted", "stress_weight": 0.0, "energy_weight": 0.0}),
     ({"loss": "stress"}, {"loss": "weighted"}),
     ({"E0s": "foundation"}, {"refit_e0": False, "refit_e0_last": False}),
+    ({"E0s": "{1: -13.6, 'O': -432}"}, {"e0": ("H=-13.6", "O=-432.0")}),
+    ({"E0s": {8: -432.1}}, {"e0": ("O=-432.1",)}),
+    ({"E0s": "IsolatedAtom"}, {"e0": ("isolated",)}),
     ({"lora": True, "lora_rank": 8}, {"arm": ("lora",), "rank": 8, "alpha": 1.0}),
     ({"freeze": 6}, {"freeze": ("node_embedding.*", "interactions.*", "products.*")}),
     ({"optimizer": "schedulefree", "lr": "1e-2", "beta1_schedulefree": 0.95}, {"lr": 0.01, "beta1": 0.95}),
@@ -147,6 +150,10 @@ def test_the_values_that_change_more_than_their_name(tmp_path, given, options):
     ({"lr": [1]}, "names nothing|--from-mace"),
     ({"config_type_weights": "bulk"}, "config_type_weights is .bulk., expected weights by config_type"),
     ({"heads": 3}, "heads is 3, expected a table by head"),
+    ({"E0s": "mean"}, "E0s is 'mean', expected energies by atomic number"),
+    ({"E0s": {}}, "E0s is {}, expected energies by atomic number"),
+    ({"E0s": {200: -1.0}}, "e0 has '200=-1.0', expected isolated, or ELEMENT=ENERGY"),
+    ({"E0s": {1: "a"}}, "E0s is 'a', expected float"),
     ({"loss": ["a"]}, r"loss is \['a'\]"),
     ({}, "expected the YAML file or the flags"),
 ])  # fmt: skip
@@ -193,8 +200,8 @@ def test_a_translated_command_runs_and_flags_of_pathtune_win(tmp_path, capsys):
     assert " --model demo " in out
     assert "  ema: schedule-free" in out
     assert not (tmp_path / "mine").exists()
-    command = ["fit", *own, "--json", "--from-mace", file, "--arm", "sparse", "--epochs", "2", "--keep-worse"]
-    assert main(command) == 0
+    command = ["fit", *own, "--json", "--no-report", "--from-mace", file, "--arm", "sparse", "--epochs", "2"]
+    assert main([*command, "--keep-worse"]) == 0
     metrics = json.loads(capsys.readouterr().out)
     assert (metrics["arm"], metrics["epochs"], metrics["seed"]) == ("sparse", 2, 3)
 

@@ -27,7 +27,7 @@ def run(tmp_path_factory):
         ase.io.write(files[name], labelled([molecule(seed + i, n=4) for i in range(n)]), format="extxyz")
     flags = [f for name, file in files.items() for f in (f"--{name}", file)]
     assert main(["fit", "--model", str(folder / "tiny.model"), *flags, "--epochs", "3", "--batch-size", "2",
-                 "--keep-worse", "--out", str(folder / "run")]) == 0  # fmt: skip
+                 "--keep-worse", "--no-report", "--out", str(folder / "run")]) == 0  # fmt: skip
     return folder / "run"
 
 

@@ -8,6 +8,7 @@ prints the module's file. An object is compiled again when what it was made from
 from __future__ import annotations
 
 import concurrent.futures
+import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -65,8 +66,14 @@ def run(command: list[str]) -> str:
 def build(
     variant: str = "plain", folder: pathlib.Path = ROOT / "build" / "emulation", csrc: pathlib.Path = ROOT / "csrc"
 ) -> pathlib.Path:
-    """The module's file."""
+    """The module's file; of several processes that want it one builds and the others wait."""
     folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build(variant, folder, csrc)
+
+
+def _build(variant: str, folder: pathlib.Path, csrc: pathlib.Path) -> pathlib.Path:
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         objects = list(pool.map(lambda s: compile_one(s, csrc, variant, folder), sources(csrc)))
     key = hashlib.sha256("".join(o.name for o in objects).encode()).hexdigest()[:16]

@@ -50,7 +50,7 @@ def import_mace():
             import mace.modules
     except ImportError as error:
         raise ImportError(
-            'MACE models need mace-torch: pip install "pathtune[mace]", in an environment without sevenn, '
+            "MACE models need mace-torch: pip install mace-torch==0.3.16, in an environment without sevenn, "
             f"which needs another e3nn ({error})"
         ) from error
     return mace
@@ -68,7 +68,7 @@ def import_sevenn():
             import sevenn.util
     except ImportError as error:
         raise ImportError(
-            'SevenNet models need sevenn: pip install "pathtune[sevenn]", in an environment without mace-torch, '
+            "SevenNet models need sevenn: pip install sevenn==0.13.0, in an environment without mace-torch, "
             f"which needs another e3nn ({error})"
         ) from error
     if not f"{sevenn.__version__}.".startswith(f"{SEVENN}."):
@@ -85,6 +85,6 @@ def import_e3nn():
             import e3nn.o3
     except ImportError as error:
         raise ImportError(
-            f'nequix models need e3nn: pip install "pathtune[nequix]"; that of mace-torch or sevenn does ({error})'
+            f"nequix models need e3nn: pip install e3nn; that of mace-torch or sevenn does ({error})"
         ) from error
     return e3nn

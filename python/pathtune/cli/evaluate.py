@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         nargs="+",
         metavar="FILE",
-        help="labelled structures (extxyz, .xz, anything ASE reads; globs, slices such as run.traj@:20)",
+        help="labelled structures (extxyz, .xz, anything ASE reads; folders, globs, slices such as run.traj@:20)",
     )
     parser.add_argument("--adapter", metavar="FILE", help="an adapter of the model")
     parser.add_argument(

@@ -12,7 +12,7 @@ import tomllib
 from typing import Any
 
 from pathtune.adaptations.sparse.options import AUTO, DEFAULT_SHARE, SWEEP, SparseDelta
-from pathtune.atomic_energies import refit_e0
+from pathtune.atomic_energies import settle_e0
 from pathtune.cli._common import (
     add_options,
     load_model,
@@ -102,9 +102,8 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
     config.check_config_types(train)
     if config.check_units:
         check_conventions(base, train)
-    e0_fit = None
-    if config.refit_e0:
-        base, e0_fit = refit_e0(base, train)
+    base, e0_fit, train = settle_e0(base, train, config.e0, config.refit_e0)
+    sets["train"] = train
     folder = RunFolder(out)
     is_swept = "sparse" in run_options.arm and options["delta"].active_share == SWEEP
     of_share = ""
@@ -184,8 +183,7 @@ def _decide(
     report = None if is_quiet else lambda line: print(line, flush=True)
     delta, file = options["delta"], folder.folder / "sweep.json"
     epochs = world().first(lambda: folder.planned_epochs(options["fit"].epochs))
-    # E0 have been refitted, and labels checked.
-    config = dataclasses.replace(options["fit"], refit_e0=False, check_units=False, epochs=epochs)
+    config = dataclasses.replace(options["fit"].after_e0(), epochs=epochs)
     choice = choose_share(base, train, valid, delta, config, file=file, report=report)
     world().first(lambda: draw_sweep(choice, file.with_suffix(".png")))
     if report:

@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
+from ase.data import chemical_symbols
 
+from pathtune.atomic_energies import ISOLATED, e0_asked
 from pathtune.cli.mace_flags import ALIASES, ANSWERS, TRANSLATED, WITH_VALUES, WITHOUT_VALUE
 from pathtune.errors import InputError
 from pathtune.files import read_text, shown
@@ -56,7 +58,8 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 NEAREST = {"universal": "huber", "l1l2energyforces": "huber", "virials": "weighted"}
 FROZEN = ((1, "node_embedding.*"), (5, "interactions.*"), (6, "products.*"), (7, "readouts.*"))
-REFIT = ("average", "estimated", "isolated", "isolatedatom")
+ISOLATED_WORDS = ("isolated", "isolatedatom")
+REFIT = ("average", "estimated")
 
 
 @dataclasses.dataclass
@@ -311,17 +314,39 @@ def _clip(given: dict[str, Any], result: Translation) -> None:
 
 
 def _e0(given: dict[str, Any], result: Translation) -> None:
-    """Words; energies as values are answered."""
-    word = given["E0s"].lower() if isinstance(given.get("E0s"), str) else ""
+    """A word, or energies by atomic number."""
+    if "E0s" not in given:
+        return
+    asked = given["E0s"]
+    word = asked.lower() if isinstance(asked, str) else ""
     if word == "foundation":
         result.options |= {"refit_e0": False, "refit_e0_last": False}
-    elif "E0s" in given and word not in REFIT:
-        result.answers["E0s"] = (
-            "energies as values are not read: E0 are refitted to the training data by least squares, or fixed by "
-            "frames of config_type IsolatedAtom; --no-refit-e0 keeps the model's."
-        )
-    elif "E0s" in given:
+    elif word in ISOLATED_WORDS:
+        result.options["e0"] = (ISOLATED,)
+    elif word in REFIT:
         result.options["refit_e0"] = True
+    elif word.endswith(".json"):
+        result.answers["E0s"] = "a file is not read; --e0 takes values, such as H=-13.6 O=-432.1."
+    else:
+        result.options["e0"] = _energies(asked)
+
+
+def _energies(asked: Any) -> tuple[str, ...]:
+    """A table by atomic number or symbol, or its text, as --e0 has it."""
+    table = asked
+    if isinstance(asked, str):
+        try:
+            table = yaml.safe_load(asked)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            table = None
+    if not isinstance(table, dict) or not table:
+        raise InputError(f"--from-mace: E0s is {shown(asked)}, expected energies by atomic number, or a word of mace")
+    found = []
+    for key, value in table.items():
+        is_number = isinstance(key, int) and not isinstance(key, bool) and 0 < key < len(chemical_symbols)
+        found.append(f"{chemical_symbols[key] if is_number else key}={_value('E0s', value, float)}")
+    e0_asked(tuple(found))
+    return tuple(found)
 
 
 def _replay(given: dict[str, Any], result: Translation) -> None:

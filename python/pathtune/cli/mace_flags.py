@@ -91,7 +91,7 @@ _SINGLE = {
     "compute_stress": "stresses are computed where the structures have them under --stress-key.",
     "compute_forces": "forces are always computed.",
     "atomic_numbers": "the elements are those of the structures and of the pretrained model.",
-    "keep_isolated_atoms": "frames of config_type IsolatedAtom fix E0 and stay in the training data.",
+    "keep_isolated_atoms": "frames of config_type IsolatedAtom are trained on, unless --e0 isolated is given.",
     "pseudolabel_replay": "it is what --replay does unless --replay-labels own is given.",
     "pseudolabel_replay_compute_stress": "replayed structures get a stress where they are periodic.",
     "valid_batch_size": "structures are validated in batches of --batch-size.",

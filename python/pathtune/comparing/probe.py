@@ -51,7 +51,7 @@ def _fresh(arm: Arm, plan: Plan, folder: pathlib.Path, n_threads: int) -> Cost:
     keep_large_blocks()
     torch.set_num_threads(n_threads)
     # Nothing is computed before the memory is noted: what a forward leaves behind would hide what a step needs.
-    quiet = dataclasses.replace(plan, fit=dataclasses.replace(plan.fit, refit_e0=False, check_units=False))
+    quiet = dataclasses.replace(plan, fit=plan.fit.after_e0())
     return _measured(arm, open_world(quiet, folder), has_memory=True)
 
 
@@ -64,7 +64,7 @@ def _measured(arm: Arm, world: World, has_memory: bool) -> Cost:
     delta = options.get("delta")
     if isinstance(delta, SparseDelta) and not delta.is_paper:
         options["delta"] = dataclasses.replace(delta, by_step=BY_STEP)
-    options["fit"] = dataclasses.replace(options["fit"], lr=None, refit_e0=False, check_units=False)
+    options["fit"] = dataclasses.replace(options["fit"].after_e0(), lr=None)
     train_all = world.sets["train"]
     before = _resident(reset=True) if has_memory else None
     model = adapt_as(world.refitted, train if elements_of(train) == elements_of(train_all) else train_all, options)

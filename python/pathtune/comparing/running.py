@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from pathtune import processes
-from pathtune.atomic_energies import E0Fit, refit_e0
+from pathtune.atomic_energies import E0Fit, settle_e0
 from pathtune.comparing.arms import Plan, Trial, sections_of
 from pathtune.conventions import check_conventions
 from pathtune.data import Source, as_source, check_elements, outputs, split_off, subset
@@ -83,7 +83,7 @@ def open_world(plan: Plan, folder: pathlib.Path, given: Mapping[str, Any] | None
     plan.fit.check_config_types(sets["train"])
     if plan.fit.check_units:
         check_conventions(base, sets["train"])
-    refitted, e0_fit = refit_e0(base, sets["train"]) if plan.fit.refit_e0 else (base, None)
+    refitted, e0_fit, sets["train"] = settle_e0(base, sets["train"], plan.fit.e0, plan.fit.refit_e0)
     return World(plan, folder, base, refitted, e0_fit, sets, known)
 
 

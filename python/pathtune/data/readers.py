@@ -28,6 +28,7 @@ SHIPPED = pathlib.Path(__file__).parent.parent / "demo"  # model and structures 
 
 EXTXYZ = frozenset({".xyz", ".extxyz"})
 MOST_CHARACTERS = 200  # of what ASE says
+OTHER = (".md", ".txt", ".json", ".py", ".toml", ".yaml", ".log")  # in folders: files that hold no structures
 LARGEST_UNPACKED = 500_000_000  # bytes of a packed file in memory
 
 # (file, keys, max_frames, needs_labels) -> structures, or a Source
@@ -61,6 +62,18 @@ def named_files(name: str | pathlib.Path) -> list[str]:
     if not found:
         raise InputError(f"{file}: matches no file, expected some")
     return [f + str(name)[len(file) :] if part else f for f in found]
+
+
+def files_in(folder: str | pathlib.Path) -> list[str]:
+    """The files of structures in a folder and those below it, in order: all but hidden ones and those of OTHER kinds.
+
+    Raises InputError for a folder without any.
+    """
+    found = [p for p in checked_path(folder).rglob("*") if p.is_file() and not p.name.startswith(".")]
+    names = sorted(str(p) for p in found if p.suffix.lower() not in OTHER)
+    if not names:
+        raise InputError(f"{folder}: is a folder without files of structures, expected some")
+    return names
 
 
 def split_slice(name: str | pathlib.Path) -> tuple[str, slice | None]:

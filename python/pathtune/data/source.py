@@ -17,8 +17,8 @@ from pathtune.data.geometry import check_geometry
 from pathtune.data.labels import LabelKeys, labels
 from pathtune.data.neighbours import Graph, find_graph
 from pathtune.data.order import shuffled
-from pathtune.data.readers import from_frames, named_files, read, split_slice
-from pathtune.data.store import Selected, Store, is_store
+from pathtune.data.readers import files_in, from_frames, named_files, read, split_slice
+from pathtune.data.store import Selected, Store, is_begun, is_store
 from pathtune.data.structure import ISOLATED_ATOM, Structure, composition, elements_of, heads_of
 from pathtune.data.weights import checked_weight
 from pathtune.errors import InputError
@@ -117,7 +117,8 @@ def as_source(
 ) -> Source:
     """A file, several files, a store, an ASE Atoms, a list of Atoms or of Structures, or a Source, as a Source.
 
-    A file may be a glob, and end in a slice as ASE takes it: "runs/*.traj@:20" is the first 20 frames of each.
+    A file may be a glob, and end in a slice as ASE takes it: "runs/*.traj@:20" is the first 20 frames of each. A folder
+    that is no store means the files in it.
     `max_frames`: only the first so many. `needs_labels`: refuse a label key that no frame of a file, or none
     of the Atoms, has. Raises InputError as read_structures does, and for anything else.
     """
@@ -136,9 +137,12 @@ def as_source(
             store.check_asked(keys, needs_labels)
             return subset(store, range(len(store))[part or slice(None)][:max_frames]) if part or max_frames else store
         if pathlib.Path(file).is_dir():
-            raise InputError(
-                f"{file}: is a folder but no finished store, expected a file, or what pathtune prepare made"
-            )
+            if is_begun(file):
+                raise InputError(
+                    f"{file}: is an unfinished store, expected the same pathtune prepare to finish it first"
+                )
+            found = [name + names[0][len(file) :] for name in files_in(file)]
+            return as_source(found, keys, max_frames, needs_labels)
         found = read(file, keys, None if part else max_frames, needs_labels)
         source = Frames(found) if isinstance(found, (list, tuple)) else found
         return subset(source, range(len(source))[part][:max_frames]) if part else source
@@ -184,6 +188,13 @@ def subset(source: Source, indices: Sequence[int]) -> Source:
     return Frames([source.read(i) for i in indices])
 
 
+def isolated_frames(source: Source) -> list[int]:
+    """Indices, ascending, of the frames of config_type IsolatedAtom."""
+    if isinstance(source, (Store, Selected)):
+        return np.flatnonzero(source.is_isolated).tolist()
+    return [i for i in range(len(source)) if source.read(i).config_type == ISOLATED_ATOM]
+
+
 def split_off(source: Source, fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Indices of a training and a validation part, both ascending, drawn by `seed`; isolated atoms stay in training.
 
@@ -191,10 +202,7 @@ def split_off(source: Source, fraction: float, seed: int) -> tuple[list[int], li
     """
     if not 0 < fraction < 1:
         raise InputError(f"valid_fraction is {fraction}, expected a number between 0 and 1")
-    if isinstance(source, (Store, Selected)):
-        free = np.flatnonzero(~source.is_isolated).tolist()
-    else:
-        free = [i for i in range(len(source)) if source.read(i).config_type != ISOLATED_ATOM]
+    free = np.setdiff1d(np.arange(len(source)), isolated_frames(source)).tolist()
     order = shuffled(len(free), max(1, len(free)), seed, 0)
     n_valid = max(1, round(fraction * len(free)))
     if n_valid >= len(free):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from pathtune.atomic_energies import energy_error, refit_e0
+from pathtune.atomic_energies import energy_error, refit_e0, settle_e0
 from pathtune.conventions import check_conventions
 from pathtune.data import Joined, LabelKeys, Source, as_source, check_cutoff, check_elements
 from pathtune.errors import InputError
@@ -16,7 +16,7 @@ from pathtune.training.agreement import check_same
 from pathtune.training.folder import RunFolder
 from pathtune.training.loop import Loop
 from pathtune.training.options import FitConfig, History
-from pathtune.training.progress import Progress
+from pathtune.training.progress import Progress, shown_progress
 from pathtune.training.replay import other_level, replayed
 
 
@@ -27,14 +27,15 @@ def fit(
     config: FitConfig | None = None,
     keys: LabelKeys | None = None,
     folder: RunFolder | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
     replay: Any = None,
 ) -> History:
     """Train `model` in place on what its adaptations train; it ends with the weights of the best validation loss.
 
     `train` and `valid`: a file, several files, ASE Atoms, Structures, or a Source. `replay`: the same, of what the base
     knows, mixed into the training data as `config` says (training/replay.py); the E0 refits do not see them. With a
-    `folder` that holds a checkpoint the run continues there, to the bitwise same result. Raises InputError for bad data
+    `folder` that holds a checkpoint the run continues there, to the bitwise same result. `progress`: True shows it on a
+    terminal and in a notebook, False never. Raises InputError for bad data
     (see read_structures), labels that look like another unit or sign (check_conventions), unless `config.check_units`
     is off, processes that do not agree, an element or a labelled output that the model lacks, or a loss that is not
     finite. Warns where replayed labels look like another level of theory.
@@ -54,10 +55,8 @@ def fit(
         raise InputError("fit: the model has nothing to train, expected one from sparsify or unfreeze")
     if config.check_units:
         check_conventions(Potential(model.base, model.head).to(model.device), train)
-    e0_fit = None
-    if config.refit_e0:
-        refitted, e0_fit = refit_e0(model, train)
-        model.set_e0(refitted.e0)
+    refitted, e0_fit, train = settle_e0(model, train, config.e0, config.refit_e0)
+    model.set_e0(refitted.e0)
     mixed: Source = train
     if replay is not None:
         is_own = config.replay_labels == "own"
@@ -65,8 +64,10 @@ def fit(
         if said:
             warnings.warn(f"pathtune: {said}", stacklevel=2)
         mixed = Joined([train, replayed(model, replay, config.replay_weight, config.replay_labels == "base")])
+    if isinstance(progress, bool):
+        progress = shown_progress(config.epochs) if progress else Progress(config.epochs, quiet=True)
     history = Loop(model, mixed, valid, config, folder, progress, e0_fit).run()
-    if config.refit_e0_last:
+    if config.refit_e0_last and config.e0 is None:
         _refit_last(model, train, valid, config, history)
     return history
 

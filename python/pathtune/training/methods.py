@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from pathtune.atomic_energies import GIVEN, ISOLATED, LEAST_SQUARES
 from pathtune.data import labels
 from pathtune.errors import InputError
 from pathtune.forms import check_form, read_json, read_toml
@@ -45,6 +46,7 @@ MAY_HOLD = {  # what is not in every run
     "units": [str],
     "test": {...: object},
 }
+E0_ASKED = {"origin": (GIVEN, ISOLATED), "e0_ev": {...: float}, "n_left_out": int}
 DIGITS = 12  # of a hash, enough to tell two files apart
 
 
@@ -68,6 +70,8 @@ def checked_metrics(metrics: Any, where: str) -> dict[str, Any]:
             check_form(metrics[name], form, where, name)
     if metrics["e0_fit"] is not None:
         check_form(metrics["e0_fit"], {"shift_ev": {...: float}}, where, "e0_fit")
+        if metrics["e0_fit"].get("origin", LEAST_SQUARES) != LEAST_SQUARES:
+            check_form(metrics["e0_fit"], E0_ASKED, where, "e0_fit")
     for name in ("valid", "valid_before", "test"):
         scores = metrics.get(name, {})
         errors = {label.rmse_key: float for label in labels() if label.mae_key in scores}
@@ -149,6 +153,15 @@ def _weights(fit: Mapping[str, Any], scores: Mapping[str, Any]) -> list[tuple[An
 def _e0(metrics: Mapping[str, Any]) -> str:
     if not metrics["e0_fit"]:
         return "Atomic energies were kept."
+    origin = metrics["e0_fit"].get("origin", LEAST_SQUARES)
+    if origin != LEAST_SQUARES:
+        energies = ", ".join(f"{element} {value:.8g} eV" for element, value in metrics["e0_fit"]["e0_ev"].items())
+        if origin == GIVEN:
+            return f"Atomic energies were given ({energies})."
+        return (
+            f"Atomic energies are those of the isolated atoms in the data ({energies}), whose "
+            f"{_plural(metrics['e0_fit']['n_left_out'], 'frame')} were left out of the training."
+        )
     elements = ", ".join(metrics["e0_fit"]["shift_ev"])
     return f"Atomic energies ({elements}) were refitted to the training data by least squares." if elements else ""
 

@@ -13,7 +13,7 @@ import torch
 
 from pathtune.adaptations import Adaptation
 from pathtune.adaptations.averaging import averaging
-from pathtune.atomic_energies import E0Fit
+from pathtune.atomic_energies import E0Fit, e0_asked
 from pathtune.data import Batch, Source, conjugates, label_of, weight_options
 from pathtune.data.structure import config_types_of
 from pathtune.data.weights import by_name
@@ -21,7 +21,10 @@ from pathtune.errors import InputError
 from pathtune.files import shown, shown_names
 from pathtune.losses import Term, loss_terms, spreads, total
 from pathtune.model import Potential, Prediction
-from pathtune.options import check_fields, check_positive, option, option_group, with_groups
+from pathtune.options import check_fields, check_positive, option, option_group, take_tables, with_groups
+from pathtune.printed import Printed, Table, table_of
+
+ROWS = 20  # of a printed History
 
 
 class LossScale(NamedTuple):
@@ -55,7 +58,9 @@ class FitConfig:
     loss: str = option("huber", "shape of the loss", choices=("huber", "weighted"))
     weights: Mapping[str, float] = option_group("_weight", weight_options)  # energy_weight, and so on
     config_type_weights: tuple[str, ...] | None = option(
-        None, "weights in the loss of the frames of a config_type, such as bulk=0.5 surface=2; of all others 1"
+        None,
+        "weights in the loss of the frames of a config_type, such as bulk=0.5 surface=2; of all others 1",
+        is_table=True,
     )
     huber_delta: float = option(
         0.01, "where the huber loss turns linear, in eV/atom, eV/A and eV/A^3, or in spreads with loss_scale spread"
@@ -72,6 +77,12 @@ class FitConfig:
     )
     clip: float = option(10.0, "largest norm of the gradient")
     patience: int = option(0, "stop after so many epochs without a better validation loss; 0: never")
+    e0: tuple[str, ...] | None = option(
+        None,
+        "energy of each element in eV, such as H=-13.6 O=-432.1, or isolated: that of the frames of config_type "
+        "IsolatedAtom, which are then not trained on; by default the two refits below",
+        is_table=True,
+    )
     refit_e0: bool = option(True, "refit the energy of each element to the training data first")
     refit_e0_last: bool = option(True, "and once more at the end, which takes out what the energies drifted by")
     checkpoint_minutes: float = option(5.0, "longest time between checkpoints, which also end every epoch")
@@ -82,6 +93,7 @@ class FitConfig:
     keep_worse: bool = option(False, "keep the best epoch, and status 0, even where it is worse than the base")
 
     def __post_init__(self):
+        take_tables(self)
         check_fields(self)
         check_positive(self, "epochs", "batch_size", "huber_delta", "clip", "checkpoint_minutes")
         for name in ("seed", "patience", "replay_weight", *(f"{label}_weight" for label in self.weights)):
@@ -89,11 +101,16 @@ class FitConfig:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 0")
         if self.batch_atoms is not None and not isinstance(self.batch_atoms, str):
             check_positive(self, "batch_atoms")
-        _ = self.type_weights  # InputError for what is none
+        _ = self.type_weights, e0_asked(self.e0)  # InputError for what is none
         if self.lr is not None:
             check_positive(self, "lr")
         if self.beta1 is not None and not 0 <= self.beta1 < 1:
             raise InputError(f"beta1 is {self.beta1}, expected a number in [0, 1)")
+
+    def after_e0(self) -> FitConfig:
+        """The same training of a model whose E0 have been set, on labels that have been checked."""
+        is_last = self.refit_e0_last and self.e0 is None
+        return dataclasses.replace(self, e0=None, refit_e0=False, refit_e0_last=is_last, check_units=False)
 
     def scale_of(self, model: Potential, train: Source) -> LossScale:
         """By what the errors of each label are divided, and what each then counts."""
@@ -131,8 +148,8 @@ class FitConfig:
 
 
 @dataclasses.dataclass
-class History:
-    """What happened: one entry per epoch, and what the E0 refit did."""
+class History(Printed):
+    """What happened: one entry per epoch, and what the E0 refit did; prints as a table."""
 
     epochs: list[dict[str, Any]]
     e0_fit: E0Fit | None
@@ -140,6 +157,30 @@ class History:
     start_loss: float = math.nan  # validation loss before the first step
     last_e0_fit: E0Fit | None = None
     optimizer_bytes: int = 0  # of what the optimizer keeps beside the parameters, at the end
+
+    def table(self) -> Table:
+        """A row for each epoch, of many for some, the best among them; the caption says why it is the best."""
+        names = list(self.epochs[0]["valid_errors"]) if self.epochs else []
+        header = ["epoch", "train loss", "valid loss", *names, "active %", "seconds"]
+        rows = [
+            [
+                f"{line['epoch']}{' best' if line['epoch'] == self.best_epoch else ''}",
+                *(f"{line[key]:.4g}" for key in ("train_loss", "valid_loss")),
+                *(f"{line['valid_errors'][name]:.4g}" for name in names),
+                f"{100 * line['active_share']:.2f}",
+                f"{line['seconds']:.1f}",
+            ]
+            for line in self.epochs
+            if line["epoch"] in self._shown()
+        ]
+        start = f"validation loss before training {self.start_loss:.4g}; "
+        return table_of(header, rows, start + self.reason)
+
+    def _shown(self) -> set[int]:
+        """Numbers of the epochs that a table has: the first, the best, the last, and some between."""
+        n = len(self.epochs)
+        spaced = np.linspace(1, n, min(n, ROWS)).round().astype(int).tolist()
+        return {*spaced, self.best_epoch}
 
     @property
     def reason(self) -> str:

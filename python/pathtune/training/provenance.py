@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import pathlib
@@ -45,9 +46,14 @@ def provenance(model: Potential, sets: Mapping[str, Source], config: FitConfig) 
 def versions(model: Potential) -> dict[str, str]:
     """Of pathtune, torch and the package of the backbone."""
     package = type(model.base.stock).__module__.split(".")[0]
-    names = importlib.metadata.packages_distributions().get(package, [])
+    names = _distributions().get(package, [])
     found = {name: importlib.metadata.version(name) for name in names[:1]}
     return {"pathtune": __version__, "torch": torch.__version__, **found, "python": platform.python_version()}
+
+
+@functools.cache  # every installed file is looked at
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 def machine(device: torch.device) -> dict[str, Any]:

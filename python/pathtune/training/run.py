@@ -57,7 +57,7 @@ class RunOptions:
     """Data, arm and folder of a run."""
 
     train: tuple[str, ...] | None = option(
-        None, "labelled structures to train on: files, globs, slices such as run.traj@:20"
+        None, "labelled structures to train on: files, folders, globs, slices such as run.traj@:20"
     )
     valid: tuple[str, ...] | None = option(None, "labelled structures that choose the best epoch")
     valid_fraction: float | None = option(None, "in their place this share of --train, drawn by --seed")
@@ -128,7 +128,7 @@ def adapt_as(base: Potential, train: Source, options: Mapping[str, Any], replay:
         cls = adaptation_class(kind)
         cls.check(options.get(cls.section), n_steps)
     model = adapt(base, run.arm, elements_of(train), options, config.seed, heads_of(train))
-    if config.refit_e0 and any(c.starts_anew for c in model.adaptation.parts()):
+    if config.refit_e0 and config.e0 is None and any(c.starts_anew for c in model.adaptation.parts()):
         model.set_e0(refit_e0(model, train)[0].e0)
     return model
 
@@ -145,7 +145,7 @@ def run_arm(
 ) -> dict[str, Any]:
     """Train `model`, made by `adapt_as` from `base`, and fill its folder, claimed by `start`.
 
-    E0 of `base` have been refitted and labels checked. `sets`: train and valid, replay where there is one, and test
+    E0 of `base` have been set and labels checked. `sets`: train and valid, replay where there is one, and test
     where its errors are wanted. `facts`: what else metrics.json is to hold. Returns what metrics.json holds, which is
     written last. Raises InputError as fit does.
     """
@@ -156,8 +156,8 @@ def run_arm(
         functools.partial(config.loss_of, scale=config.scale_of(model, sets["train"])),
     )
     losses = [mean_loss(model, sets["valid"], config.batch_size, loss_of)]
-    plain = dataclasses.replace(config, refit_e0=False, check_units=False)
-    history = fit(model, sets["train"], sets["valid"], plain, None, folder, progress, sets.get("replay"))
+    shown = progress or False
+    history = fit(model, sets["train"], sets["valid"], config.after_e0(), None, folder, shown, sets.get("replay"))
     scores = evaluate(model, sets["valid"])
     losses.append(mean_loss(model, sets["valid"], config.batch_size, loss_of))
     guesses = trivial_errors(sets["train"], sets["valid"])

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import ase.db
 
 from pathtune.data.extxyz import cut, read_frame
-from pathtune.data.readers import EXTXYZ, named_files, read_frames
+from pathtune.data.readers import EXTXYZ, files_in, named_files, read_frames
 from pathtune.errors import InputError
 from pathtune.files import checked_path
 
@@ -25,7 +25,6 @@ PIECE = 4096  # frames
 PIECE_BYTES = 64_000_000  # of text
 DATABASES = (".db", ".aselmdb")
 MACE_HDF5 = (".h5", ".hdf5")
-SKIPPED = (".md", ".txt", ".json", ".py", ".toml", ".yaml", ".log")  # in folders
 
 
 @dataclasses.dataclass
@@ -66,10 +65,7 @@ def listed(names: Iterable[str]) -> list[str]:
         for file in named_files(name):
             path = checked_path(file)
             if path.is_dir():
-                inside = sorted(str(p) for p in path.rglob("*") if p.is_file() and not _is_skipped(p))
-                if not inside:
-                    raise InputError(f"{file}: is a folder without files of structures, expected some")
-                found += inside
+                found += files_in(path)
             elif path.is_file():
                 found.append(str(path))
             else:
@@ -92,10 +88,6 @@ def frames_of(part: Part) -> Iterator[tuple[int, Any]]:
             yield from enumerate(read_frames(part.file))
         except InputError as error:
             yield 0, str(error).removeprefix(f"{part.file}: ")
-
-
-def _is_skipped(path: pathlib.Path) -> bool:
-    return path.name.startswith(".") or path.suffix.lower() in SKIPPED
 
 
 def _parts(file: str) -> Iterator[Part]:

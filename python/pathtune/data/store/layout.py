@@ -26,6 +26,7 @@ from pathtune.errors import InputError
 
 VERSION = 1
 MANIFEST = "store.json"
+PLAN = "prepare.json"  # what an unfinished store is made of
 BLOCK = 256  # structures under one CRC-32
 PER_ATOM = ("numbers", "positions")
 TYPES = {"F64": "<f8", "I64": "<i8", "I32": "<i4", "U32": "<u4", "U8": "u1", "BOOL": "?"}  # of safetensors
@@ -34,6 +35,11 @@ TYPES = {"F64": "<f8", "I64": "<i8", "I32": "<i4", "U32": "<u4", "U8": "u1", "BO
 def is_store(file: str | pathlib.Path) -> bool:
     """Whether a path is a finished store."""
     return (pathlib.Path(file) / MANIFEST).is_file()
+
+
+def is_begun(file: str | pathlib.Path) -> bool:
+    """Whether a path is an unfinished store."""
+    return (pathlib.Path(file) / PLAN).is_file() and not is_store(file)
 
 
 def packed(structures: Sequence[Structure], places: Sequence[tuple[str, int]], n_edges: Sequence[int]) -> bytes:

@@ -22,7 +22,7 @@ from pathtune.data.neighbours import count_edges
 from pathtune.data.notes import keys_in, notes_on
 from pathtune.data.readers import from_atoms
 from pathtune.data.store.inputs import Part, frames_of, listed, pieces
-from pathtune.data.store.layout import MANIFEST, VERSION, packed
+from pathtune.data.store.layout import MANIFEST, PLAN, VERSION, packed
 from pathtune.data.store.manifest import finish
 from pathtune.data.structure import Structure
 from pathtune.errors import InputError
@@ -31,7 +31,6 @@ from pathtune.forms import check_form, read_json
 
 COUNTED_A = 5.0  # edges are counted within it where no cutoff is asked
 PROBED = 100  # frames of a large file that say under which keys its labels are
-PLAN = "prepare.json"  # what an unfinished store is made of
 MOST_NOTES = 20
 RECORD = {"n": int, "bad": [str], "notes": [str], "present": [str]}  # of a piece,
 OF_SHARD = {"file": str, "bytes": int, "sha256": str, "n_atoms": int, "labels": [str]}  # and of one with structures
