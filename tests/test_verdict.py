@@ -36,7 +36,12 @@ def test_worse_is_a_higher_loss_or_an_error_above_both_guess_and_base(after, los
     assert (verdict.is_worse, len(verdict.warnings)) == (is_worse, n_warnings)
 
 
-def test_the_likely_cause_follows_the_training_loss():
+def test_the_likely_cause_follows_the_errors_and_the_training_loss():
+    guesses = {"energy_rmse_mev_atom": 4.0}
+    falls = judge(SCORES, SCORES | {"energy_rmse_mev_atom": 4.5}, (1.0, 0.5), guesses, CURVE).warnings[0]
+    assert "it was 5 before, so train longer or give energy_weight more; if it stays, the labels may have" in falls
+    stays = judge(SCORES, SCORES, (1.0, 0.5), guesses, CURVE).warnings[0]
+    assert "the labels may have another unit, sign or level of theory" in stays
     rising = History([{"train_loss": 1.0}, {"train_loss": 3.0}], None, 1)
     assert "a lower learning rate" in judge(SCORES, SCORES, (1.0, 2.0), {}, rising).warnings[0]
     assert "differ in level of theory" in judge(SCORES, SCORES, (1.0, 2.0), {}, CURVE).warnings[0]

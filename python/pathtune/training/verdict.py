@@ -45,8 +45,7 @@ def judge(
         is_worse = is_worse or after[key] > before[key]
         warnings.append(
             f"the {label.word} RMSE is {after[key]:.3g} {label.report_unit}, no better than the {guesses[key]:.3g} of "
-            f"{_guess(label)}: the labels may have another unit, sign or level of theory than they are taken for, or "
-            "the training was too short"
+            f"{_guess(label)}: {_cause_of(label, before[key], after[key])}"
         )
     return Verdict(is_worse, tuple(warnings))
 
@@ -73,6 +72,13 @@ def _guess(label: Label) -> str:
     if label.per == "atom":
         return "zeros"
     return "a constant for each element" if label.is_extensive else "a constant"
+
+
+def _cause_of(label: Label, before: float, after: float) -> str:
+    labels = "the labels may have another unit, sign or level of theory than they are taken for"
+    if after < before:
+        return f"it was {before:.3g} before, so train longer or give {label.name}_weight more; if it stays, {labels}"
+    return f"{labels}, or the training was too short"
 
 
 def _cause(history: History) -> str:
