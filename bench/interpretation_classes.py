@@ -55,6 +55,17 @@ def beside_anisotropy(values, is_metal, q2):
     return float(found[1]), float(2 * scipy.stats.t.sf(abs(found[1]) / error, freedom))
 
 
+def table():
+    """Header and rows of docs/interpretation.md."""
+    result = json.loads(OUT.read_text())
+    header = ["measure of l = 2", f"metals ({len(result['metals'])})", f"others ({len(result['others'])})", "p",
+              "p beside q_2", "the smaller of both, after Holm"]  # fmt: skip
+    body = [[row["measure"], f"{row['metals']:.3f}", f"{row['others']:.3f}", f"{row['p']:.2f}",
+             f"{row['p_beside_q2']:.2f}", f"{min(row['p_holm'], row['p_beside_q2_holm']):.2f}"]
+            for row in result["measures"]]  # fmt: skip
+    return header, body
+
+
 def main():
     """Test, correct, write and print."""
     rows = [row for row in map(json.loads, RESULTS.read_text().splitlines()) if row["kind"] == "sets"]

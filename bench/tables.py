@@ -13,6 +13,7 @@ import statistics
 import sys
 
 import evidence
+import interpretation_classes
 import nequix_tables
 import optimiser_tables
 import scale
@@ -319,7 +320,7 @@ def demo_model_table() -> str:
     return rows(["", ""], body)
 
 
-DOCUMENTS = ("results", "results-before-0010", "gpu", "reliability", "scale")
+DOCUMENTS = ("interpretation", "results", "results-before-0010", "gpu", "reliability", "scale")
 def scaling_table() -> str:
     per_atom = load("scaling")["ms_per_atom"]
     return rows(["atoms", *per_atom], [["ms per atom and step", *(f"{v:.2f}" for v in per_atom.values())]])
@@ -332,6 +333,7 @@ def operator_table() -> str:
 
 
 TABLES = {
+    "interpretation": lambda: rows(*interpretation_classes.table()),
     "frontier": lambda: rows(*optimiser_tables.frontier()),
     **{name: (lambda make=make: rows(*make())) for name, make in scale.TABLES.items()},
     "demo": demo_table,
