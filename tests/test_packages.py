@@ -5,13 +5,14 @@ import sys
 import pytest
 import torch
 
-from pathtune import load
-from pathtune.backbones._packages import import_mace, import_sevenn
+from pathtune import InputError, load
+from pathtune.backbones._packages import import_mace, import_nequip, import_sevenn
 from pathtune.loading import _package
 
 
 @pytest.mark.parametrize(("package", "load_it", "words"), [
     ("sevenn", import_sevenn, r'need sevenn: pip install "pathtune\[sevenn\]", in an environment without mace-torch'),
+    ("nequip", import_nequip, r'need nequip: pip install "pathtune\[nequip\]", in an environment without mace-torch'),
     ("mace", import_mace, r'need mace-torch: pip install "pathtune\[mace\]", in an environment without sevenn'),
 ])  # fmt: skip
 def test_a_missing_package_says_what_to_install(package, load_it, words, monkeypatch):
@@ -34,6 +35,7 @@ def test_a_file_is_told_apart_without_being_loaded(tmp_path, monkeypatch):
     }  # fmt: skip
     assert _package("sevennet:7net-0") == "sevenn"
     assert _package("nequix:any") == "nequix"
+    assert _package("nequip:any") == _package("nequip.net:any") == "nequip"
     assert _package("medium-0b3") == _package(torch.nn.Linear(2, 2)) == "mace"
 
 
@@ -45,3 +47,11 @@ def test_a_sevennet_of_an_unsupported_version_says_which(monkeypatch):
     monkeypatch.setattr(sevenn, "__version__", "0.12.1")
     with pytest.raises(ImportError, match=r"need sevenn 0\.13, but 0\.12\.1 is installed"):
         load("sevennet:7net-0")
+
+
+def test_an_allegro_is_refused_where_no_package_of_it_is_installed(tmp_path):
+    config = {"_target_": "allegro.model.AllegroModel"}
+    content = {"pytorch-lightning_version": "2.6.6", "hyper_parameters": {"model": config, "info_dict": {}}}
+    torch.save(content, tmp_path / "any.model")
+    with pytest.raises(InputError, match=r"any.model: is an Allegro \(allegro.model.AllegroModel\), whose"):
+        load(tmp_path / "any.model")

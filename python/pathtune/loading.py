@@ -7,7 +7,7 @@ import pathlib
 
 import torch
 
-from pathtune.backbones._file_kind import holds_nequix, holds_sevennet
+from pathtune.backbones._file_kind import holds_nequip, holds_nequix, holds_sevennet
 from pathtune.errors import InputError
 from pathtune.files import checked_path, write_atomically
 from pathtune.model import Potential
@@ -29,12 +29,14 @@ def load(
     "demo": the small MACE that comes with pathtune (H C N O, GFN2-xTB; demo/pretrain.py made it).
     MACE: a `.model` file of mace-torch, a folder of `export`, or a name mace can download. SevenNet: a checkpoint of
     sevenn, or `sevennet:7net-0`, `sevennet:7net-l3i5`, `sevennet:7net-mf-0:PBE`, which lie inside its wheel. nequix: a
-    `.nqx` file, also as `nequix:FILE`. `dtype`: float32 or float64, the file's own by default. `head`: for a multi-head
-    MACE, its first by default; a SevenNet's modality. `device`: where it computes: cpu, cuda, or cuda:1.
+    `.nqx` file, also as `nequix:FILE`. NequIP: a `.ckpt` or `.nequip.zip` of nequip, also as `nequip:FILE`. `dtype`:
+    float32 or float64, the file's own by default. `head`: for a multi-head MACE, its first by default; a SevenNet's
+    modality. `device`: where it computes: cpu, cuda, or cuda:1.
     `radial_tables`: whether our kernels on a CPU may read the radial functions of a float32 model, where they are not
     trained, from tables. A module is copied. Files of MACE and SevenNet are pickles, which can run code when they are
-    loaded: name only files you trust; a `.nqx` and a folder run nothing. Raises InputError for what it cannot load and
-    for a device that is not there, ImportError that says what to install when the backbone's package is missing.
+    loaded: name only files you trust; a `.nqx`, a file of nequip and a folder run nothing. Raises InputError for what
+    it cannot load and for a device that is not there, ImportError that says what to install when the backbone's package
+    is missing.
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}, expected float32 or float64")
@@ -49,6 +51,12 @@ def load(
         if head not in (None, "Default"):
             raise InputError(f"head is {head!r}, expected none: a nequix model has one only")
         return _on_device(Potential(load_nequix(source, precision, backend, radial_tables)), place)
+    if package == "nequip":
+        from pathtune.backbones.nequip import load_nequip
+
+        if head not in (None, "Default"):
+            raise InputError(f"head is {head!r}, expected none: a NequIP has one only")
+        return _on_device(Potential(load_nequip(source, precision, backend, radial_tables)), place)
     if package == "sevenn":
         from pathtune.backbones.sevennet import load_sevennet
 
@@ -84,7 +92,7 @@ def _on_device(model: Potential, device: torch.device) -> Potential:
 
 def save(module: torch.nn.Module, file: str | pathlib.Path) -> None:
     """Write a merged model as the file that its own package loads: MACE a `.model`, SevenNet a checkpoint,
-    nequix a `.nqx`."""
+    nequix a `.nqx`, NequIP a `.ckpt`."""
     if isinstance(module, Potential):
         raise InputError(f"{file}: is to hold a plain model, but got a Potential: merge it first")
     package = _package(module)
@@ -93,10 +101,14 @@ def save(module: torch.nn.Module, file: str | pathlib.Path) -> None:
         from pathtune.backbones.nequix import nqx_of
 
         buffer.write(nqx_of(module))
-    elif package == "sevenn":
-        from pathtune.backbones.sevennet import checkpoint_of
+    elif package == "nequip":
+        from pathtune.backbones import nequip
 
-        torch.save(checkpoint_of(module), buffer)
+        torch.save(nequip.checkpoint_of(module), buffer)
+    elif package == "sevenn":
+        from pathtune.backbones import sevennet
+
+        torch.save(sevennet.checkpoint_of(module), buffer)
     else:
         torch.save(module, buffer)
     write_atomically(pathlib.Path(file), lambda stream: stream.write(buffer.getbuffer()))
@@ -111,7 +123,7 @@ def export(module: torch.nn.Module, folder: str | pathlib.Path) -> None:
     if isinstance(module, Potential):
         raise InputError(f"{folder}: is to hold a plain model, but got a Potential: merge it first")
     if (package := _package(module)) != "mace":
-        name = {"sevenn": "SevenNet", "nequix": "nequix model"}[package]
+        name = {"sevenn": "SevenNet", "nequix": "nequix model", "nequip": "NequIP"}[package]
         raise InputError(f"{folder}: is to hold a {name}, expected a MACE (save writes the file of a {name})")
     from pathtune.backbones._mace_folder import write_folder
 
@@ -119,12 +131,15 @@ def export(module: torch.nn.Module, folder: str | pathlib.Path) -> None:
 
 
 def _package(source: str | pathlib.Path | torch.nn.Module) -> str:
-    """mace, sevenn or nequix: whose a name, file or module is; a file is not loaded for it, only searched."""
+    """mace, sevenn, nequix or nequip: whose a name, file or module is; a file is not loaded for it, only searched."""
     if isinstance(source, torch.nn.Module):
         module = type(source).__module__
         if module == "pathtune.backbones.nequix_plain":
             return "nequix"
-        return "sevenn" if module.split(".")[0] == "sevenn" else "mace"
+        owner = module.split(".")[0]
+        return owner if owner in ("sevenn", "nequip") else "mace"
     if str(source).startswith("nequix:") or holds_nequix(pathlib.Path(source)):
         return "nequix"
+    if str(source).startswith(("nequip:", "nequip.net:")) or holds_nequip(pathlib.Path(source)):
+        return "nequip"
     return "sevenn" if str(source).startswith("sevennet:") or holds_sevennet(pathlib.Path(source)) else "mace"

@@ -173,11 +173,14 @@ def test_compiled_and_foreign_files_are_one_sentence_each_and_never_loaded(tmp_p
         torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "compiled.model")
     with zipfile.ZipFile(tmp_path / "packaged.pth", "w") as archive:
         archive.writestr("model/.data/version", "1")
+    with zipfile.ZipFile(tmp_path / "aot.nequip.pt2", "w") as archive:
+        archive.writestr("aot/data/aotinductor/model/x.cpp", "")
     (tmp_path / "half.model").write_bytes((tmp_path / "compiled.model").read_bytes()[:-40])
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("was loaded"))
     for name, words in (("half.model", "is a damaged zip"),
                         ("compiled.model", "is a compiled .TorchScript. model, whose weights cannot be tuned"),
-                        ("packaged.pth", r"is a zip without data\.pkl, such as a packaged NequIP model")):  # fmt: skip
+                        ("aot.nequip.pt2", r"is a compiled .AOTInductor. model.*NequIP: the .ckpt or .nequip.zip"),
+                        ("packaged.pth", r"is a zip without data\.pkl, expected a .model file of mace")):  # fmt: skip
         with pytest.raises(InputError, match=words):
             load(tmp_path / name)
 
