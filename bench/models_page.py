@@ -43,6 +43,14 @@ tensors are kept. The installed nequip then builds the model from the file's con
 `merge` writes a checkpoint, with the averaged weights where training averaged them. `nequip-package build` and
 `nequip-compile` take it. tests/backbones/test_nequip.py holds each row. No step of a NequIP was timed yet.
 
+## A MACE by cuEquivariance
+
+`--backend cueq --device cuda` runs a MACE by mace's own forward, with cuEquivariance's products of features and
+harmonics. It is for models that our kernels do not cover. Before anything runs, each product is compared with mace's,
+with its first and second derivatives; one that differs is refused. What was tried: its naive method on a CPU, and
+faults planted on purpose. cuEquivariance's kernels were not tried, for want of a device. `pip install ".[mace,cueq]"`
+in an environment of its own, and on a device cuequivariance-ops-torch-cu12 or -cu13.
+
 ## Tests that need an environment of their own
 
 CI does not run these; they take minutes.

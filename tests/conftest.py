@@ -15,7 +15,7 @@ from pathtune.ops import _core
 
 ALLOWED_SKIPS = ("no CUDA device", "needs the package sevenn", "needs the package mace-torch",
                  "needs the package e3nn", "needs the package nequix", "needs the package nequip",
-                 "needs the package ase-db-backends")  # fmt: skip
+                 "needs the package cuequivariance", "needs the package ase-db-backends")  # fmt: skip
 
 
 @pytest.hookimpl(hookwrapper=True)

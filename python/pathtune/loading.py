@@ -32,6 +32,8 @@ def load(
     `.nqx` file, also as `nequix:FILE`. NequIP: a `.ckpt` or `.nequip.zip` of nequip, also as `nequip:FILE`. `dtype`:
     float32 or float64, the file's own by default. `head`: for a multi-head MACE, its first by default; a SevenNet's
     modality. `device`: where it computes: cpu, cuda, or cuda:1.
+    `backend`: auto (our kernels where they cover the model), cpu (these or an error), reference (the package's own
+    forward), cueq (a MACE with cuEquivariance's products, on cuda, after a comparison with mace's).
     `radial_tables`: whether our kernels on a CPU may read the radial functions of a float32 model, where they are not
     trained, from tables. A module is copied. Files of MACE and SevenNet are pickles, which can run code when they are
     loaded: name only files you trust; a `.nqx`, a file of nequip and a folder run nothing. Raises InputError for what
@@ -45,6 +47,8 @@ def load(
     place = _checked_device(device, backend)
     precision = DTYPES[dtype] if dtype else None
     package = _package(source)
+    if backend == "cueq" and package != "mace":
+        raise InputError("backend is 'cueq', which is for MACE only, expected auto, cpu or reference")
     if package == "nequix":
         from pathtune.backbones.nequix import load_nequix
 
@@ -63,7 +67,7 @@ def load(
         return _on_device(Potential(load_sevennet(source, precision, head, backend, radial_tables)), place)
     from pathtune.backbones.mace import load_mace
 
-    backbone = load_mace(source, precision, backend, radial_tables)
+    backbone = load_mace(source, precision, backend, radial_tables, place)
     if head is not None and head not in backbone.heads:
         raise InputError(f"head is {head!r}, expected one of {', '.join(backbone.heads)}")
     return _on_device(Potential(backbone, backbone.heads.index(head) if head else 0), place)
@@ -76,6 +80,8 @@ def _checked_device(device: str, backend: str) -> torch.device:
         place = torch.device("meta")
     if place.type not in ("cpu", "cuda"):
         raise InputError(f"device is {device!r}, expected cpu, cuda or cuda:N")
+    if backend == "cueq" and place.type != "cuda":
+        raise InputError(f"backend is 'cueq', but device is {device!r}, expected cuda: its kernels need one")
     if place.type == "cuda":
         if backend == "cpu":
             raise InputError(f"device is {device!r}, but backend is 'cpu', expected auto or reference with it")

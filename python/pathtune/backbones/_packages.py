@@ -109,3 +109,14 @@ def import_nequip() -> Any:
     if not f"{nequip.__version__}.".startswith(f"{NEQUIP}."):
         raise ImportError(f"NequIP models need nequip {NEQUIP}, but {nequip.__version__} is installed")
     return nequip
+
+
+def import_cueq() -> tuple[Any, Any]:
+    """cuequivariance and cuequivariance_torch. Raises ImportError that says what to install."""
+    try:
+        return importlib.import_module("cuequivariance"), importlib.import_module("cuequivariance_torch")
+    except ImportError as error:
+        raise ImportError(
+            'backend "cueq" needs cuequivariance-torch, in an environment of its own, and on a GPU its kernels: '
+            f'pip install "pathtune[mace,cueq]" cuequivariance-ops-torch-cu12 ({error})'
+        ) from error
