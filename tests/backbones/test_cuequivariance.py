@@ -114,7 +114,7 @@ def test_symmetric_contraction_equals_cuequivariances_naive_method(before, after
 @pytest.mark.parametrize("options", [
     {}, {"use_reduced_cg": True}, {"correlation": 3, "hidden_irreps": "4x0e+4x1o+4x2e"},
 ], ids=["plain", "reduced", "correlation 3"])  # fmt: skip
-def test_a_model_in_cuequivariances_layout_comes_back_exactly(options, cueq, tmp_path):
+def test_a_model_in_cuequivariances_layout_comes_back_exactly(options, cueq, double, tmp_path):
     from mace.cli import convert_e3nn_cueq
 
     if "hidden_irreps" in options:

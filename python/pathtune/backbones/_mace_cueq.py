@@ -39,7 +39,12 @@ def cueq_product(product: Any, dtype: torch.dtype, method: str, layout: Any = No
 
     irreps = [cue.Irreps(O3_e3nn, str(i)) for i in (product.irreps_in1, product.irreps_in2, product.irreps_out)]
     options = {"shared_weights": False, "internal_weights": False, "dtype": dtype, "math_dtype": dtype}
-    return cuet.ChannelWiseTensorProduct(*irreps, layout=layout or cue.mul_ir, method=method, **options)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # of its coefficients, which would else be rounded to it
+    try:
+        return cuet.ChannelWiseTensorProduct(*irreps, layout=layout or cue.mul_ir, method=method, **options)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def check_agreement(product: Any, other: Any, where: str) -> None:
