@@ -25,7 +25,44 @@ make of it, too.
 SOURCES = """Sources: [1] README of github.com/ACEsuit/mace-foundations. [2] What mace-torch 0.3.16 says when it
 downloads the model, or in its docstring. [3] README of github.com/ACEsuit/mace-off. [4] README of
 github.com/ACEsuit/mace, in a stored copy; the cards of the models were not read. [5] LICENSE inside sevenn 0.13.0,
-whose wheel has these weights. [6] models/sevennet in github.com/janosh/matbench-discovery, not the authors' page."""
+whose wheel has these weights. [6] models/sevennet in github.com/janosh/matbench-discovery, not the authors' page.
+[7] LICENSE inside nequip 0.19.1.
+
+## Files of nequip
+
+A NequIP is read from a checkpoint or a package without running what lies in them: of the pickled modules only the
+tensors are kept. The installed nequip then builds the model from the file's config. What runs depends on its options:
+
+| option of nequip's builder | runs on |
+|---|---|
+| `NequIPGNNModel`, `PresetNequIPGNNModel`, `FullNequIPGNNModel`, any irreps, `pair_potential` ZBL | our kernels |
+| `per_edge_type_cutoff`, `convnet_resnet`, `convnet_nonlinearity_type: norm` | nequip's modules, with a warning |
+| another builder or pair potential, `categorical_graph_field_embed`, modifiers other than those for speed | refused |
+| trained by another class than `NequIPLightningModule` or `EMALightningModule` | refused: name the package of it |
+
+`merge` writes a checkpoint, with the averaged weights where training averaged them. `nequip-package build` and
+`nequip-compile` take it. tests/backbones/test_nequip.py holds each row. No step of a NequIP was timed yet.
+
+## A MACE by cuEquivariance
+
+`--backend cueq --device cuda` runs a MACE by mace's own forward, with cuEquivariance's products of features and
+harmonics. It is for models that our kernels do not cover. Before anything runs, each product is compared with mace's,
+with its first and second derivatives; one that differs is refused. What was tried: its naive method on a CPU, and
+faults planted on purpose. cuEquivariance's kernels were not tried, for want of a device. `pip install ".[mace,cueq]"`
+in an environment of its own, and on a device cuequivariance-ops-torch-cu12 or -cu13.
+
+## Tests that need an environment of their own
+
+CI does not run these; they take minutes.
+
+```sh
+# nequix against its own package, in JAX; python3 -m venv nequix, then in it:
+pip install jax equinox e3nn-jax jraph ase matscipy tqdm pyyaml optax && pip install --no-deps nequix==0.4.5
+PATHTUNE_NEQUIX_PYTHON=nequix/bin/python pytest -m slow tests/backbones/test_nequix.py
+# a NequIP that nequip-train trains and nequip-package packs, before and after; beside sevenn:
+pip install -c constraints-sevenn.txt ".[sevenn,nequip,test]"
+pytest -m slow tests/backbones/test_nequip.py
+```"""
 
 
 def table(header, rows):

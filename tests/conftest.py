@@ -10,11 +10,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: a thread ea
 
 import torch
 
-from pathtune.backbones._packages import import_e3nn, import_mace, import_sevenn
+from pathtune.backbones._packages import import_e3nn, import_mace, import_nequip, import_sevenn
 from pathtune.ops import _core
 
 ALLOWED_SKIPS = ("no CUDA device", "needs the package sevenn", "needs the package mace-torch",
-                 "needs the package e3nn", "needs the package nequix", "needs the package ase-db-backends")  # fmt: skip
+                 "needs the package e3nn", "needs the package nequix", "needs the package nequip",
+                 "needs the package cuequivariance", "needs the package ase-db-backends")  # fmt: skip
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -59,6 +60,15 @@ def needs_sevenn():
         import_sevenn()
     except ImportError:
         pytest.skip("needs the package sevenn")
+
+
+@pytest.fixture(scope="session")
+def needs_nequip():
+    """nequip, which goes with sevenn and not with mace-torch."""
+    try:
+        import_nequip()
+    except ImportError:
+        pytest.skip("needs the package nequip")
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ import tomllib
 import pytest
 import torch
 
-from pathtune import load
-from pathtune.backbones._packages import import_e3nn, import_mace, import_sevenn
+from pathtune import InputError, load
+from pathtune.backbones._packages import import_cueq, import_e3nn, import_mace, import_nequip, import_sevenn
 from pathtune.loading import _package
 
 EXTRAS = tomllib.loads((pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
@@ -19,6 +19,7 @@ EXTRAS = tomllib.loads((pathlib.Path(__file__).parents[1] / "pyproject.toml").re
 
 @pytest.mark.parametrize(("extra", "package", "load_it"), [
     ("sevenn", "sevenn", import_sevenn), ("mace", "mace", import_mace), ("nequix", "e3nn", import_e3nn),
+    ("nequip", "nequip", import_nequip), ("cueq", "cuequivariance_torch", import_cueq),
 ])  # fmt: skip
 def test_a_missing_package_says_how_to_install_the_version_that_the_extra_asks_for(
     extra, package, load_it, monkeypatch
@@ -43,6 +44,7 @@ def test_a_file_is_told_apart_without_being_loaded(tmp_path, monkeypatch):
     }  # fmt: skip
     assert _package("sevennet:7net-0") == "sevenn"
     assert _package("nequix:any") == "nequix"
+    assert _package("nequip:any") == _package("nequip.net:any") == "nequip"
     assert _package("medium-0b3") == _package(torch.nn.Linear(2, 2)) == "mace"
 
 
@@ -54,3 +56,11 @@ def test_a_sevennet_of_an_unsupported_version_says_which(monkeypatch):
     monkeypatch.setattr(sevenn, "__version__", "0.12.1")
     with pytest.raises(ImportError, match=r"need sevenn 0\.13, but 0\.12\.1 is installed"):
         load("sevennet:7net-0")
+
+
+def test_an_allegro_is_refused_where_no_package_of_it_is_installed(tmp_path):
+    config = {"_target_": "allegro.model.AllegroModel"}
+    content = {"pytorch-lightning_version": "2.6.6", "hyper_parameters": {"model": config, "info_dict": {}}}
+    torch.save(content, tmp_path / "any.model")
+    with pytest.raises(InputError, match=r"any.model: is an Allegro \(allegro.model.AllegroModel\), whose"):
+        load(tmp_path / "any.model")

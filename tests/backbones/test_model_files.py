@@ -1,10 +1,6 @@
 """Files of models: other layouts, unmerged adapters, compiled models, folders without pickle, and what is refused."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 import zipfile
 
 import pytest
@@ -19,7 +15,6 @@ from pathtune.cli import main
 from pathtune.data import from_atoms
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
-CUEQ = pathlib.Path(os.environ.get("PATHTUNE_CUEQ_PYTHON", "/work/env/models-cueq/bin/python"))
 
 
 def energies(model):
@@ -131,53 +126,19 @@ def test_a_model_in_another_accelerators_layout_goes_through_maces_converter():
     assert not any(getattr(block, "oeq_config", None) for block in found.backbone.stock.interactions)
 
 
-ROUND_TRIP = """
-import sys, warnings
-warnings.simplefilter("ignore")
-sys.path.insert(0, sys.argv[1])
-import torch
-from models import *
-from pathtune import load
-from test_model_files import energies
-import mace.cli.convert_e3nn_cueq as to_cueq
-for options in ({}, {"use_reduced_cg": True}, {"correlation": 3, "hidden_irreps": irreps_of("4x0e+4x1o+4x2e")}):
-    stock = tiny_mace(**options)
-    expected = energies(load(stock))
-    converted = to_cueq.run(stock, device="cpu", return_model=True)
-    torch.save(converted, sys.argv[2])
-    found = load(sys.argv[2])
-    assert found.backbone.backend == "cpu", found.backbone.backend
-    exact = all(torch.equal(a, found.backbone.parameters[n]) for n, a in stock.named_parameters())
-    print(exact, float((energies(found) - expected).abs().max()))
-"""
-
-
-@pytest.mark.slow
-def test_a_model_in_cuequivariances_layout_comes_back_exactly(tmp_path):
-    """In an environment with cuequivariance-torch, named by PATHTUNE_CUEQ_PYTHON: mace's contractions change there."""
-    if not CUEQ.is_file():
-        pytest.skip("needs the package cuequivariance-torch, in an environment named by PATHTUNE_CUEQ_PYTHON")
-    here = pathlib.Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent), *sys.path])
-    command = [str(CUEQ), "-c", ROUND_TRIP, str(here.parent), str(tmp_path / "cueq.model")]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines() if line.split()[0] in ("True", "False")]
-    assert len(lines) == 3
-    assert [float(line[1]) < 1e-12 for line in lines] == [True] * 3, lines
-    assert [line[0] for line in lines][:1] == ["True"], lines
-
-
 def test_compiled_and_foreign_files_are_one_sentence_each_and_never_loaded(tmp_path, monkeypatch):
     with quiet_torchscript():
         torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "compiled.model")
     with zipfile.ZipFile(tmp_path / "packaged.pth", "w") as archive:
         archive.writestr("model/.data/version", "1")
+    with zipfile.ZipFile(tmp_path / "aot.nequip.pt2", "w") as archive:
+        archive.writestr("aot/data/aotinductor/model/x.cpp", "")
     (tmp_path / "half.model").write_bytes((tmp_path / "compiled.model").read_bytes()[:-40])
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("was loaded"))
     for name, words in (("half.model", "is a damaged zip"),
                         ("compiled.model", "is a compiled .TorchScript. model, whose weights cannot be tuned"),
-                        ("packaged.pth", r"is a zip without data\.pkl, such as a packaged NequIP model")):  # fmt: skip
+                        ("aot.nequip.pt2", r"is a compiled .AOTInductor. model.*NequIP: the .ckpt or .nequip.zip"),
+                        ("packaged.pth", r"is a zip without data\.pkl, expected a .model file of mace")):  # fmt: skip
         with pytest.raises(InputError, match=words):
             load(tmp_path / name)
 

@@ -10,11 +10,11 @@ from pathtune.data import Request
 from pathtune.errors import InputError
 
 
-def refuse_terms(request: Request) -> None:
+def refuse_terms(request: Request, backend: str = "reference") -> None:
     """Raise InputError for terms of the energy, which a stock forward does not know."""
     if request.terms:
         reason = "an adaptation adds a term to the energy"
-        raise InputError(f"backend is 'reference', but {reason}, expected 'auto' or 'cpu'")
+        raise InputError(f"backend is {backend!r}, but {reason}, expected 'auto' or 'cpu'")
 
 
 def choose(backend: str, unsupported: Callable[[], str | None], own: Callable[[], Any]) -> tuple[str, Any]:
@@ -24,7 +24,7 @@ def choose(backend: str, unsupported: Callable[[], str | None], own: Callable[[]
     and for `cpu` where something is not covered; `auto` then warns and falls back.
     """
     if backend not in ("auto", "cpu", "reference"):
-        raise InputError(f"backend is {backend!r}, expected auto, cpu or reference")
+        raise InputError(f"backend is {backend!r}, expected auto, cpu, reference or cueq")
     if backend == "reference":
         return backend, None
     reason = unsupported()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any  # of e3nn modules, whose attributes torch.nn.Module hides from type checkers
 
 import torch
@@ -120,3 +121,9 @@ def conv_table(module: Any, scale: float = 1.0, joined: bool = False) -> EdgeCon
         c = o3.wigner_3j(*ls, dtype=torch.float64) * (float(ins.path_weight) * scale)
         instructions.append((ins.i_in1, ins.i_in2, ins.i_out, c))
     return edge_conv_table(module.irreps_in1, module.irreps_in2, module.irreps_out, instructions, joined)
+
+
+def called(module: torch.nn.Module, name: str, parameters: Mapping[str, Any], x: Any) -> Any:
+    """A stock module with the weights that are passed in place of its own."""
+    own = {key: parameters[f"{name}.{key}"] for key, _ in module.named_parameters() if f"{name}.{key}" in parameters}
+    return torch.func.functional_call(module, own, (x,))

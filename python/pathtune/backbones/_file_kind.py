@@ -8,11 +8,13 @@ import zipfile
 
 from pathtune.errors import InputError
 
+NEQUIP_KEYS = (b"nequip.", b"allegro.")  # modules that a checkpoint of nequip names
 SEVENN_KEY = b"model_state_dict"  # in the pickle of sevenn's checkpoints
 # how torch.save without zip begins, after the pickle's protocol: a pickled magic number
 LEGACY = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")
 ZIP = b"PK\x03\x04"
-COMPILED = "is a compiled (TorchScript) model, whose weights cannot be tuned, expected the file that it was made from"
+COMPILED = "is a compiled ({}) model, whose weights cannot be tuned, expected the file that it was made from"
+SOURCES = "MACE: the .model file; SevenNet: the checkpoint; NequIP: the .ckpt or .nequip.zip"
 
 
 def holds_nequix(path: pathlib.Path) -> bool:
@@ -21,6 +23,28 @@ def holds_nequix(path: pathlib.Path) -> bool:
         return False
     with open(path, "rb") as stream:
         return stream.read(1) == b"{"
+
+
+def begins_as_zip(path: pathlib.Path) -> bool:
+    """Whether a file is there and begins as a zip does."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(4) == ZIP
+
+
+def holds_nequip(path: pathlib.Path) -> bool:
+    """Whether a file is a checkpoint or a package of nequip or of one of its extensions, such as Allegro."""
+    if not begins_as_zip(path) or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith("/model/package_metadata.txt"):
+                return True
+            if name.rpartition("/")[2] == "data.pkl":
+                content = archive.read(name)
+                return b"pytorch-lightning_version" in content and any(k in content for k in NEQUIP_KEYS)
+    return False
 
 
 def holds_sevennet(path: pathlib.Path) -> bool:
@@ -42,11 +66,13 @@ def holds_sevennet(path: pathlib.Path) -> bool:
         names = archive.namelist()
         pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
         if pickles and any(name.rpartition("/")[2] == "constants.pkl" for name in names):
-            raise InputError(f"{path}: {COMPILED} (MACE: the .model file; SevenNet: the checkpoint)")
+            raise InputError(f"{path}: {COMPILED.format('TorchScript')} ({SOURCES})")
+        if any("/aotinductor/" in name for name in names):
+            raise InputError(f"{path}: {COMPILED.format('AOTInductor')} ({SOURCES})")
         if not pickles:
             raise InputError(
-                f"{path}: is a zip without data.pkl, such as a packaged NequIP model, "
-                "expected a .model file of mace-torch or a checkpoint of sevenn"
+                f"{path}: is a zip without data.pkl, expected a .model file of mace-torch, a checkpoint of sevenn, or "
+                "a .ckpt or .nequip.zip of nequip"
             )
         return any(SEVENN_KEY in archive.read(name) for name in pickles)
 

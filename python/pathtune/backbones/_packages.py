@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -88,3 +90,33 @@ def import_e3nn():
             f"nequix models need e3nn: pip install e3nn; that of mace-torch or sevenn does ({error})"
         ) from error
     return e3nn
+
+
+NEQUIP = "0.19"  # versions 0.19.x
+
+
+def import_nequip() -> Any:
+    """Import nequip (and the e3nn it needs). Raises ImportError that says what to install."""
+    try:
+        with safe_torch_load(), contextlib.redirect_stdout(io.StringIO()), quiet_torchscript():
+            nequip: Any = importlib.import_module("nequip")
+            importlib.import_module("nequip.model")
+    except ImportError as error:
+        raise ImportError(
+            "NequIP models need nequip: pip install nequip==0.19.1, in an environment without mace-torch, "
+            f"which needs another e3nn ({error})"
+        ) from error
+    if not f"{nequip.__version__}.".startswith(f"{NEQUIP}."):
+        raise ImportError(f"NequIP models need nequip {NEQUIP}, but {nequip.__version__} is installed")
+    return nequip
+
+
+def import_cueq() -> tuple[Any, Any]:
+    """cuequivariance and cuequivariance_torch. Raises ImportError that says what to install."""
+    try:
+        return importlib.import_module("cuequivariance"), importlib.import_module("cuequivariance_torch")
+    except ImportError as error:
+        raise ImportError(
+            "backend cueq needs cuequivariance-torch: pip install cuequivariance-torch==0.13.0, in an environment of "
+            f"its own, with cuequivariance-ops-torch-cu12 for its kernels ({error})"
+        ) from error

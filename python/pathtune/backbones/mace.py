@@ -12,6 +12,7 @@ from pathtune.backbones._choice import choose, refuse_terms
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
 from pathtune.backbones._geometry import differentiate
 from pathtune.backbones._initial import draw_anew
+from pathtune.backbones._mace_cueq import accelerated
 from pathtune.backbones._mace_files import converted, read_mace
 from pathtune.backbones._mace_layers import copied, dead_parameters, layers_of
 from pathtune.backbones._mace_options import embedded_inputs, refuse
@@ -24,7 +25,9 @@ from pathtune.layers import Weights
 class MaceBackbone:
     """A stock MACE or ScaleShiftMACE; `stock` is never changed, replaced weights are passed to each call."""
 
-    def __init__(self, stock: Any, backend: str = "auto", radial_tables: bool = True):
+    def __init__(
+        self, stock: Any, backend: str = "auto", radial_tables: bool = True, device: torch.device | None = None
+    ):
         mace = import_mace()
         from pathtune.backbones.mace_forward import MaceForward, unsupported
 
@@ -37,9 +40,14 @@ class MaceBackbone:
         self.parameters = {name: p for name, p in stock.named_parameters() if name not in dead}
         self.name = type(stock).__name__
         self._radial_tables = radial_tables
-        self.backend, self._forward = choose(
-            backend, lambda: unsupported(stock), lambda: MaceForward(stock, radial_tables)
-        )
+        self._device, self._module = device or torch.device("cpu"), stock  # what computes where no forward of ours does
+        if backend == "cueq":
+            self.backend, self._forward = backend, None
+            self._module = accelerated(stock, self._device)
+        else:
+            self.backend, self._forward = choose(
+                backend, lambda: unsupported(stock), lambda: MaceForward(stock, radial_tables)
+            )
         self.layers = layers_of(stock)
         self.readouts: tuple[str, ...] = ("readouts.",)
         self.sparse_layers = self._forward.sparse_layers if self._forward is not None else frozenset()
@@ -60,14 +68,15 @@ class MaceBackbone:
         """What `request` asks, by name, with `weights` in place of the stock model's own."""
         if self._forward is not None:
             return differentiate(self._forward, weights, batch, request)
-        refuse_terms(request)
+        refuse_terms(request, self.backend)
         # E0 is zeroed, so that a float32 model never adds it: the interaction energy keeps its digits.
         zero_e0 = torch.zeros_like(self.stock.atomic_energies_fn.atomic_energies)  # type: ignore
-        replaced = {**weights, "atomic_energies_fn.atomic_energies": zero_e0}
+        own = {} if self._module is self.stock else dict(self.stock.named_parameters())
+        replaced = {**own, **weights, "atomic_energies_fn.atomic_energies": zero_e0}
         needs_stress = "stress" in request.outputs
         options = {"training": request.training, "compute_force": True, "compute_stress": needs_stress}
         data = self._stock_input(batch)
-        out = torch.func.functional_call(self.stock, replaced, (data,), options)
+        out = torch.func.functional_call(self._module, replaced, (data,), options)
         has_own_energy = hasattr(self.stock, "embedding_readout")  # of charge and spin, which is no interaction
         is_interaction = "interaction_energy" in out and not has_own_energy
         result = {
@@ -118,7 +127,7 @@ class MaceBackbone:
     def copy(self) -> MaceBackbone:
         """An independent copy, parameters included."""
         with quiet_torchscript():
-            return type(self)(copied(self.stock), self.backend, self._radial_tables)
+            return type(self)(copied(self.stock), self.backend, self._radial_tables, self._device)
 
     def _stock_input(self, batch: Batch) -> dict[str, torch.Tensor]:
         one_hot = torch.nn.functional.one_hot(batch.species, len(self.atomic_numbers)).to(self.dtype)
@@ -146,13 +155,15 @@ def load_mace(
     dtype: torch.dtype | None = None,
     backend: str = "auto",
     radial_tables: bool = True,
+    device: torch.device | None = None,
 ) -> MaceBackbone:
     """A MACE backbone from a `.model` file, a folder of `pathtune export`, a module, "demo", or a name that mace's own
     downloader knows.
 
     A `.model` file is a pickle: loading it can run code, so it is loaded only because the user named it. Low-rank
     adapters of mace are merged, models in the layout of cuEquivariance or OpenEquivariance converted by mace. Raises
-    InputError for a missing file, an unknown name, or a file that is not a MACE model.
+    InputError for a missing file, an unknown name, or a file that is not a MACE model. `device`: where backend "cueq"
+    is to compute.
     """
     import_mace()
     if isinstance(source, torch.nn.Module):
@@ -161,4 +172,4 @@ def load_mace(
     else:
         where, stock = str(source), read_mace(str(source))
     stock = converted(stock, where)
-    return MaceBackbone(stock.to(dtype) if dtype else stock, backend, radial_tables)
+    return MaceBackbone(stock.to(dtype) if dtype else stock, backend, radial_tables, device)

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
-from pathtune.backbones._gate import gated
+from pathtune.backbones._e3nn import PathLinear, apply_species_linear, called, conv_table, skip_table
+from pathtune.backbones._gate import Gate
 from pathtune.backbones._geometry import FEATURES, Edges, Harmonics, species_groups
 from pathtune.backbones._radial_tables import RadialTables
 from pathtune.backbones._sevennet_radial import radial_functions, radial_parameters
@@ -23,7 +23,6 @@ from pathtune.ops import (
     SpeciesGroups,
     edge_conv,
 )
-from pathtune.tables.irreps import blocks, layout_permutation
 
 INTROS = {"SelfConnectionLinearIntro": "linear", "SelfConnectionIntro": "fc_tensor_product"}
 RESCALES = ("Rescale", "SpeciesWiseRescale", "ModalWiseRescale")
@@ -97,9 +96,9 @@ class SevenNetForward:
             if tabled is not None:
                 return lambda layer: tabled(f"w{layer.index}")
         embedding = self.modules["edge_embedding"]
-        basis = _called(embedding.basis_function, "edge_embedding.basis_function", parameters, lengths)
+        basis = called(embedding.basis_function, "edge_embedding.basis_function", parameters, lengths)
         radial = basis * embedding.cutoff_function(lengths).unsqueeze(1)
-        return lambda layer: _called(layer.radial, f"{layer.index}_convolution.weight_nn", parameters, radial)
+        return lambda layer: called(layer.radial, f"{layer.index}_convolution.weight_nn", parameters, radial)
 
     def _embedding(self, weight: torch.Tensor, species: torch.Tensor) -> torch.Tensor:  # [n_nodes, mul]
         rows = weight.reshape(-1, self.modules["onehot_to_feature_x"].irreps_out.dim)
@@ -107,12 +106,6 @@ class SevenNetForward:
         if rows.shape[0] > self.n_species:  # and one row for each modality
             x = x + rows[self.n_species + self.modality]
         return x * self.embedding_weight
-
-
-def _called(module: torch.nn.Module, name: str, parameters: Mapping[str, Any], x: torch.Tensor) -> torch.Tensor:
-    """A stock module with the weights that are passed in place of its own."""
-    own = {key: parameters[f"{name}.{key}"] for key, _ in module.named_parameters() if f"{name}.{key}" in parameters}
-    return torch.func.functional_call(module, own, (x,))
 
 
 class _Layer:
@@ -130,7 +123,7 @@ class _Layer:
         self.conv = conv_table(conv.convolution, 1.0 / float(conv.denominator), joined=True)
         self.second = _Linear(f"{t}_self_interaction_2", modules, modality)
         self.linears = [linear for linear in (self.skip, self.first.linear, self.second.linear) if linear]
-        self.gate = _Gate(modules[f"{t}_equivariant_gate"].gate)
+        self.gate = Gate(modules[f"{t}_equivariant_gate"].gate)
         self.sparse_layers = (self.skip_name, f"{self.first.name}.linear", f"{self.second.name}.linear")
 
     def __call__(self, parameters, x, y, radial, edges: Edges, groups: SpeciesGroups) -> torch.Tensor:
@@ -158,31 +151,6 @@ class _Linear:
             one_hot[:, self.modality] = 1.0
             x = torch.cat([x, one_hot], dim=1)
         return self.linear(x, parameters[f"{self.name}.linear.weight"])
-
-
-class _Gate:
-    """e3nn's Gate in layout ir_mul: activated scalars, then each block of vectors and tensors times its gates."""
-
-    def __init__(self, gate: Any):
-        self.scalars, self.gates = gate.act_scalars, gate.act_gates
-        self.blocks = blocks(gate.irreps_gated)
-        # e3nn's own sorting, applied to the numbers of the columns
-        columns = torch.arange(gate.irreps_in.dim, dtype=torch.float32).unsqueeze(0)
-        place = layout_permutation(gate.irreps_in).argsort()
-        scalars, gates, gated = (place[part[0].long()] for part in gate.sc(columns))
-        self.scalars_at, self.gates_at = _range_or_index(scalars), _range_or_index(gates)
-        self.gated_at = _range_or_index(gated[layout_permutation(gate.irreps_gated)])
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        scalars = self.scalars(x[:, self.scalars_at])
-        if not self.blocks:
-            return scalars
-        return gated(scalars, self.gates(x[:, self.gates_at]), x[:, self.gated_at], self.blocks)
-
-
-def _range_or_index(columns: torch.Tensor) -> slice | torch.Tensor:
-    n, begin = columns.numel(), int(columns[0]) if columns.numel() else 0
-    return slice(begin, begin + n) if torch.equal(columns, torch.arange(begin, begin + n)) else columns
 
 
 def energy_scale(rescale: Any, modality: int, n_species: int) -> torch.Tensor:  # [n_species]

@@ -46,7 +46,7 @@ class ModelOptions:
     head: str | None = option(None, "head of a multi-head model, its first by default; or modality")
     dtype: str | None = option(None, "precision; the file's own by default", choices=("float32", "float64"))
     device: str = option("cpu", "where to compute", choices=("cpu", "cuda"))
-    backend: str = option("auto", "kernels to compute with", choices=("auto", "cpu", "reference"))
+    backend: str = option("auto", "kernels to compute with", choices=("auto", "cpu", "reference", "cueq"))
 
     def __post_init__(self):
         check_fields(self)
