@@ -1,12 +1,17 @@
 """One check of numbers, types and words serves Python, the command line and config files."""
 
+import dataclasses
+import tomllib
+
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
 from pathtune import FitConfig, InputError, demo_file, evaluate
 from pathtune.cli import main
 from pathtune.data import as_source
-from pathtune.options import fields_of, from_mapping
+from pathtune.options import fields_of, from_mapping, option, to_toml
 from pathtune.training.run import sections
 
 FIELDS = [(cls, field) for cls in sections().values() for field in fields_of(cls)]
@@ -53,3 +58,31 @@ def test_counts_of_frames_and_structures_start_at_one(tmp_path, capsys):
             assert "expected at least 1" in capsys.readouterr().err
     with pytest.raises(InputError, match="data hold no structures"):
         as_source([])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Some:
+    """One option of each kind."""
+
+    text: str | None = option(None, "")
+    number: float = option(0.0, "")
+    count: int = option(0, "")
+    choice: bool = option(False, "")
+    names: tuple[str, ...] = option((), "")
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+
+
+@hypothesis.settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@hypothesis.given(st.builds(Some, text=TEXTS, number=st.floats(), count=st.integers(), choice=st.booleans(),
+                            names=st.lists(TEXTS, max_size=3).map(tuple)))  # fmt: skip
+def test_every_config_file_that_is_written_is_read_back_as_it_was(some):
+    table = tomllib.loads(to_toml(some=some).encode().decode())["some"]
+    back = from_mapping(Some, table, "test")
+    assert repr(back) == repr(some)
+
+
+def test_a_path_that_is_not_unicode_is_refused_before_a_file_is_written():
+    with pytest.raises(InputError, match="text is 'a.udcff', expected a text in UTF-8"):
+        to_toml(some=Some(text="a\udcff"))

@@ -28,7 +28,7 @@ def frames():
 
 def line(epoch, loss):
     return {"epoch": epoch, "train_loss": loss, "valid_loss": loss, "valid_errors": {"energy_mae_mev_atom": 2.0},
-            "active_share": 0.03, "seconds": 1.0}  # fmt: skip
+            "is_eligible": True, "active_share": 0.03, "seconds": 1.0}  # fmt: skip
 
 
 @pytest.mark.usefixtures("needs_mace")

@@ -1,6 +1,5 @@
 """The folder of a run: whose checkpoint it is, one process at a time, copies, damage, a full disk, odd names."""
 
-import dataclasses
 import errno
 import json
 import math
@@ -12,8 +11,6 @@ import sys
 import tomllib
 
 import ase.io
-import hypothesis
-import hypothesis.strategies as st
 import pytest
 import torch
 
@@ -21,7 +18,6 @@ from models import labelled, molecule, tiny_mace
 from pathtune import InputError, files, guidance
 from pathtune.adapter_file import read_adapter
 from pathtune.cli import main
-from pathtune.options import from_mapping, option, to_toml
 from pathtune.training import loop
 from pathtune.training.folder import RunFolder
 
@@ -359,34 +355,6 @@ def test_a_standard_output_on_a_full_disk_is_one_sentence(whole):
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "pathtune show: No space left on device\n")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Some:
-    """One option of each kind."""
-
-    text: str | None = option(None, "")
-    number: float = option(0.0, "")
-    count: int = option(0, "")
-    choice: bool = option(False, "")
-    names: tuple[str, ...] = option((), "")
-
-
-TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
-
-
-@hypothesis.settings(max_examples=300, derandomize=True, deadline=None, database=None)
-@hypothesis.given(st.builds(Some, text=TEXTS, number=st.floats(), count=st.integers(), choice=st.booleans(),
-                            names=st.lists(TEXTS, max_size=3).map(tuple)))  # fmt: skip
-def test_every_config_file_that_is_written_is_read_back_as_it_was(some):
-    table = tomllib.loads(to_toml(some=some).encode().decode())["some"]
-    back = from_mapping(Some, table, "test")
-    assert repr(back) == repr(some)
-
-
-def test_a_path_that_is_not_unicode_is_refused_before_a_file_is_written():
-    with pytest.raises(InputError, match="text is 'a.udcff', expected a text in UTF-8"):
-        to_toml(some=Some(text="a\udcff"))
 
 
 def test_odd_names_of_the_folder_work_and_impossible_ones_are_one_sentence(world, tmp_path, capsys):

@@ -31,8 +31,8 @@ def registered(*labels):
 class ToyBackbone(MaceBackbone):
     """A MACE whose atoms' charges are their energies plus the first component of the field."""
 
-    def __init__(self, stock, backend="cpu", radial_tables=True):
-        super().__init__(stock, backend, radial_tables)
+    def __init__(self, stock, backend="cpu", radial_tables=True, device=None):
+        super().__init__(stock, backend, radial_tables, device)
         self.outputs = (*self.outputs, "charge")
         self.inputs = ("field",)
         energies = self._forward.node_outputs

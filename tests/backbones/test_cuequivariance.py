@@ -228,11 +228,3 @@ def test_the_backend_is_for_mace_on_a_device_only(monkeypatch):
     monkeypatch.setattr("pathtune.loading._checked_device", lambda device, backend: torch.device("cuda"))
     with pytest.raises(InputError, match="backend is 'cueq', which is for MACE only, expected auto, cpu or reference"):
         load("nequix:any.nqx", backend="cueq", device="cuda")
-
-
-def test_a_missing_package_says_what_to_install(monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "cuequivariance", None)
-    with pytest.raises(ImportError, match=r"needs cuequivariance-torch.*pip install .pathtune\[mace,cueq\]"):
-        MaceBackbone(attention(), "cueq")

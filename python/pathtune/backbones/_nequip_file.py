@@ -152,10 +152,16 @@ class _Inert:
         """As the pickle of a set asks."""
 
 
-STORAGES = {f"{name}Storage": dtype for name, dtype in {
-    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
-    "Long": torch.int64, "Int": torch.int32, "Bool": torch.bool, "Byte": torch.uint8,
-}.items()}  # fmt: skip
+STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+}
 
 
 def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *more: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,10 +43,11 @@ def judge(
         key = label.rmse_key
         if key not in guesses or key not in after or after[key] <= guesses[key]:
             continue
-        is_worse = is_worse or after[key] > before[key]
+        own = before.get(key, math.inf)  # of a base that does not predict it
+        is_worse = is_worse or after[key] > own
         warnings.append(
             f"the {label.word} RMSE is {after[key]:.3g} {label.report_unit}, no better than the {guesses[key]:.3g} of "
-            f"{_guess(label)}: {_cause_of(label, before[key], after[key])}"
+            f"{_guess(label)}: {_cause_of(label, own, after[key])}"
         )
     return Verdict(is_worse, tuple(warnings))
 
@@ -76,7 +78,7 @@ def _guess(label: Label) -> str:
 
 def _cause_of(label: Label, before: float, after: float) -> str:
     labels = "the labels may have another unit, sign or level of theory than they are taken for"
-    if after < before:
+    if after < before < math.inf:
         return f"it was {before:.3g} before, so train longer or give {label.name}_weight more; if it stays, {labels}"
     return f"{labels}, or the training was too short"
 
