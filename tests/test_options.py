@@ -17,7 +17,7 @@ from pathtune.training.run import sections
 FIELDS = [(cls, field) for cls in sections().values() for field in fields_of(cls)]
 WRONG = {
     int: (True, 2.5, "4", 2**63 - 1, -(2**63), [1]),
-    float: (True, "0.1", float("nan"), float("inf"), -float("inf"), [0.1]),
+    float: (True, "0.1", float("nan"), float("inf"), -float("inf"), 1e300, [0.1]),
     str: (3, True, ["a"]),
     bool: (1, "yes"),
     tuple: (3, True, [1, 2], {"a": 1}),

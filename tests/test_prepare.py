@@ -17,6 +17,7 @@ from pathtune.backbones._packages import import_mace
 from pathtune.cli import main
 from pathtune.data import as_source
 from pathtune.data.store import Store, inputs, prepare, preparing
+from pathtune.data.store.manifest import INDEX
 
 
 @pytest.fixture
@@ -206,6 +207,19 @@ def test_stores_that_do_not_fit_are_refused_in_a_sentence(file, tmp_path):
     shutil.copytree(tmp_path / "s", other)
     (other / "store.json").write_text(json.dumps(manifest | {"version": 2}))
     with pytest.raises(InputError, match="the store is of version 2, expected 1"):
+        as_source(other)
+    wrong = {"units": 1.5, "virials_key": None, "n": manifest["n"] + 1, "shards": []}
+    for key, words in (("units", "units is 1.5, expected a list"), ("virials_key", "virials_key is None"),
+                       ("n", "in its shards"), ("shards", "but 0 in its shards")):  # fmt: skip
+        (other / "store.json").write_text(json.dumps(manifest | {key: wrong[key]}))
+        with pytest.raises(InputError, match=words):
+            as_source(other)
+    shutil.rmtree(other / "index")
+    other.joinpath("index").mkdir()
+    (other / "store.json").write_text(json.dumps(manifest))
+    for name in INDEX:
+        (other / "index" / f"{name}.npy").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="is a device, expected a file"):
         as_source(other)
     (other / "store.json").write_text("{")
     with pytest.raises(InputError, match="expected JSON"):

@@ -43,13 +43,18 @@ def checked_path(file: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(file)
 
 
-def read_bytes(file: str | pathlib.Path) -> bytes:
-    """The content of a file. Raises InputError when it is missing, a folder, unreadable, or a device without an end."""
+def with_an_end(file: str | pathlib.Path) -> pathlib.Path:
+    """The path. Raises InputError as checked_path, and for a device, which may be read for ever."""
     path = checked_path(file)
     if path.is_char_device():
         raise InputError(f"{file}: is a device, expected a file")
+    return path
+
+
+def read_bytes(file: str | pathlib.Path) -> bytes:
+    """The content of a file. Raises InputError when it is missing, a folder, unreadable, or a device without an end."""
     try:
-        return path.read_bytes()
+        return with_an_end(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
 

@@ -15,6 +15,7 @@ from pathtune.errors import InputError
 
 T = typing.TypeVar("T")
 LARGEST_INT = 2**32 - 1  # what seeds and counts may reach
+LARGEST = 1e15  # the product of two is a float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +126,8 @@ def check_fields(config: Any) -> None:
             raise InputError(f"{field.name} is {given!r}, expected {_named(field)}")
         if field.kind is float and not math.isfinite(float(given)):  # type: ignore
             raise InputError(f"{field.name} is {given}, expected a finite number")
+        if field.kind is float and abs(float(given)) > LARGEST:  # type: ignore
+            raise InputError(f"{field.name} is {given}, expected at most {LARGEST:g}")
         if field.kind is int and abs(int(given)) > LARGEST_INT:  # type: ignore
             raise InputError(f"{field.name} is {given}, expected at most {LARGEST_INT}")
         for value in given if isinstance(given, tuple) else (given,):

@@ -249,7 +249,7 @@ def changed_tensor(rng: random.Random, value: torch.Tensor) -> torch.Tensor:
     if kind == 0 and value.numel():
         result.view(-1)[rng.randrange(value.numel())] = rng.choice((0, 1, -1, 100))
     elif kind == 1 and value.is_floating_point():
-        result = torch.full_like(value, rng.choice(FLOATS))
+        result = torch.full_like(value, rng.choice(FLOATS), dtype=torch.float64).to(value.dtype)
     elif kind == 2:
         result = value.to(rng.choice((torch.float64, torch.float32, torch.int64, torch.float16, torch.bool)))
     elif kind == 3:

@@ -14,8 +14,8 @@ from pathtune.data.labels import labels
 from pathtune.data.store.layout import MANIFEST, VERSION, Shard
 from pathtune.data.structure import ISOLATED_ATOM
 from pathtune.errors import InputError
-from pathtune.files import read_text, write_text
-from pathtune.forms import from_json
+from pathtune.files import read_text, with_an_end, write_text
+from pathtune.forms import check_form, from_json
 
 INDEX = ("n_atoms", "n_edges", "composition", "present", "is_isolated")
 FORM = {
@@ -36,6 +36,7 @@ FORM = {
     "index": {...: str},
     "fingerprint": str,
 }
+MAY_HOLD = {"units": [str], "virials_key": str}  # what is not in every store
 
 
 def finish(folder: pathlib.Path, records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
@@ -83,7 +84,14 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     version = from_json(text, {"version": int}, str(file))["version"]
     if version != VERSION:
         raise InputError(f"{file}: the store is of version {version}, expected {VERSION}: prepare it again")
-    return from_json(text, FORM, str(file))
+    manifest = from_json(text, FORM, str(file))
+    for name, form in MAY_HOLD.items():
+        if name in manifest:
+            check_form(manifest[name], form, str(file), name)
+    n = sum(shard["n"] for shard in manifest["shards"])
+    if n != manifest["n"] or any(shard["n"] < 1 for shard in manifest["shards"]):
+        raise InputError(f"{file}: has {manifest['n']} structures, but {n} in its shards, expected as many")
+    return manifest
 
 
 def open_index(folder: pathlib.Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -145,5 +153,5 @@ def _write_index(index: pathlib.Path, shards: Sequence[Shard], elements: list[in
 
 
 def _hash(file: pathlib.Path) -> str:
-    with open(file, "rb") as stream:
+    with open(with_an_end(file), "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
