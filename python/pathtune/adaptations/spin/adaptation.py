@@ -46,7 +46,7 @@ class Spin(Adaptation):
     options: ClassVar[type | None] = SpinLayer
     section: ClassVar[str] = "spin"
     inputs: ClassVar[tuple[str, ...]] = ("magmom",)
-    rate: float = 0.01
+    rate: float = 0.003
     scale: torch.Tensor  # [1] float64
 
     def __init__(self, energy: SpinEnergy, is_perpendicular: bool = False, scale: float | None = 1.0):
@@ -93,8 +93,10 @@ class Spin(Adaptation):
         """Units of features and moments, then E0, Landau and exchange constants from one least-squares solve.
 
         Of the first 2,000 frames. Warns where magforces are not -dE/dm of the energies, and where moments are given
-        that do not count.
+        that do not count. A layer that was trained already keeps what it has: training goes on from there.
         """
+        if self.is_started:
+            return False
         seen = [_seen(model, batch) for batch in itertools.islice(frames, MOST_FRAMES)]
         graphs = [spin_graph(s.batch, s.edges, self.energy.species) for s in seen]
         self._warn_of_others([s.batch for s in seen], model)
@@ -119,6 +121,12 @@ class Spin(Adaptation):
         e0[species] += shift.to(e0)
         model.set_e0(e0)
         return True
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it adds to the energy of some moment."""
+        outer = ("site_constants", "pair_constants", "site_out", "pair_out", "density_out")
+        return any(bool(p.any()) for name, p in self.energy.named_parameters() if name in outer)
 
     def summary(self) -> dict[str, Any]:
         """The scale of the magforces, and what the energies say of it."""
