@@ -46,7 +46,7 @@ class Spin(Adaptation):
     options: ClassVar[type | None] = SpinLayer
     section: ClassVar[str] = "spin"
     inputs: ClassVar[tuple[str, ...]] = ("magmom",)
-    rate: float = 0.003
+    rate: float = 0.01
     scale: torch.Tensor  # [1] float64
 
     def __init__(self, energy: SpinEnergy, is_perpendicular: bool = False, scale: float | None = 1.0):
@@ -115,6 +115,7 @@ class Spin(Adaptation):
         for s in seen:
             problem.add(s.edges, s.batch, s.residual, s.pulls)
         self._judge(problem)
+        self.energy.energy_unit.fill_(problem.energy_unit())
         constants, shift = problem.solve(float(self.scale))
         self._set_constants(constants)
         e0 = model.e0.clone()
@@ -215,6 +216,7 @@ class Spin(Adaptation):
     @torch.no_grad()
     def _set_constants(self, constants: torch.Tensor) -> None:
         energy, n_site = self.energy, self.energy.site_constants.numel()
+        constants = constants / float(energy.energy_unit)
         energy.site_constants.copy_(constants[:n_site].reshape(-1, N_POWERS))
         exchange = constants[n_site:].reshape(-1, energy.shape.n_basis)
         energy.pair_constants.copy_(torch.nn.functional.pad(exchange.unsqueeze(1), (0, 0, 0, N_PRODUCTS - 1)))
