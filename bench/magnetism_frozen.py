@@ -6,6 +6,7 @@ import schedulefree
 import torch
 
 import pathtune
+from pathtune.atomic_energies import energy_error
 from pathtune.data import batches, batches_of
 from pathtune.model import Prediction
 
@@ -54,4 +55,7 @@ def fit(model, train, valid, config):
         if epoch == 0 or lines[-1]["valid_loss"] < lines[best - 1]["valid_loss"]:
             best, state = epoch + 1, model.adaptation.state()
     model.adaptation.restore(state)
+    refitted, _ = pathtune.refit_e0(model, train, huber_delta=config.huber_delta)
+    if energy_error(refitted, valid) <= energy_error(model, valid):
+        model.set_e0(refitted.e0)
     return types.SimpleNamespace(epochs=lines, best_epoch=best)
