@@ -21,7 +21,7 @@ from pathtune.ops.allocator import keep_large_blocks
 
 RESULT = pathlib.Path(__file__).parent / "results" / "magnetism_lengths.json"
 SET, TRANSFER = "fe_snap_collinear", "mp_fe_li_v_static"
-EPOCHS, BATCH, LRS, SEEDS = 30, 8, (0.003, 0.001), (0, 1, 2)
+EPOCHS, BATCH, LRS, SEEDS = 30, 8, (0.003,), (0, 1, 2)
 RIDGES = (1e-6, 1e-4, 1e-2, 1.0)
 DIFFERENT = 0.05  # mu_B
 

@@ -57,22 +57,13 @@ def trained():
     body = []
     for (name, arm), runs in chosen().items():
         first = runs[0]
+        n_rates = len({r["factor"] for r in lines_of("magnetism_trained") if (r["set"], r["arm"]) == (name, arm)})
         sizes = [f"{first['n_changed'] - first['n_spin']:,d}", f"{first['n_spin']:,d}"]
         seconds = statistics.mean(run["cpu_s"] for run in runs)
         errors = [shown(mean(runs, key)) for key in (E, F, T)]
-        body.append([name, arm, str(len(runs)), str(first["steps"]), *errors, *sizes, f"{seconds:.0f} s"])
-    header = [
-        "set",
-        "arm",
-        "seeds",
-        "steps",
-        "E meV/atom",
-        "F meV/A",
-        "T meV/mu_B",
-        "weights",
-        "spin values",
-        "processor",
-    ]
+        body.append([name, arm, str(len(runs)), str(n_rates), str(first["steps"]), *errors, *sizes, f"{seconds:.0f} s"])
+    header = ["set", "arm", "seeds", "rates", "steps", "E meV/atom", "F meV/A", "T meV/mu_B", "weights",
+              "spin values", "processor"]  # fmt: skip
     return header, body
 
 
@@ -94,7 +85,14 @@ def lengths():
             ["ridge regression on the features", *(f"{r['ridge'][key]:.3f}" for key in ("test", "transfer"))],
             [f"head, mean of {len(best)} seeds",
              *(f"{statistics.mean(h[key] for h in best):.3f}" for key in ("test", "transfer"))]]  # fmt: skip
-    return ["|m| of", "fe_snap_collinear, test", "iron of mp_fe_li_v_static"], body
+    return ["error of a length, mu_B", "fe_snap_collinear, test", "iron of mp_fe_li_v_static"], body
+
+
+def several():
+    """Where a length is no function of positions."""
+    r = json.loads((RESULTS / "magnetism_lengths.json").read_text())["several"]
+    body = [[str(r["groups"]), str(r["frames"]), f"{r['most_mu_b']:.2f} mu_B", f"{r['most_mev_atom']:.0f} meV/atom"]]
+    return ["groups of equal positions with other lengths", "frames", "lengths differ by up to", "energies by"], body
 
 
 def step():
@@ -106,4 +104,4 @@ def step():
 
 
 TABLES = {"spin_start": start, "spin_check": check, "spin_trained": trained, "spin_groups": groups,
-          "spin_lengths": lengths, "spin_step": step}  # fmt: skip
+          "spin_lengths": lengths, "spin_several": several, "spin_step": step}  # fmt: skip

@@ -13,6 +13,7 @@ import statistics
 import sys
 
 import evidence
+import magnetism_tables
 import nequix_tables
 import optimiser_tables
 import scale
@@ -305,7 +306,7 @@ def demo_model_table() -> str:
     return rows(["", ""], body)
 
 
-DOCUMENTS = ("results", "results-before-0010", "gpu", "reliability", "scale")
+DOCUMENTS = ("results", "results-before-0010", "gpu", "reliability", "scale", "magnetism")
 def scaling_table() -> str:
     per_atom = load("scaling")["ms_per_atom"]
     return rows(["atoms", *per_atom], [["ms per atom and step", *(f"{v:.2f}" for v in per_atom.values())]])
@@ -320,6 +321,7 @@ def operator_table() -> str:
 TABLES = {
     "frontier": lambda: rows(*optimiser_tables.frontier()),
     **{name: (lambda make=make: rows(*make())) for name, make in scale.TABLES.items()},
+    **{name: (lambda make=make: rows(*make())) for name, make in magnetism_tables.TABLES.items()},
     "demo": demo_table,
     "optimiser": lambda: rows(*optimiser_tables.body(optimiser_tables.SYSTEMS)),
     "untouched": lambda: rows(*optimiser_tables.body(optimiser_tables.UNTOUCHED)),
