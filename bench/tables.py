@@ -14,6 +14,7 @@ import sys
 
 import evidence
 import interpretation_classes
+import magnetism_tables
 import nequix_tables
 import optimiser_tables
 import scale
@@ -320,7 +321,7 @@ def demo_model_table() -> str:
     return rows(["", ""], body)
 
 
-DOCUMENTS = ("interpretation", "results", "results-before-0010", "gpu", "reliability", "scale")
+DOCUMENTS = ("interpretation", "results", "results-before-0010", "gpu", "reliability", "scale", "magnetism")
 def scaling_table() -> str:
     per_atom = load("scaling")["ms_per_atom"]
     return rows(["atoms", *per_atom], [["ms per atom and step", *(f"{v:.2f}" for v in per_atom.values())]])
@@ -336,6 +337,7 @@ TABLES = {
     "interpretation": lambda: rows(*interpretation_classes.table()),
     "frontier": lambda: rows(*optimiser_tables.frontier()),
     **{name: (lambda make=make: rows(*make())) for name, make in scale.TABLES.items()},
+    **{name: (lambda make=make: rows(*make())) for name, make in magnetism_tables.TABLES.items()},
     "demo": demo_table,
     "optimiser": lambda: rows(*optimiser_tables.body(optimiser_tables.SYSTEMS)),
     "untouched": lambda: rows(*optimiser_tables.body(optimiser_tables.UNTOUCHED)),

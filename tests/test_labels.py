@@ -202,8 +202,8 @@ def test_what_a_model_does_not_predict_is_one_sentence(toys):
 
 
 def test_without_a_registration_nothing_knows_a_label():
-    assert [label.name for label in labels()] == ["energy", "forces", "stress", "magmom", "magforces", "total_charge",
-                                                 "total_spin"]  # fmt: skip
+    assert [label.name for label in labels()] == ["energy", "forces", "stress", "magmom", "magforces",
+                                                 "moment_length", "total_charge", "total_spin"]  # fmt: skip
     with pytest.raises(TypeError, match="charge_weight"):
         FitConfig(charge_weight=1.0)
     with pytest.raises(AttributeError, match="charge_key"):
@@ -233,7 +233,8 @@ def test_options_of_labels_are_keywords_attributes_and_replaceable():
     config = FitConfig(energy_weight=3.0, weights={"forces": 10.0})
     assert (config.energy_weight, config.forces_weight, config.stress_weight) == (3.0, 10.0, 1.0)
     changed = dataclasses.replace(config, stress_weight=0.0)
-    assert changed.weights == {"energy": 3.0, "forces": 10.0, "stress": 0.0, "magforces": 100.0}
+    rest = {"magforces": 100.0, "moment_length": 1.0}
+    assert changed.weights == {"energy": 3.0, "forces": 10.0, "stress": 0.0, **rest}
     assert dataclasses.replace(changed, stress_weight=1.0) == config
     assert LabelKeys(energy_key="E").energy_key == "E"
 

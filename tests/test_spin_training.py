@@ -6,13 +6,14 @@ import json
 import ase.io
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import spins
 from models import tiny_mace
 from pathtune import FitConfig, InputError, SpinLayer, adapt, evaluate, fit, load, load_adapter, merge, save_adapter
 from pathtune.adaptations import Stored
-from pathtune.adapter_file import read_adapter
+from pathtune.adapter_file import checksum, read_adapter
 from pathtune.cli import main
 from pathtune.data import as_source, batches
 from stopping import interrupted_after
@@ -136,14 +137,15 @@ def test_losses_are_in_spreads_where_magforces_are_trained_on_only(base):
     model = adapt(base, ["spin"], ALL, {"spin": spins.LAYER})
     source = as_source(frames)
     scale = FitConfig().scale_of(model, source)
-    assert scale.weights == {"energy": 1.0, "forces": 1.0, "stress": 1.0, "magforces": 1.0}
+    assert scale.weights == dict.fromkeys(("energy", "forces", "stress", "magforces", "moment_length"), 1.0)
     values = np.concatenate([a.arrays["REF_magforces"] for a in frames])
     assert scale.spreads["magforces"] == pytest.approx(np.sqrt((values**2).mean()), rel=1e-12)
     batch = model.batch(source, range(6))
     p = model(batch, outputs=batch.wanted)
     plain, scaled = (FitConfig(loss="weighted").terms_of(p, batch, s) for s in (None, scale.spreads))
-    for name, spread in scale.spreads.items():
-        assert scaled[name].mean.item() == pytest.approx(plain[name].mean.item() / spread**2, rel=1e-9)
+    assert set(scaled) == set(batch.wanted)
+    for name in scaled:
+        assert scaled[name].mean.item() == pytest.approx(plain[name].mean.item() / scale.spreads[name] ** 2, rel=1e-9)
     for other in (base, model):
         config = FitConfig(loss_scale="none") if other is model else FitConfig()
         assert config.scale_of(other, source) == ({}, config.weights)
@@ -240,6 +242,39 @@ def test_tensors_that_do_not_fit_are_refused_in_one_sentence(base):
         type(spin).from_tensors(base, Stored(tensors, "f", 3))
 
 
+def test_a_reader_of_format_1_refuses_a_spin_adapter_in_one_sentence(base, tmp_path, monkeypatch):
+    file = tmp_path / "a.safetensors"
+    save_adapter(spins.spin_model(base=base), file)
+    tensors, metadata = read_adapter(file)
+    monkeypatch.setattr("pathtune.adapter_checks.FORMATS", ("1",))
+    with pytest.raises(InputError, match="has adapter format '2', expected '1'"):
+        load_adapter(base, file)
+    about = {key: metadata[key] for key in metadata if key != "components"} | {"format": "1"}
+    about["checksum"] = checksum(tensors, {})
+    safetensors.torch.save_file(tensors, file, about)
+    with pytest.raises(InputError, match=r"holds a tensor 'spin\..*', expected only those of the model's layers"):
+        load_adapter(base, file)
+
+
+def test_a_layer_that_was_trained_goes_on_from_what_it_has(base):
+    frames = taught(base, 8)
+    model, spin = started(base, frames)
+    before = [p.clone() for p in spin.parameters()]
+    assert not spin.begin(model, batches(model, as_source(taught(base, 8, seed=90)), 1), None)
+    assert all(torch.equal(p, q) for p, q in zip(before, spin.parameters()))
+
+
+def test_coefficients_are_in_units_of_the_energies_that_moments_make(base):
+    frames = taught(base, 8)
+    units = []
+    for factor in (1.0, 0.01):
+        for atoms in frames:
+            plain = spins.predict(base, atoms, names=("energy",)).energy.item()
+            atoms.info["REF_energy"] = plain + factor * (atoms.info["REF_energy"] - plain)
+        units.append(started(base, frames)[1].energy.energy_unit.item())
+    assert units[1] == pytest.approx(0.01 * units[0], rel=1e-6)
+
+
 def test_merging_drops_the_spin_layer_only_where_that_is_asked(base):
     model = spins.spin_model(base=base)
     with pytest.raises(InputError, match=r"merge: a plain model cannot hold the spin layer, expected drop_spin"):
@@ -264,3 +299,5 @@ def test_options_name_what_is_wrong():
     with pytest.raises(InputError, match="magforces_part is 'some', expected one of all, perpendicular"):
         SpinLayer(spin=("Fe",), magforces_part="some")
     assert SpinLayer(spin=("Ni", "Fe", "Fe")).atomic_numbers == (26, 28)
+    with pytest.raises(InputError, match="spin: has Fe, expected elements that the model knows"):
+        adapt(load(tiny_mace()), ["spin"], ALL, {"spin": SpinLayer(spin=("Fe",))})

@@ -8,7 +8,7 @@ import os
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: docs/decisions/0005-large-blocks.md
 
 from pathtune._version import __version__
-from pathtune.adaptations import Adaptation, SparseDelta, SpinLayer, register_adaptation
+from pathtune.adaptations import Adaptation, LengthHead, SparseDelta, SpinLayer, register_adaptation
 from pathtune.adapter_file import load_adapter, save_adapter
 from pathtune.adapter_tools import blend, extract
 from pathtune.adapting import adapt, merge, paths, sparsify, unfreeze
@@ -34,6 +34,7 @@ __all__ = [
     "InputError",
     "Label",
     "LabelKeys",
+    "LengthHead",
     "Potential",
     "ShareChoice",
     "Source",

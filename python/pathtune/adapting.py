@@ -82,6 +82,11 @@ def merge(model: Potential, drop_spin: bool = False) -> torch.nn.Module:
     without moments. Raises InputError for an adaptation that adds to the energy what no weights can hold.
     """
     for component in model.adaptation.parts():
+        if component.predictors():
+            warnings.warn(
+                f"pathtune: merge leaves out {', '.join(component.predictors())}, which a plain model cannot predict",
+                stacklevel=2,
+            )
         if component.energy_term() is None:
             continue
         if component.kind == "spin" and drop_spin:

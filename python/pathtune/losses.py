@@ -141,6 +141,8 @@ def check_outputs(model: Potential, source: Source, weights: Mapping[str, float]
         is_labelled = label.name in source.present and bool(source.present[label.name].any())
         if label.conjugate_to and label.conjugate_to not in model.inputs:
             continue  # not defined for this model
+        if label.length_of and label.name not in model.outputs:
+            continue  # it follows from an input, which may be all that is asked of the moments
         if is_labelled and label.name not in model.outputs and weights.get(label.name, label.weight):
             raise InputError(
                 f"the data have {label.name} labels, but a {model.backbone.name} predicts "

@@ -98,8 +98,9 @@ class Potential(torch.nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the labels that it predicts: the backbone's, and the derivatives by what adaptations read."""
-        return (*self.backbone.outputs, *(label.name for label in conjugates(self.adaptation.inputs())))
+        """Names of the labels that it predicts: the backbone's, derivatives by what adaptations read, and theirs."""
+        derived = [label.name for label in conjugates(self.adaptation.inputs())]
+        return (*self.backbone.outputs, *derived, *self.adaptation.predictors())
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -206,6 +207,8 @@ class Potential(torch.nn.Module):
             raise InputError(f"output {unknown[0]!r} is asked of a {self.backbone.name}, expected some of {has}")
         terms = () if request.terms else self.adaptation.energy_terms()
         request = dataclasses.replace(request, terms=terms) if terms else request
+        own = {name: f for name, f in self.adaptation.predictors().items() if name in request.outputs}
+        request = dataclasses.replace(request, predictors=own) if own else request
         outputs = self.backbone.predict(weights, batch, request)
         return Prediction(outputs, self.e0_energy(batch), self.adaptation.comparisons())
 

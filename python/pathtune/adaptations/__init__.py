@@ -14,6 +14,7 @@ from pathtune.adaptations.dense import Full, Readout, Scratch, Tuned
 from pathtune.adaptations.frozen import Frozen
 from pathtune.adaptations.low_rank import LowRank
 from pathtune.adaptations.modulation import Modulation
+from pathtune.adaptations.moment_length import LengthHead, MomentLength
 from pathtune.adaptations.pull import Pull
 from pathtune.adaptations.sparse import Sparse, SparseDelta
 from pathtune.adaptations.spin import Spin, SpinLayer
@@ -27,6 +28,7 @@ register_adaptation(LowRank)
 register_adaptation(Modulation)
 register_adaptation(Pull)
 register_adaptation(Spin)
+register_adaptation(MomentLength)
 
 __all__ = [
     "Adaptation",
@@ -34,8 +36,10 @@ __all__ = [
     "Controller",
     "Frozen",
     "Full",
+    "LengthHead",
     "LowRank",
     "Modulation",
+    "MomentLength",
     "Pull",
     "Readout",
     "Scratch",

@@ -13,7 +13,7 @@ import torch
 
 from pathtune.adaptations.averaging import beta1_for
 from pathtune.adaptations.state import check_like
-from pathtune.data import Batch, Comparison, EnergyTerm
+from pathtune.data import Batch, Comparison, EnergyTerm, Predictor
 from pathtune.errors import InputError
 from pathtune.layers import Layer, Weights
 
@@ -84,6 +84,10 @@ class Adaptation(torch.nn.Module):
     def energy_term(self) -> EnergyTerm | None:
         """What is added to the energies of the atoms, of their final features; None: nothing."""
         return None
+
+    def predictors(self) -> Mapping[str, Predictor]:
+        """By name, outputs of its own as functions of the final features."""
+        return {}
 
     def comparisons(self) -> Mapping[str, Comparison]:
         """How outputs are compared with their labels, by name, where that is not as they stand."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pathtune.adaptations.base import Adaptation
-from pathtune.data import Comparison, EnergyTerm
+from pathtune.data import Comparison, EnergyTerm, Predictor
 from pathtune.errors import InputError
 from pathtune.layers import Layer, Weights
 
@@ -87,6 +87,10 @@ class Composition(torch.nn.Module):
         """What the components add to the energies of the atoms."""
         terms = [c.energy_term() for c in self.parts()]
         return tuple(term for term in terms if term is not None)
+
+    def predictors(self) -> dict[str, Predictor]:
+        """Outputs that components predict of the final features, by name; the last that has one decides."""
+        return {name: found for c in self.parts() for name, found in c.predictors().items()}
 
     def inputs(self) -> tuple[str, ...]:
         """Names of the labels that the components read from the batch, each once."""

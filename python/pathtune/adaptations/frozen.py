@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pathtune.adaptations.base import Adaptation
-from pathtune.data import Comparison, EnergyTerm
+from pathtune.data import Comparison, EnergyTerm, Predictor
 from pathtune.layers import Layer, Weights
 from pathtune.watching import Watch
 
@@ -58,6 +58,10 @@ class Frozen(Adaptation):
     def energy_term(self) -> EnergyTerm | None:
         """Of the adaptation that is frozen."""
         return self.inner.energy_term()
+
+    def predictors(self) -> Mapping[str, Predictor]:
+        """Of the adaptation that is frozen."""
+        return self.inner.predictors()
 
     def comparisons(self) -> Mapping[str, Comparison]:
         """Of the adaptation that is frozen."""

@@ -11,9 +11,9 @@ from pathtune.errors import InputError
 
 
 def refuse_terms(request: Request, backend: str = "reference") -> None:
-    """Raise InputError for terms of the energy, which a stock forward does not know."""
-    if request.terms:
-        reason = "an adaptation adds a term to the energy"
+    """Raise InputError for what reads the final features, which a stock forward does not give."""
+    if request.terms or request.predictors:
+        reason = "an adaptation adds a term to the energy" if request.terms else "an adaptation predicts an output"
         raise InputError(f"backend is {backend!r}, but {reason}, expected 'auto' or 'cpu'")
 
 

@@ -195,6 +195,7 @@ def differentiate(forward: Forward, weights: Weights, batch: Batch, request: Req
         features = result.pop(FEATURES)
         for term in request.terms:
             node_energy = node_energy + term(features, edges, batch).to(node_energy.dtype)
+        result |= {name: predict(features, edges, batch) for name, predict in request.predictors.items()}
         result["energy"] = node_energy.new_zeros(batch.n_graphs).index_add(0, batch.node_graph, node_energy)
         if derived or leaves:
             energy = result["energy"].sum()

@@ -19,6 +19,8 @@ ALWAYS = frozenset({"energy", "forces"})  # asked of a model where nothing else 
 
 # (final node features [n_nodes, dim], edges, batch) -> energies [n_nodes], eV
 EnergyTerm = Callable[[torch.Tensor, Any, "Batch"], torch.Tensor]
+# the same -> an output that is not derived from the energy, of the shape of its label
+Predictor = Callable[[torch.Tensor, Any, "Batch"], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Request:
     outputs: frozenset[str] = ALWAYS  # names of labels
     training: bool = False  # whether the graph is kept for a loss on them
     terms: tuple[EnergyTerm, ...] = ()  # added to the energies of the atoms
+    predictors: Mapping[str, Predictor] = dataclasses.field(default_factory=dict)  # of outputs beside the backbone's
 
 
 @dataclasses.dataclass(frozen=True)

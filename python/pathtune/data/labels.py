@@ -42,6 +42,7 @@ class Label:
     is_voigt: bool = False  # a symmetric [3, 3], also taken as 6 numbers xx yy zz yz xz xy
     is_axis: bool = False  # a vector for each atom, also taken as one number, its z component
     conjugate_to: str = ""  # of an output: the input label of which it is minus the derivative of the energy
+    length_of: str = ""  # of an output: the label of vectors whose lengths it is, where a frame has no others
     needs_volume: bool = False  # defined for crystals only
     largest: float | None = None  # a greater magnitude, in `unit`, is a unit error or a broken calculation
     title: str = ""  # in the help, where the name does not say enough
@@ -320,6 +321,18 @@ MAGFORCES = register_label(
         word="magforce",
         report_unit="meV/mu_B",
         report_factor=1000.0,
+    )
+)
+MOMENT_LENGTH = register_label(
+    Label(
+        name="moment_length",
+        per="atom",
+        unit="mu_B",
+        key="REF_moment_length",
+        length_of="magmom",
+        largest=20.0,
+        title="lengths of magnetic moments, where they are not those of the moments",
+        word="length",
     )
 )
 TOTAL_CHARGE = register_label(

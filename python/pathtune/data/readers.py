@@ -183,6 +183,9 @@ def from_atoms(
             found[label.name] = label.checked(value, len(atoms), key, where, factor)
     if with_outputs and STRESS.name not in found and own.get(STRESS.name) != 0:
         found |= _stress_of_virials(atoms, keys.virials_key, factors, where)
+    for label in labels() if with_outputs else ():
+        if label.length_of in found and label.name not in found and own.get(label.name) != 0:
+            found[label.name] = np.linalg.norm(found[label.length_of], axis=1)
     structure = Structure(
         where=where,
         atomic_numbers=atoms.numbers.astype(np.int64),

@@ -199,19 +199,19 @@ def _save_model(model: Potential, folder: RunFolder, summary: dict[str, Any]) ->
     """The adapter, where one holds the model, and the merged model, where a plain one does.
 
     Where only a part of the adaptations has an adapter and the rest are weights, such as full fine-tuning with a spin
-    layer: the merged model holds the weights, and the adapter, made for that one, holds the terms of the energy.
+    layer: the merged model holds the weights, and the adapter, made for that one, holds terms and heads.
     """
-    terms = [c for c in model.adaptation.parts() if c.energy_term() is not None]
-    if model.adaptation.is_stored:
+    parts, is_stored = model.adaptation.parts(), model.adaptation.is_stored
+    terms = [c for c in parts if c.energy_term() is not None or c.predictors()]
+    if is_stored:
         save_adapter(model, folder.adapter, summary)
-    if not terms:
-        save(merge(model), folder.merged)
-    elif not model.adaptation.is_stored and all(c.is_stored for c in terms):
-        e0, head = model.e0, model.base.heads[model.head]
-        weights = Composition([c for c in model.adaptation.parts() if c not in terms], model.base, model.elements, e0)
+    if not is_stored or not model.adaptation.energy_terms():
+        weights = Composition([c for c in parts if c not in terms], model.base, model.elements, model.e0)
         plain = copy.copy(model)
         plain._modules, plain._buffers = dict(model._modules), dict(model._buffers)
-        save(merge(plain.use(weights)), folder.merged)
+        save(merge(plain.use(weights) if terms else model), folder.merged)
+    if terms and not is_stored and all(c.is_stored for c in terms):
+        head = model.base.heads[model.head]
         base = load(folder.merged, head=None if head == "Default" else head, device=str(model.device))
         n_species = len(model.atomic_numbers)
         moved = [

@@ -93,8 +93,10 @@ class Spin(Adaptation):
         """Units of features and moments, then E0, Landau and exchange constants from one least-squares solve.
 
         Of the first 2,000 frames. Warns where magforces are not -dE/dm of the energies, and where moments are given
-        that do not count.
+        that do not count. A layer that was trained already keeps what it has: training goes on from there.
         """
+        if self.is_started:
+            return False
         seen = [_seen(model, batch) for batch in itertools.islice(frames, MOST_FRAMES)]
         graphs = [spin_graph(s.batch, s.edges, self.energy.species) for s in seen]
         self._warn_of_others([s.batch for s in seen], model)
@@ -113,12 +115,19 @@ class Spin(Adaptation):
         for s in seen:
             problem.add(s.edges, s.batch, s.residual, s.pulls)
         self._judge(problem)
+        self.energy.energy_unit.fill_(problem.energy_unit())
         constants, shift = problem.solve(float(self.scale))
         self._set_constants(constants)
         e0 = model.e0.clone()
         e0[species] += shift.to(e0)
         model.set_e0(e0)
         return True
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it adds to the energy of some moment."""
+        outer = ("site_constants", "pair_constants", "site_out", "pair_out", "density_out")
+        return any(bool(p.any()) for name, p in self.energy.named_parameters() if name in outer)
 
     def summary(self) -> dict[str, Any]:
         """The scale of the magforces, and what the energies say of it."""
@@ -207,6 +216,7 @@ class Spin(Adaptation):
     @torch.no_grad()
     def _set_constants(self, constants: torch.Tensor) -> None:
         energy, n_site = self.energy, self.energy.site_constants.numel()
+        constants = constants / float(energy.energy_unit)
         energy.site_constants.copy_(constants[:n_site].reshape(-1, N_POWERS))
         exchange = constants[n_site:].reshape(-1, energy.shape.n_basis)
         energy.pair_constants.copy_(torch.nn.functional.pad(exchange.unsqueeze(1), (0, 0, 0, N_PRODUCTS - 1)))

@@ -61,34 +61,45 @@ def density_invariants(
     centre, neighbour, row, sign = graph.directed
     n, k = moments.shape[0], basis.shape[1]
     direction = unit[row] * sign.to(unit).unsqueeze(1)
-    traceless = direction.unsqueeze(2) * direction.unsqueeze(1) - torch.eye(3).to(unit) / 3
-    harmonics = torch.cat([torch.ones_like(direction[:, :1]), direction, traceless.flatten(1)], dim=1)
+    harmonics = torch.cat([torch.ones_like(direction[:, :1]), direction, second_harmonics(direction)], dim=1)
     terms = torch.einsum("nk,ny,na->nkya", basis[row], harmonics, moments[neighbour])
-    density = terms.new_zeros(n, k, 13, 3).index_add(0, centre, terms)
+    density = terms.new_zeros(n, k, harmonics.shape[1], 3).index_add(0, centre, terms)
     along = torch.einsum("nkya,na->nky", density, moments)
     parts = [moments.square().sum(1, keepdim=True), along[:, :, 0]]
-    for begin, end in ((0, 1), (1, 4), (4, 13)):
+    for begin, end in ((0, 1), (1, 4), (4, 9)):
         parts.append(density[:, :, begin:end].square().sum((2, 3)))
         parts.append(along[:, :, begin:end].square().sum(2))
     return torch.cat(parts, dim=1)
+
+
+def second_harmonics(unit: torch.Tensor) -> torch.Tensor:
+    """Harmonics of l = 2 [n, 5] of unit vectors [n, 3]: coordinates of the traceless tensor u u - 1/3, whose norm is
+    theirs."""
+    x, y, z = unit.unbind(1)
+    root = 2**0.5
+    return torch.stack(
+        [root * x * y, root * y * z, root * z * x, (x * x - y * y) / root, (3 * z * z - 1) / 6**0.5], dim=1
+    )
 
 
 class SpinEnergy(torch.nn.Module):
     """The term of the energy; callable as (features [n_nodes, dim], edges, batch) -> [n_nodes], eV.
 
     Coefficients are constants by element or pair of elements, plus networks of the final features h whose last layer
-    starts at zero. Moments are in units of `moment_unit`, an element's typical length.
+    starts at zero. Moments are in units of `moment_unit`, an element's typical length, and coefficients in units of
+    `energy_unit`, so that steps of one size suit energies of every spread.
     """
 
     species: torch.Tensor  # [n_species] index among the shape's elements, or -1
     feature_mean: torch.Tensor  # [n_features]
     feature_scale: torch.Tensor  # [n_features]
     moment_unit: torch.Tensor  # [n_elements] mu_B
-    site_constants: torch.nn.Parameter  # [n_elements, 3] eV
+    energy_unit: torch.Tensor  # [1] eV, of all coefficients
+    site_constants: torch.nn.Parameter  # [n_elements, 3]
     site_in: torch.nn.Parameter  # [n_features, n_hidden]
     site_bias: torch.nn.Parameter  # [n_hidden]
     site_out: torch.nn.Parameter  # [n_hidden, 3]
-    pair_constants: torch.nn.Parameter  # [n_pairs, 4, n_basis] eV
+    pair_constants: torch.nn.Parameter  # [n_pairs, 4, n_basis]
     pair_in: torch.nn.Parameter  # [n_features, n_hidden]
     pair_bias: torch.nn.Parameter  # [n_hidden]
     pair_out: torch.nn.Parameter  # [n_hidden, 4 n_basis]
@@ -110,6 +121,7 @@ class SpinEnergy(torch.nn.Module):
             drawn[f"{name}_in"] = (f, h)
             zeros |= {f"{name}_bias": (h,), f"{name}_out": (h, n_out)}
         buffers = {"feature_mean": torch.zeros(f), "feature_scale": torch.ones(f), "moment_unit": torch.ones(n)}
+        buffers["energy_unit"] = torch.ones(1)
         if shape.is_many_body:
             drawn |= {"density_in": (f, h), "density_mix": (shape.n_densities, h)}
             zeros |= {"density_bias": (h,), "density_out": (h, 1)}
@@ -134,7 +146,7 @@ class SpinEnergy(torch.nn.Module):
         if self.shape.is_many_body:
             invariants = density_invariants(moments, graph, basis, vectors / lengths.unsqueeze(1))
             energy = energy + self._densities(h, invariants)
-        return energy.new_zeros(batch.n_nodes).index_add(0, graph.atoms, energy)
+        return energy.new_zeros(batch.n_nodes).index_add(0, graph.atoms, self.energy_unit * energy)
 
     def standardised(self, features: torch.Tensor) -> torch.Tensor:
         """The invariant features, about zero mean and unit spread on the training data."""

@@ -18,6 +18,7 @@ from pathtune.adaptations.spin.graph import n_pairs, radial, spin_graph
 from pathtune.data import Batch, perpendicular
 
 RIDGE = 1e-5  # of the mean square of a column: what the data do not determine stays small
+NO_ENERGIES = 0.001  # eV: the unit of coefficients where no energies say one
 LEAST_EXPLAINED = 0.9  # of the energies, that exchange fitted to T must explain for a factor to mean something
 
 
@@ -96,6 +97,14 @@ class LinearProblem:
             whole.right[:n] += weight * self.pulls.right
         found = whole.solve()
         return found[: self.n_constants], found[self.n_constants :]
+
+    def energy_unit(self) -> float:
+        """eV: if each constant changed by so much, energies would by about their spread."""
+        if not self.rows:
+            return NO_ENERGIES
+        x, y = self._energies()
+        reach = float(x[:, : self.n_constants].abs().sum(1).mean())
+        return self._spread(x, y) / reach if reach > 0 else NO_ENERGIES
 
     def consistency(self) -> Consistency | None:
         """By what the exchange constants that fit T must be multiplied to fit the energies; None without both."""
