@@ -4,7 +4,7 @@
     pip install -c constraints-sevenn.txt ".[sevenn,notebooks]"  # crystal
     python docs/make_tutorials.py molecule
 
-One to two minutes each on two cores.
+Two to three minutes each on two cores.
 """
 
 import argparse
