@@ -71,14 +71,11 @@ def ceilings(device: torch.device, quick: bool) -> dict[str, float]:
             "flops_per_s": 2 * m**3 / statistics.median(seconds_of(lambda: a @ b, device, 7))}  # fmt: skip
 
 
-def converted(stock: torch.nn.Module, package: str, script: str, device: torch.device) -> torch.nn.Module | str:
-    """The stock model as mace's own converter makes it, or why it is not there."""
+def converted(stock: torch.nn.Module, package: str, script: str, device: torch.device) -> torch.nn.Module:
+    """The stock model as mace's own converter makes it."""
     if importlib.util.find_spec(package) is None:
-        return f"{package} is not installed"
-    try:
-        return importlib.import_module(f"mace.cli.{script}").run(copy.deepcopy(stock), device=str(device))
-    except Exception as error:  # another project's code: whatever it raises is the reason
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise ImportError(f"{package} is not installed")
+    return importlib.import_module(f"mace.cli.{script}").run(copy.deepcopy(stock), device=str(device))
 
 
 def arms(name: str, atoms: int, device: torch.device) -> tuple[dict, dict[str, str]]:
@@ -88,13 +85,11 @@ def arms(name: str, atoms: int, device: torch.device) -> tuple[dict, dict[str, s
     models = {"MACE, full": unfreeze(load(stock, backend="reference", device=str(device)), "full", elements)}
     missing = {}
     for label, (package, script) in CONVERTERS.items():
-        other = converted(stock, package, script, device)
         try:
-            if isinstance(other, str):
-                raise ImportError(other)
+            other = converted(stock, package, script, device)
             models[f"{label}, full"] = unfreeze(load(other, backend="reference", device=str(device)), "full", elements)
-        except Exception as error:  # an arm that is not there costs the others nothing
-            missing[label] = str(error)
+        except Exception as error:  # another project's code: whatever it raises is the reason, and the others go on
+            missing[label] = f"{type(error).__name__}: {error}"[:300]
     for arm in ("full", "sparse"):
         models[f"pathtune, {arm}"] = make_model(stock, "auto", arm, ACTIVE_SHARE, elements, device=str(device))
     return models, missing

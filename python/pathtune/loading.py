@@ -14,6 +14,7 @@ from pathtune.model import Potential
 from pathtune.ops import cuda_status
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+ONE_HEAD = {"nequix": "a nequix model", "nequip": "a NequIP"}
 
 
 def load(
@@ -49,17 +50,15 @@ def load(
     package = _package(source)
     if backend == "cueq" and package != "mace":
         raise InputError("backend is 'cueq', which is for MACE only, expected auto, cpu or reference")
+    if package in ONE_HEAD and head not in (None, "Default"):
+        raise InputError(f"head is {head!r}, expected none: {ONE_HEAD[package]} has one only")
     if package == "nequix":
         from pathtune.backbones.nequix import load_nequix
 
-        if head not in (None, "Default"):
-            raise InputError(f"head is {head!r}, expected none: a nequix model has one only")
         return _on_device(Potential(load_nequix(source, precision, backend, radial_tables)), place)
     if package == "nequip":
         from pathtune.backbones.nequip import load_nequip
 
-        if head not in (None, "Default"):
-            raise InputError(f"head is {head!r}, expected none: a NequIP has one only")
         return _on_device(Potential(load_nequip(source, precision, backend, radial_tables)), place)
     if package == "sevenn":
         from pathtune.backbones.sevennet import load_sevennet

@@ -158,3 +158,15 @@ def _fit(function: RadialFunction, pair: tuple[int, int], dtype: torch.dtype) ->
                 coefficients.to(dtype), torch.zeros(1, dtype=torch.int64), torch.tensor([n]), begin * one, width * one
             )
     return None
+
+
+def weights_of_layers(
+    tables: RadialTables | None,
+    lengths: torch.Tensor,
+    edges: Edges,
+    batch: Batch,
+    parameters: Mapping[str, Any],
+) -> Callable[[Any], torch.Tensor] | None:
+    """The weights [n_rows, n_conv_weights] of a layer's convolution by the layer; None without tables, and as `at`."""
+    tabled = None if tables is None else tables.at(lengths, edges, batch, parameters)
+    return None if tabled is None else lambda layer: tabled(f"w{layer.index}")

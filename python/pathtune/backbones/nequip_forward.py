@@ -19,7 +19,7 @@ from pathtune.backbones._e3nn import PathLinear, called, conv_table, skip_table
 from pathtune.backbones._gate import Gate
 from pathtune.backbones._geometry import FEATURES, Edges, Harmonics, species_groups
 from pathtune.backbones._packages import quiet_torchscript
-from pathtune.backbones._radial_tables import RadialFunction, RadialTables
+from pathtune.backbones._radial_tables import RadialFunction, RadialTables, weights_of_layers
 from pathtune.data import Batch
 from pathtune.ops import SpeciesGroups, edge_conv, species_linear
 from pathtune.tables.irreps import layout_permutation
@@ -92,10 +92,9 @@ class NequipForward:
         self, parameters: Mapping[str, Any], batch: Batch, edges: Edges, lengths: torch.Tensor
     ) -> Callable[[_Layer], torch.Tensor]:
         """The weights [n_rows, n_conv_weights] of a layer's convolution, from tables or by its network."""
-        if self.tables is not None:
-            tabled = self.tables.at(lengths, edges, batch, parameters)
-            if tabled is not None:
-                return lambda layer: tabled(f"w{layer.index}")
+        tabled = weights_of_layers(self.tables, lengths, edges, batch, parameters)
+        if tabled is not None:
+            return tabled
         basis = self.basis(lengths, parameters)
         return lambda layer: called(layer.radial, f"{layer.name}.conv.edge_mlp", parameters, basis)
 

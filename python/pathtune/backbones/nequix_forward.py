@@ -17,7 +17,7 @@ from pathtune.backbones._e3nn import PathLinear, conv_table
 from pathtune.backbones._gate import gated
 from pathtune.backbones._geometry import FEATURES, Edges, Harmonics
 from pathtune.backbones._packages import quiet_torchscript
-from pathtune.backbones._radial_tables import RadialFunction, RadialTables
+from pathtune.backbones._radial_tables import RadialFunction, RadialTables, weights_of_layers
 from pathtune.backbones.nequix_plain import EPS, Interaction, LayerNorm, Nequix, silu
 from pathtune.data import Batch
 from pathtune.ops import edge_conv
@@ -57,10 +57,9 @@ class NequixForward:
         self, parameters: Mapping[str, Any], batch: Batch, edges: Edges, lengths: torch.Tensor
     ) -> Callable[[_Layer], torch.Tensor]:
         """The weights [n_rows, n_conv_weights] of a layer's convolution, from tables or by its network."""
-        if self.tables is not None:
-            tabled = self.tables.at(lengths, edges, batch, parameters)
-            if tabled is not None:
-                return lambda layer: tabled(f"w{layer.index}")
+        tabled = weights_of_layers(self.tables, lengths, edges, batch, parameters)
+        if tabled is not None:
+            return tabled
         basis = self.basis(lengths)
         return lambda layer: layer.weights_of(basis, parameters)
 

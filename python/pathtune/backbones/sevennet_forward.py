@@ -16,7 +16,7 @@ import torch
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, called, conv_table, skip_table
 from pathtune.backbones._gate import Gate
 from pathtune.backbones._geometry import FEATURES, Edges, Harmonics, species_groups
-from pathtune.backbones._radial_tables import RadialTables
+from pathtune.backbones._radial_tables import RadialTables, weights_of_layers
 from pathtune.backbones._sevennet_radial import radial_functions, radial_parameters
 from pathtune.data import Batch
 from pathtune.ops import (
@@ -91,10 +91,9 @@ class SevenNetForward:
         self, parameters: Mapping[str, Any], batch: Batch, edges: Edges, lengths: torch.Tensor
     ) -> Callable[[_Layer], torch.Tensor]:
         """The weights [n_rows, n_conv_weights] of a layer's convolution, from tables or by the stock's own network."""
-        if self.tables is not None:
-            tabled = self.tables.at(lengths, edges, batch, parameters)
-            if tabled is not None:
-                return lambda layer: tabled(f"w{layer.index}")
+        tabled = weights_of_layers(self.tables, lengths, edges, batch, parameters)
+        if tabled is not None:
+            return tabled
         embedding = self.modules["edge_embedding"]
         basis = called(embedding.basis_function, "edge_embedding.basis_function", parameters, lengths)
         radial = basis * embedding.cutoff_function(lengths).unsqueeze(1)

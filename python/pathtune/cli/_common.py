@@ -18,6 +18,7 @@ from pathtune.loading import load
 from pathtune.model import Potential
 from pathtune.options import fields_of, from_mapping
 from pathtune.training.run import ModelOptions
+from pathtune.training.stopping import STATUS, StoppedError
 
 T = TypeVar("T")
 
@@ -100,6 +101,12 @@ def new_file(value: str | None) -> pathlib.Path:
     if out.exists():
         raise InputError(f"{out}: exists already, expected a new file")
     return out
+
+
+def interrupted(verb: str, stop: BaseException, command: str) -> int:
+    """Say that `command` goes on where Ctrl-C or SIGTERM ended a verb; the exit status of that."""
+    print(f"pathtune {verb}: {str(stop) or 'interrupted'}; {command} goes on from here", file=sys.stderr)
+    return STATUS if isinstance(stop, StoppedError) else 130
 
 
 def print_json(value: Any) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pathtune.adaptations import option_sections
-from pathtune.cli._common import add_options, options_from, print_json, required
+from pathtune.cli._common import add_options, interrupted, options_from, print_json, required
 from pathtune.comparing.arms import Plan
 from pathtune.comparing.comparison import run_comparison
 from pathtune.comparing.options import CompareOptions
@@ -30,7 +30,7 @@ from pathtune.processes import TIMEOUT_S, started
 from pathtune.training import FitConfig
 from pathtune.training.progress import SeriesProgress
 from pathtune.training.run import ModelOptions
-from pathtune.training.stopping import STATUS, StoppedError
+from pathtune.training.stopping import StoppedError
 
 # Of other sections: here lists, or the same for every arm.
 NOT_ASKED = ("active_share", "rank", "lr", "seed", "keep_worse")
@@ -63,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             result = run_comparison(plan, pathlib.Path(out), SeriesProgress(plan.fit.epochs, quiet=args.json))
         except (KeyboardInterrupt, StoppedError) as stop:
-            why = str(stop) or "interrupted"
-            print(f"pathtune compare: {why}; the same command goes on from here", file=sys.stderr)
-            return STATUS if isinstance(stop, StoppedError) else 130
+            return interrupted("compare", stop, "the same command")
         if args.json:
             print_json(result)
         else:

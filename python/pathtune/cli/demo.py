@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import pathlib
 import shlex
-import sys
 import textwrap
 from typing import Any
 
@@ -17,12 +16,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pathtune.cli._common import add_options, options_from, print_json
+from pathtune.cli._common import add_options, interrupted, options_from, print_json
 from pathtune.demo.comparison import DemoOptions, run_demo
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.options import to_mapping
 from pathtune.training.progress import SeriesProgress
-from pathtune.training.stopping import STATUS, StoppedError
+from pathtune.training.stopping import StoppedError
 
 DEFAULT_OUT = "pathtune-demo"
 
@@ -43,9 +42,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         result = run_demo(pathlib.Path(args.out), options, SeriesProgress(options.epochs, quiet=args.json))
     except (KeyboardInterrupt, StoppedError) as stop:
-        why = str(stop) or "interrupted"
-        print(f"pathtune demo: {why}; {_command(args.out, options)} goes on from here", file=sys.stderr)
-        return STATUS if isinstance(stop, StoppedError) else 130
+        return interrupted("demo", stop, _command(args.out, options))
     if args.json:
         print_json(result)
     else:
