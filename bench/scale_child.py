@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 
+PARTS = {"memory": 2000, "store": 2000}  # the same structures, so that the same steps are made of them
+
 
 class Anonymous:
     """The most anonymous memory of this process while in here, sampled, in MB."""
@@ -74,9 +76,9 @@ def steps(work, data, n_steps, batch, refits, pins):
         keep_large_blocks()
         if "RANK" in os.environ:
             torch.distributed.init_process_group("gloo")
-        source = as_source(work / ("small" if data == "memory" else data))
+        source = as_source(work / ("small" if data in PARTS else data), max_frames=PARTS.get(data))
         if data == "memory":
-            source = Frames([source.read(i) for i in range(2000)])
+            source = Frames([source.read(i) for i in range(len(source))])
         base, used = load(work / "spice.model"), 0
         if refits:
             base, refit = refit_e0(base, source)

@@ -1,13 +1,19 @@
 // Bindings of the CPU kernels: only this file, cuda_bindings.cpp and what they share include pybind11.
 // Tensors arrive as addresses (data_ptr()), so that one build serves every torch version; python/pathtune/ops
-// has checked dtype, shape and contiguity before.
+// has checked dtype, shape and contiguity before. Only neighbours, which knows no tensor, takes numpy's
+// arrays.
 #include "bindings.hpp"
+
+#include <pybind11/numpy.h>
+
+#include <cmath>
 
 #include "allocator.hpp"
 #include "cuda.hpp"
 #include "edge_conv/records.hpp"
 #include "edge_geometry/records.hpp"
 #include "isa.hpp"
+#include "neighbours/neighbours.hpp"
 #include "radial_table/records.hpp"
 #include "sampled_gradient/records.hpp"
 #include "soft_threshold/records.hpp"
@@ -21,6 +27,7 @@ namespace {
 
 #include "edge_conv/binding.inl"
 #include "edge_geometry/binding.inl"
+#include "neighbours/binding.inl"
 #include "radial_table/binding.inl"
 #include "sampled_gradient/binding.inl"
 #include "soft_threshold/binding.inl"
@@ -41,6 +48,7 @@ PYBIND11_MODULE(_core, m) {
 
   bind_edge_conv(m);
   bind_edge_geometry(m);
+  bind_neighbours(m);
   bind_radial_table(m);
   bind_sampled_gradient(m);
   bind_soft_threshold(m);

@@ -18,8 +18,9 @@ SOURCES = sorted(
 # Layers, each importing only from itself and those before it; see docs/design.md.
 LAYERS = [
     {"errors", "options", "_version", "files", "forms", "printed", "watching", "processes"},
-    {"tables", "reference", "data", "plots"},
+    {"tables", "reference", "plots"},
     {"ops", "layers"},
+    {"data"},
     {"adaptations"},
     {"backbone"},
     {"model", "losses"},

@@ -12,8 +12,10 @@ from scipy.spatial import KDTree
 from pathtune.data.geometry import SMALLEST_A, completed, heights_and_volume
 from pathtune.data.structure import Structure
 from pathtune.errors import InputError
+from pathtune.ops.neighbours import edges_of_molecule, edges_of_pairs
 
 MOST_CELLS = 1000  # of a search by cells; four for each atom where that is more
+FEW = 200  # atoms of a molecule; below, all distances take less than a search by cells
 MANY = 1000  # atoms; below, all pairs fit into memory
 
 
@@ -34,28 +36,23 @@ class Graph:
 
 def find_graph(structure: Structure, r_max: float) -> Graph:
     """All edges within r_max (A); raises InputError for two atoms on top of each other."""
-    i, j, shift = _half(structure, r_max)
-    n_pairs = len(i)
-    sender = np.concatenate([i, j])
-    receiver = np.concatenate([j, i])
-    unit_shifts = np.concatenate([shift, -shift])
-    order = _complete_order(sender, receiver, unit_shifts, len(structure))
-    place = np.empty(2 * n_pairs, dtype=np.int64)
-    place[order] = np.arange(2 * n_pairs)
-    first = np.minimum(place[:n_pairs], place[n_pairs:])  # where either edge of a pair comes first
-    number = np.empty(n_pairs, dtype=np.int64)
-    number[first.argsort(kind="stable")] = np.arange(n_pairs)
-    pair = number[order % n_pairs] if n_pairs else number
-    return Graph(sender[order], receiver[order], unit_shifts[order].astype(np.float64), pair)
+    if len(structure) <= FEW:
+        molecule = edges_of_molecule(structure.positions, structure.cell, structure.pbc, r_max)
+        if molecule is not None:
+            edges, closest = molecule
+            if closest and closest[2] < SMALLEST_A:
+                raise _too_close(structure, *closest)
+            return Graph(*edges)
+    return Graph(*edges_of_pairs(*_half(structure, r_max), len(structure)))
 
 
 def count_edges(structure: Structure, r_max: float) -> int:
-    """Number of edges of find_graph, which is not made; InputError as there."""
-    return 2 * len(_half(structure, r_max)[0])
+    """Number of edges of find_graph; InputError as there."""
+    return len(find_graph(structure, r_max).pair)
 
 
 def _half(structure: Structure, r_max: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each pair within r_max once: i [n], j [n], and j's cell seen from i's [n, 3], int64."""
+    """Each pair within r_max once: i [n], j [n], and j's cell seen from i's [n, 3], integers."""
     if len(structure) > MANY:
         _check_apart(structure)
     cell = completed(structure.cell) if structure.pbc.any() else np.zeros((3, 3))
@@ -64,20 +61,7 @@ def _half(structure: Structure, r_max: float) -> tuple[np.ndarray, np.ndarray, n
     if len(distance) and distance.min() < SMALLEST_A:
         k = int(distance.argmin())
         raise _too_close(structure, i[k], j[k], distance[k])
-    return i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64)
-
-
-def _complete_order(sender: np.ndarray, receiver: np.ndarray, unit_shifts: np.ndarray, n_atoms: int) -> np.ndarray:
-    """By receiver, sender and shift: the same structure gives the same order, whatever the neighbour search did."""
-    most = int(np.abs(unit_shifts).max(initial=0))
-    base = 2 * most + 1
-    if n_atoms**2 * base**3 >= 2**62:
-        return np.lexsort((unit_shifts[:, 2], unit_shifts[:, 1], unit_shifts[:, 0], sender, receiver))
-    key = receiver * n_atoms + sender
-    if most:
-        for axis in range(3):
-            key = key * base + unit_shifts[:, axis] + most
-    return key.argsort(kind="stable")
+    return i, j, shift
 
 
 def _pairs_by_cells(structure: Structure, cell: np.ndarray, r_max: float) -> tuple[np.ndarray, ...]:
