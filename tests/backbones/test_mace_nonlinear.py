@@ -100,10 +100,10 @@ def test_it_agrees_at_the_widths_of_mh_1():
     from pathtune.benchmark.cases import build
     from pathtune.benchmark.step import agreement, make_batch, make_model
 
-    stock = build("mh-1").double()
+    stock = build("mh-1", dtype=torch.float64)
     reference, ours = (make_model(stock, backend, "full", 1.0, [8, 26, 29]) for backend in ("reference", "cpu"))
     assert ours.backbone.backend == "cpu"
     found = agreement(reference, ours, make_batch(ours, "mh-1", 16))
     assert found["energy_ev_atom"] < 1e-12
     assert found["forces_ev_a"] < 1e-10 * found["forces_max_ev_a"]
-    assert found["gradient_relative"] < 5e-9  # of the smallest tensor's greatest: sums of many that cancel
+    assert found["gradient_relative"] < 1e-11

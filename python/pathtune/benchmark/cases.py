@@ -97,18 +97,21 @@ def atomic_numbers(case: Case) -> list[int]:
     return list(OFF23_ELEMENTS) if case.n_species == 10 else list(range(1, case.n_species + 1))
 
 
-def build(name: str, seed: int = 0) -> torch.nn.Module:
-    """A stock model in float32: a ScaleShiftMACE with the case's shapes and random weights, or a real other model."""
+def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """A stock model: a ScaleShiftMACE with the case's shapes and random weights, or a real other model.
+
+    A float32 MACE that is made float64 afterwards keeps 3j symbols that were rounded to float32.
+    """
     if name not in NAMES:
         raise InputError(f"--model is {name!r}, expected one of {', '.join(NAMES)}")
     if name in SEVENNETS:
         from pathtune.backbones.sevennet import load_sevennet
 
-        return load_sevennet(SEVENNETS[name], torch.float32).stock
+        return load_sevennet(SEVENNETS[name], dtype).stock
     if name in NEQUIXES:
         from pathtune.backbones.nequix import load_nequix
 
-        return load_nequix(_data() / "weights" / f"{name}.nqx", torch.float32).stock
+        return load_nequix(_data() / "weights" / f"{name}.nqx", dtype).stock
     from pathtune.backbones._mace_stock import stock_mace
 
     case = CASES[name]
@@ -117,6 +120,7 @@ def build(name: str, seed: int = 0) -> torch.nn.Module:
         first = others = "RealAgnosticResidualNonLinear"
     torch.manual_seed(seed)
     return stock_mace(
+        dtype=dtype,
         r_max=case.r_max,
         num_bessel=case.num_bessel,
         num_polynomial_cutoff=5,
