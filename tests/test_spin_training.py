@@ -194,6 +194,28 @@ def test_the_command_line_trains_resumes_bitwise_and_leaves_what_loads(files, ca
     assert "cannot hold the spin layer, expected drop_spin (--drop-spin)" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:pathtune")
+def test_a_comparison_counts_what_spin_adds_apart_from_the_weights_that_change(files, monkeypatch):
+    """Some of the frames have no carbon, and so no moment that counts."""
+    from pathtune.comparing import probe
+
+    monkeypatch.setattr("pathtune.comparing.comparison.costs", lambda arms, world, _: probe.costs(arms, world, False))
+    arms = ["--arms", "spin", "sparse+spin", "--active-share", "0.1", "--n-rates", "1", "--epochs", "2"]
+    words = [word for name in ("train", "valid") for word in (f"--{name}", str(files / f"{name}.xyz"))]
+    assert main(["compare", "--model", str(files / "tiny.model"), *words, *arms, "--batch-size", "4", "--spin", "C",
+                 "--out", str(files / "out"), "--no-check-units"]) == 0  # fmt: skip
+    rows = {row["title"]: row for row in json.loads((files / "out" / "compare.json").read_text())["rows"]}
+    alone, both = (row for title, row in rows.items() if "spin" in title)
+    counts = both["counts"]
+    assert alone["values"] == 0
+    assert alone["added"] == both["added"] == counts["added"] > 0
+    assert both["values"] == round(0.1 * counts["reachable_weights"])
+    assert both["shares"]["all"] == pytest.approx(both["values"] / counts["all_weights"])
+    table = [line.split("|") for line in (files / "out" / "compare.md").read_text().splitlines()]
+    column = [cell.strip() for cell in table[0]].index("values added")
+    assert [line[column].strip() for line in table[2:]].count(f"{both['added']:,d}") == 2
+
+
 @pytest.mark.parametrize(("flags", "words"), [
     (["--arm", "spin"], "spin names no element, expected those whose moments count"),
     (["--arm", "spin", "--spin", "Unobtainium"], "spin: 'Unobtainium' is no element, expected symbols such as Fe Ni"),

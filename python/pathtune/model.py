@@ -302,10 +302,15 @@ class Potential(torch.nn.Module):
         return self.adaptation.trainable()
 
     def counts(self) -> dict[str, int]:
-        """Weights changed, and the three denominators: all, adapted and reachable ones (docs/conventions.md)."""
+        """Weights changed, values added beside them, and the three denominators: all, adapted and reachable weights.
+
+        See docs/conventions.md.
+        """
         layers = self.adaptation.layers() or select_layers(self.backbone.layers)
+        added = self.adaptation.n_added()
         return {
-            "active": self.adaptation.n_changed(),
+            "active": self.adaptation.n_changed() - added,
+            "added": added,
             "all_weights": sum(p.numel() for p in self.backbone.stock.parameters()),
             "adapted_weights": sum(layer.numel for layer in layers),
             "reachable_weights": sum(self.reachable(layer).numel() for layer in layers),

@@ -117,6 +117,10 @@ class Composition(torch.nn.Module):
         """Number of weights changed and values added, of all components together."""
         return sum(c.n_changed() for c in self.parts())
 
+    def n_added(self) -> int:
+        """The part of it that stands beside the weights: of components with a term or an output of their own."""
+        return sum(c.n_changed() for c in self.parts() if not c.replaces and not c.writes())
+
 
 def _check_writers(components: Sequence[Adaptation]) -> None:
     written: dict[str, str] = {}

@@ -226,6 +226,8 @@ def _print(metrics: dict[str, Any], folder: RunFolder, page: pathlib.Path | None
             f"{100 * active / counts[name]:.2f} % of {counts[name]:,d} {label}" for name, label in DENOMINATORS
         )
         print(f"changed {active:,d} weights: {shares}")
+        if counts["added"]:
+            print(f"added   {counts['added']:,d} values beside them")
         print(f"adapter {folder.adapter} ({metrics['adapter_bytes'] / 1000:.0f} kB)")
     if "spin" in metrics:
         print(f"magforces_scale {metrics['spin']['magforces_scale']:.4g}")

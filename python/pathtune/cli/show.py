@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"of a {found['backbone']}, head {found['head']}, cutoff {found['r_max_a']:g} A")
     print(f"trained on {' '.join(found['elements'])}")
     print(f"{counts['active']:,d} values that say the change: {shares} weights")
+    if counts.get("added"):
+        print(f"{counts['added']:,.0f} values added beside the weights")
     for element, shift in found["e0_shift_ev"].items():
         print(f"  E0 {element:3s} {shift:+.4f} eV")
     for layer, n in found["values"].items():

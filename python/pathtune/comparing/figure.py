@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from pathtune.comparing.table import Row, reported, split_of
+from pathtune.comparing.table import Row, n_values, reported, split_of
 from pathtune.plots import new_figure, save_png
 
 # Okabe and Ito's colours, which those with colour-blindness tell apart, and a shape for each as well.
@@ -18,10 +18,10 @@ def draw(file: pathlib.Path, rows: Sequence[Row]) -> None:
     """Write the PNG. `rows`: those of the table; the base's is a dashed line, which may lie above the picture."""
     labels = reported(rows)
     label = next((one for one in labels if one.name == "forces"), labels[0])
-    points = [row for row in rows if row.get("values") and split_of(row)]
+    points = [row for row in rows if n_values(row) and split_of(row)]
     figure = new_figure(9, 4)
     left, right = figure.subplots(1, 2, sharey=True)
-    base = next((row for row in rows if not row.get("values") and split_of(row)), None)
+    base = next((row for row in rows if not n_values(row) and split_of(row)), None)
     for axes, seconds in ((left, False), (right, True)):
         for kinds, group in _by_kinds(points).items():
             mine = [row for row in group if _place(row, seconds) is not None]
@@ -30,7 +30,7 @@ def draw(file: pathlib.Path, rows: Sequence[Row]) -> None:
             error = _error(base, label.mae_key)[0]
             axes.axhline(error, color="#808080", ls="--", lw=1, label=f"zero-shot, {error:.3g}")
         _format(axes, [_place(row, seconds) for row in points])
-    left.set_xlabel("values changed")
+    left.set_xlabel("values changed and added")
     heights = [_error(row, label.mae_key)[0] for row in points]
     if heights:
         left.set_ylim(min(heights) / 1.2, 1.4 * max(heights))
@@ -51,7 +51,7 @@ def _by_kinds(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _place(row: Row, seconds: bool) -> float | None:
     if not seconds:
-        return row["values"]
+        return n_values(row)
     return row["n_steps"] * row["step_seconds"] if "step_seconds" in row else row["seconds"] or None
 
 
@@ -61,7 +61,7 @@ def _error(row: Row, key: str) -> list[float]:
 
 
 def _draw_group(axes: Any, rows: Sequence[Row], key: str, seconds: bool, index: int) -> None:
-    rows = sorted(rows, key=lambda row: row["values"])
+    rows = sorted(rows, key=n_values)
     x = [_place(row, seconds) for row in rows]
     y = [_error(row, key)[0] for row in rows]
     bars = [_error(row, key)[1] / 2 for row in rows]

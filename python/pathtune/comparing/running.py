@@ -226,10 +226,14 @@ def _summary(trial: Trial, metrics: Mapping[str, Any], run: RunFolder) -> dict[s
         "valid": errors(metrics["valid"]),
         "test": errors(metrics["test"]) if "test" in metrics else None,
         "adapter_bytes": metrics.get("adapter_bytes"),
-        "stored_bytes": metrics.get("adapter_bytes", metrics["counts"]["active"] * ITEM_BYTES[metrics["dtype"]]),
+        "stored_bytes": metrics.get("adapter_bytes", _n_values(metrics["counts"]) * ITEM_BYTES[metrics["dtype"]]),
         "seconds": round(metrics["seconds"], 2),
         "curve": [round(line["valid_loss"], 6) for line in lines],
     }
+
+
+def _n_values(counts: Mapping[str, int]) -> int:
+    return counts["active"] + counts.get("added", 0)
 
 
 def errors(scores: Mapping[str, Any]) -> dict[str, float]:

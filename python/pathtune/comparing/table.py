@@ -50,6 +50,7 @@ def arm_row(arm: Arm, tried: Sequence[dict[str, Any]], chosen: Sequence[dict[str
     counts = first["counts"]
     return row | {
         "values": counts["active"],
+        "added": counts.get("added", 0),
         "counts": counts,
         "shares": first["shares"],
         "stored_bytes": first["stored_bytes"],
@@ -73,6 +74,11 @@ def add_ratios(rows: Sequence[Row]) -> None:
 def split_of(row: Row) -> dict[str, list[float]] | None:
     """The errors that a row is judged by: those on test, or on validation where there is no test."""
     return row.get("test") or row.get("valid")
+
+
+def n_values(row: Row) -> int:
+    """Values of the weights that an arm changes, and values that it adds beside them."""
+    return row.get("values", 0) + row.get("added", 0)
 
 
 def reported(rows: Sequence[Row]) -> list[Label]:
@@ -116,8 +122,10 @@ def error_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 def cost_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and lines of what each arm trains, keeps and takes."""
-    heading = ["arm", "rate", "values changed", "% of reachable", "% of adapted", "% of all", "stored kB"]
-    heading += ["optimizer kB", "peak MB", "ms per step", "steps"]
+    adds = any(row.get("added") for row in rows)
+    heading = ["arm", "rate", "values changed", *(["values added"] if adds else [])]
+    heading += ["% of reachable", "% of adapted", "% of all", "stored kB", "optimizer kB", "peak MB"]
+    heading += ["ms per step", "steps"]
     lines = []
     for row in rows:
         shares = row.get("shares", {})
@@ -126,6 +134,7 @@ def cost_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
                 row["title"],
                 _plain(row.get("lr"), ".3g") + ("*" if row.get("is_edge") else ""),
                 _plain(row.get("values"), ",d") if row.get("values") else "none",
+                *([_plain(row.get("added") or None, ",d")] if adds else []),
                 *(_plain(shares.get(name), ".3g", 100) for name in ("reachable", "adapted", "all")),
                 _plain(row.get("stored_bytes") or None, ",.1f", 1e-3),
                 _plain(row.get("optimizer_bytes"), ",.1f", 1e-3),

@@ -103,6 +103,7 @@ def _facts(run: FinishedRun, source: Source, n_measured: int | None, what: str) 
         *[[f"structures, {name}", "", n] for name, n in m["n_structures"].items()],
         ["structures judged here", what, len(source)],
         ["values changed", "", counts["active"]],
+        *([["values added beside the weights", "", counts["added"]]] if counts.get("added") else []),
         *[
             [f"weights, {name.split('_')[0]}", "", counts[name]]
             for name in ("reachable_weights", "adapted_weights", "all_weights")

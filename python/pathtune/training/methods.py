@@ -98,7 +98,8 @@ def describe(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"The pretrained {metrics['base']} {metrics.get('model') or 'model'}{_hash(metrics.get('model_sha256'))} was "
         f"fine-tuned (arm {metrics['arm']}) on {data['train']} structures, with {data['valid']} for validation"
         + (f" and {data['test']} for testing." if "test" in data else "."),
-        f"{counts['active']:,d} of its {counts['all_weights']:,d} weights were changed ({_shares(metrics)}).",
+        f"{counts['active']:,d} of its {counts['all_weights']:,d} weights were changed ({_shares(metrics)})"
+        + (f" and {counts['added']:,d} values added beside them." if counts.get("added") else "."),
         f"Training took {metrics['epochs']} epochs in batches of {metrics['batch_size']} with schedule-free AdamW, "
         f"learning rate {metrics['learning_rate']:.3g}, beta1 {metrics['beta1']:.3g}, seed {metrics['seed']}, "
         f"precision {metrics['dtype']}, on a {fit.get('loss', '')} loss with the weights {weights}.",

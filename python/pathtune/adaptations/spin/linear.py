@@ -183,7 +183,7 @@ def linear_columns(energy: SpinEnergy, edges: Any, batch: Batch) -> tuple[torch.
         slopes = slopes.index_add(0, graph.pair * n_spin + mine, -basis.unsqueeze(2) * neighbour.unsqueeze(1))
     slopes = slopes.reshape(n_pairs(n), n_spin, k, 3).transpose(1, 2)
     columns = torch.cat([landau.flatten(), exchange.flatten()])
-    both = torch.cat([landau_slopes.reshape(-1, n_spin, 3), slopes.reshape(-1, n_spin, 3)])
+    both = torch.cat([landau_slopes.reshape(n * N_POWERS, n_spin, 3), slopes.reshape(n_pairs(n) * k, n_spin, 3)])
     unit = energy.moment_unit[graph.element].double()
     return columns.cpu(), (both / unit.reshape(1, -1, 1)).cpu(), graph.atoms
 
@@ -202,7 +202,7 @@ def force_columns(energy: SpinEnergy, edges: Any, batch: Batch) -> torch.Tensor:
     forces = pull.new_zeros(n * n_spin, k, 3)
     forces = forces.index_add(0, graph.pair * n_spin + graph.sender, pull)
     forces = forces.index_add(0, graph.pair * n_spin + graph.receiver, -pull)
-    exchange = forces.reshape(n, n_spin, k, 3).transpose(1, 2).reshape(-1, n_spin, 3)
+    exchange = forces.reshape(n, n_spin, k, 3).transpose(1, 2).reshape(n * k, n_spin, 3)
     return torch.cat([exchange.new_zeros(len(energy.shape.elements) * N_POWERS, n_spin, 3), exchange]).cpu()
 
 
