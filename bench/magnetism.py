@@ -151,7 +151,8 @@ def trained(name, arm, seed, factor):
     line = {
         "set": name, "arm": arm, "seed": seed, "factor": factor, "lr": float(f"{rate:.4g}"), "steps": steps,
         "batch": BATCH, "best_epoch": history.best_epoch, "valid_loss": float(f"{best['valid_loss']:.5g}"),
-        "n_changed": model.counts()["active"], "n_spin": n_spin, **({} if spin is None else spin.summary()),
+        "n_changed": sum(model.counts()[key] for key in ("active", "added")), "n_spin": n_spin,
+        **({} if spin is None else spin.summary()),
         "valid": errors(pathtune.evaluate(model, splits["valid"]), element),
         "test": errors(pathtune.evaluate(model, splits["test"]), element), "cpu_s": round(spent, 1),
     }  # fmt: skip
