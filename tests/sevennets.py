@@ -2,17 +2,13 @@
 
 import torch
 
-from pathtune.backbones._packages import import_sevenn, quiet_torchscript
+from pathtune.backbones._sevennet_stock import stock_sevennet
 
 
 def tiny_sevennet(dtype=torch.float64, seed=0, **changes):
     """A random SevenNet of three elements, three layers, multiplicities that differ by irrep."""
-    import_sevenn()
-    from sevenn._const import DEFAULT_E3_EQUIVARIANT_MODEL_CONFIG
-    from sevenn.model_build import build_E3_equivariant_model
-
     config = {
-        **DEFAULT_E3_EQUIVARIANT_MODEL_CONFIG, "version": "0.13.0", "cutoff": 3.5, "channel": 4, "lmax": 2,
+        "version": "0.13.0", "cutoff": 3.5, "channel": 4, "lmax": 2,
         "is_parity": False, "irreps_manual": ["8x0e", "8x0e+5x1e+3x2e", "8x0e+5x1e+3x2e", "8x0e"],
         "num_convolution_layer": 3, "weight_nn_hidden_neurons": [8], "self_connection_type": "linear",
         "conv_denominator": [2.5, 2.0, 1.5], "_number_of_species": 3, "_type_map": {8: 0, 1: 1, 6: 2},
@@ -20,16 +16,7 @@ def tiny_sevennet(dtype=torch.float64, seed=0, **changes):
         "cutoff_function": {"cutoff_function_name": "XPLOR", "cutoff_on": 2.5},
         "radial_basis": {"radial_basis_name": "bessel", "bessel_basis_num": 4}, **changes,
     }  # fmt: skip
-    before = torch.get_default_dtype()
-    torch.manual_seed(seed)
-    try:
-        torch.set_default_dtype(dtype)  # for e3nn's 3j
-        with quiet_torchscript():
-            stock = build_E3_equivariant_model(config).to(dtype)
-    finally:
-        torch.set_default_dtype(before)
-    stock.pathtune_config = config
-    return stock
+    return stock_sevennet(dtype, seed, **config)
 
 
 PARITY = {"is_parity": True, "irreps_manual": False, "num_convolution_layer": 2, "conv_denominator": [2.5, 2.0]}

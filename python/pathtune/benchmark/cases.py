@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 import ase.build
+import ase.data
 import numpy as np
 import torch
 
@@ -84,9 +85,36 @@ CASES = {
         max_ell=2,
     ),
 }
-SEVENNETS = {"sevennet-0": "sevennet:7net-0"}  # real weights, which lie inside sevenn
+# real weights, which lie inside sevenn
+SEVENNETS = {"sevennet-0": "sevennet:7net-0", "sevennet-l3i5": "sevennet:7net-l3i5"}
+# of 7net-mf-ompa as sevenn's preset for its fine-tuning gives it, without modalities, which add scalars to linears
+SEVENNET_SHAPES: dict[str, dict[str, Any]] = {
+    "sevennet-mf-ompa": {
+        "cutoff": 6.0,
+        "channel": 128,
+        "irreps_manual": [
+            "128x0e",
+            "128x0e+64x1o+32x2e+32x3o",
+            "128x0e+64x1o+64x1e+32x2o+32x2e+32x3o+32x3e",
+            "128x0o+128x0e+64x1o+64x1e+32x2o+32x2e+32x3o+32x3e",
+            "128x0e+64x1o+32x2e+32x3o",
+            "128x0e",
+        ],
+        "lmax": 3,
+        "is_parity": True,
+        "num_convolution_layer": 5,
+        "conv_denominator": [50.0] * 5,
+        "weight_nn_hidden_neurons": [64, 64],
+        "cutoff_function": {"cutoff_function_name": "XPLOR", "cutoff_on": 5.5},
+        "radial_basis": {"radial_basis_name": "bessel", "bessel_basis_num": 8},
+        "self_connection_type": "nequip",
+        "shift": 0.0,
+        "scale": 1.0,
+    },
+}
 NEQUIXES = ("nequix-mp-1",)  # real weights, in PATHTUNE_DATA
-NAMES = (*CASES, *SEVENNETS, *NEQUIXES)
+NAMES = (*CASES, *SEVENNETS, *SEVENNET_SHAPES, *NEQUIXES)
+N_SPECIES = 89  # of a SevenNet with random weights
 OFF23_ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)
 
 
@@ -108,6 +136,16 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch
         from pathtune.backbones.sevennet import load_sevennet
 
         return load_sevennet(SEVENNETS[name], dtype).stock
+    if name in SEVENNET_SHAPES:
+        from pathtune.backbones._sevennet_stock import stock_sevennet
+
+        species = {
+            "version": "0.13.0",
+            "_number_of_species": N_SPECIES,
+            "_type_map": {z: z - 1 for z in range(1, N_SPECIES + 1)},
+            "chemical_species": list(ase.data.chemical_symbols[1 : N_SPECIES + 1]),
+        }
+        return stock_sevennet(dtype, seed, **species, **SEVENNET_SHAPES[name])
     if name in NEQUIXES:
         from pathtune.backbones.nequix import load_nequix
 
