@@ -55,7 +55,7 @@ CASES = {
     (FE, "full + spin"): (("full", "spin"), PAIR, 5, {}),
     (FE, "full"): (("full",), None, 5, {}),
     (FE, "3 % + spin"): (("sparse", "spin"), PAIR, 5, {}),
-    (FE, "frozen + pair"): (("spin",), PAIR, 45, {"keeps": True}),
+    (FE, "frozen + pair"): (("spin",), PAIR, 180, {"keeps": True}),  # less processor time than full + spin
     (FE, "frozen + many-body"): (("spin",), MANY, 45, {"keeps": True}),
     (FE, "full + spin, no T labels"): (("full", "spin"), PAIR, 5, {"drops": "magforces"}),
     ("nio_deepspin", "frozen + pair"): (("spin",), NIO, 45, {"keeps": True}),

@@ -48,8 +48,12 @@ def chosen():
 
 
 def mean(runs, key):
+    """Over seeds, with the largest minus the smallest in brackets."""
     values = [run["test"][key] for run in runs if key in run["test"]]
-    return statistics.mean(values) if values else None
+    if not values:
+        return "-"
+    spread = f" ({max(values) - min(values):.2g})" if len(values) > 1 else ""
+    return shown(statistics.mean(values)) + spread
 
 
 def trained():
@@ -60,7 +64,7 @@ def trained():
         n_rates = len({r["factor"] for r in lines_of("magnetism_trained") if (r["set"], r["arm"]) == (name, arm)})
         sizes = [f"{first['n_changed'] - first['n_spin']:,d}", f"{first['n_spin']:,d}"]
         seconds = statistics.mean(run["cpu_s"] for run in runs)
-        errors = [shown(mean(runs, key)) for key in (E, F, T)]
+        errors = [mean(runs, key) for key in (E, F, T)]
         body.append([name, arm, str(len(runs)), str(n_rates), str(first["steps"]), *errors, *sizes, f"{seconds:.0f} s"])
     header = ["set", "arm", "seeds", "rates", "steps", "E meV/atom", "F meV/A", "T meV/mu_B", "weights",
               "spin values", "processor"]  # fmt: skip
@@ -72,7 +76,7 @@ def groups():
     body = []
     for (name, arm), runs in chosen().items():
         if name == "fe_fcc_deepspin":
-            body.append([arm, *(" / ".join(shown(mean(runs, f"{group} {key}")) for group in ("cold", "warm", "hot"))
+            body.append([arm, *(" / ".join(mean(runs, f"{group} {key}") for group in ("cold", "warm", "hot"))
                                 for key in (E, F, T))])  # fmt: skip
     return ["arm", "E meV/atom, cold / warm / hot", "F meV/A", "T meV/mu_B"], body
 

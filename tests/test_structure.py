@@ -27,6 +27,7 @@ LAYERS = [
     {"adapting"},
     {"backbones", "adapter_checks", "adapter_file", "adapter_tools", "atomic_energies", "conventions", "evaluation",
      "moments", "calculator", "loading"},
+    {"energy_offsets"},
     {"training", "benchmark"},
     {"guidance", "comparing", "demo", "importance"},
     {"report"},

@@ -271,6 +271,17 @@ def energy_error(model: Potential, source: Source, batch_size: int = 16) -> floa
     return float(np.mean(np.abs(residual) / source.composition[labelled].sum(axis=1)))
 
 
+def residuals_of(model: Potential, source: Source, batch_size: int = 16) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Label minus predicted energy, eV, of the frames that the E0 refit uses: their indices, it, and which are atoms.
+
+    Each is [n]; indices ascend, and `is_isolated` says which frames are of config_type IsolatedAtom.
+    """
+    labelled = _own_energies(model, source)
+    if not len(labelled):
+        return labelled, np.zeros(0), np.zeros(0, dtype=bool)
+    return (labelled, *_residuals(model, source, labelled.tolist(), batch_size))
+
+
 def _own_energies(model: Potential, source: Source) -> np.ndarray:
     """Which frames, of a sample of a large set, have an energy of the head that the model was loaded for."""
     labelled = sampled(source, "energy")

@@ -23,6 +23,7 @@ from pathtune.cli._common import (
 )
 from pathtune.conventions import check_conventions
 from pathtune.data import Source, as_source, check_cutoff, check_elements, split_off, subset
+from pathtune.energy_offsets import said, with_offsets
 from pathtune.errors import InputError
 from pathtune.files import write_text
 from pathtune.guidance import choose_share, draw_sweep, share_for
@@ -102,8 +103,9 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
     config.check_config_types(train)
     if config.check_units:
         check_conventions(base, train)
-    base, e0_fit, train = settle_e0(base, train, config.e0, config.refit_e0)
-    sets["train"] = train
+    sets, offsets = with_offsets(base, sets, config.energy_offsets)
+    base, e0_fit, train = settle_e0(base, sets["train"], config.e0, config.refit_e0)
+    sets["train"], valid = train, sets["valid"]
     folder = RunFolder(out)
     is_swept = "sparse" in run_options.arm and options["delta"].active_share == SWEEP
     of_share = ""
@@ -120,7 +122,7 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
         world().first(lambda: write_text(folder.split, json.dumps(split) + "\n"))
     for note in dict.fromkeys(note for source in sets.values() for note in getattr(source, "notes", ())):
         print(f"pathtune fit: {note}", file=sys.stderr)
-    for line in () if args.json else filter(None, (e0_fit, of_share)):
+    for line in () if args.json else filter(None, (said(offsets), e0_fit, of_share)):
         print(line, flush=True)
     if model is None:
         options["delta"] = _decide(base, train, valid, options, folder, args.json)
@@ -130,6 +132,7 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
         "model": options["model"].model,
         "model_sha256": file_hash(options["model"].model),
         "units": list(options["data"].units or ()),
+        "energy_offsets_ev_atom": offsets,
     }
     metrics = run_arm(model, base, sets, config, folder, e0_fit, progress, facts)
     page = _report(model, base, sets, options, folder, metrics) if run_options.report else None

@@ -112,6 +112,45 @@ class Frames:
         return total.hexdigest()
 
 
+class Shifted:
+    """A source whose frames of some config_types have other energies: less a constant for each atom."""
+
+    def __init__(self, source: Source, offsets: Mapping[str, float]):
+        """`offsets`: by config_type, eV/atom."""
+        self._source, self._offsets = source, dict(offsets)
+        self.elements, self.composition, self.present = source.elements, source.composition, source.present
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._source, name)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the source's and the offsets."""
+        return hashlib.sha256(repr((self._source.fingerprint, sorted(self._offsets.items()))).encode()).hexdigest()
+
+    def read(self, i: int) -> Structure:
+        """Frame `i`."""
+        s = self._source.read(i)
+        offset = self._offsets.get(s.config_type)
+        if offset is None or "energy" not in s.labels:
+            return s
+        energy = s.labels["energy"] - offset * len(s)
+        return dataclasses.replace(s, labels={**s.labels, "energy": energy})
+
+    def graph(self, i: int, r_max: float) -> Graph:
+        """Its edges within r_max (A)."""
+        return self._source.graph(i, r_max)
+
+    def subset(self, indices: Sequence[int]) -> Shifted:
+        """Some of its frames."""
+        return Shifted(subset(self._source, indices), self._offsets)
+
+
 def as_source(
     data: Any, keys: LabelKeys | None = None, max_frames: int | None = None, needs_labels: bool = True
 ) -> Source:
@@ -183,6 +222,8 @@ def check_cutoff(source: Any, r_max: float) -> None:
 
 def subset(source: Source, indices: Sequence[int]) -> Source:
     """Some frames of a source: in memory, or where they stay in their files, in these."""
+    if isinstance(source, Shifted):
+        return source.subset(indices)
     if isinstance(source, (Store, Selected)):
         return Selected(source, indices)
     return Frames([source.read(i) for i in indices])

@@ -8,6 +8,7 @@ from typing import Any
 from pathtune.atomic_energies import energy_error, refit_e0, settle_e0
 from pathtune.conventions import check_conventions
 from pathtune.data import Joined, LabelKeys, Source, as_source, check_cutoff, check_elements
+from pathtune.energy_offsets import with_offsets
 from pathtune.errors import InputError
 from pathtune.losses import check_outputs
 from pathtune.model import Potential
@@ -55,7 +56,9 @@ def fit(
         raise InputError("fit: the model has nothing to train, expected one from sparsify or unfreeze")
     if config.check_units:
         check_conventions(Potential(model.base, model.head).to(model.device), train)
-    refitted, e0_fit, train = settle_e0(model, train, config.e0, config.refit_e0)
+    sets, offsets = with_offsets(model, {"train": train, "valid": valid}, config.energy_offsets)
+    refitted, e0_fit, train = settle_e0(model, sets["train"], config.e0, config.refit_e0)
+    valid = sets["valid"]
     model.set_e0(refitted.e0)
     mixed: Source = train
     if replay is not None:
@@ -69,6 +72,7 @@ def fit(
     history = Loop(model, mixed, valid, config, folder, progress, e0_fit).run()
     if config.refit_e0_last and config.e0 is None:
         _refit_last(model, train, valid, config, history)
+    history.energy_offsets = offsets
     return history
 
 

@@ -105,6 +105,7 @@ def describe(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"precision {metrics['dtype']}, on a {fit.get('loss', '')} loss with the weights {weights}.",
         _types(fit),
         _units(metrics),
+        _offsets(metrics),
         _e0(metrics),
         f"The result is the best epoch on validation: {metrics['best_reason']}."
         if not metrics["is_start"]
@@ -149,6 +150,14 @@ def _weights(fit: Mapping[str, Any], scores: Mapping[str, Any]) -> list[tuple[An
     """Labels that the structures had, and the options that weigh them."""
     found = [(label, f"{label.name}_weight") for label in labels() if label.mae_key in scores]
     return [(label, key) for label, key in found if key in fit]
+
+
+def _offsets(metrics: Mapping[str, Any]) -> str:
+    offsets = metrics.get("energy_offsets_ev_atom") or {}
+    values = ", ".join(f"{1000 * value:+.1f} meV/atom from {name}" for name, value in offsets.items())
+    return f"Constants found by least squares were taken from the energies of some config_types: {values}." * bool(
+        values
+    )
 
 
 def _e0(metrics: Mapping[str, Any]) -> str:

@@ -83,6 +83,11 @@ class FitConfig:
         "IsolatedAtom, which are then not trained on; by default the two refits below",
         is_table=True,
     )
+    energy_offsets: tuple[str, ...] = option(
+        (),
+        "config_types whose energies are on a scale of their own: a constant for each atom is found beside E0 and "
+        "taken from their labels",
+    )
     refit_e0: bool = option(True, "refit the energy of each element to the training data first")
     refit_e0_last: bool = option(True, "and once more at the end, which takes out what the energies drifted by")
     checkpoint_minutes: float = option(5.0, "longest time between checkpoints, which also end every epoch")
@@ -110,7 +115,9 @@ class FitConfig:
     def after_e0(self) -> FitConfig:
         """The same training of a model whose E0 have been set, on labels that have been checked."""
         is_last = self.refit_e0_last and self.e0 is None
-        return dataclasses.replace(self, e0=None, refit_e0=False, refit_e0_last=is_last, check_units=False)
+        return dataclasses.replace(
+            self, e0=None, refit_e0=False, refit_e0_last=is_last, check_units=False, energy_offsets=()
+        )
 
     def scale_of(self, model: Potential, train: Source) -> LossScale:
         """By what the errors of each label are divided, and what each then counts."""
@@ -156,6 +163,7 @@ class History(Printed):
     best_epoch: int
     start_loss: float = math.nan  # validation loss before the first step
     last_e0_fit: E0Fit | None = None
+    energy_offsets: Mapping[str, float] = dataclasses.field(default_factory=dict)  # taken from labels, eV/atom
     optimizer_bytes: int = 0  # of what the optimizer keeps beside the parameters, at the end
 
     def table(self) -> Table:
