@@ -352,6 +352,7 @@ TABLES = {
     "time": time_table,
     "sevennet": sevennet_table,
     "nequix_agreement": lambda: rows(*nequix_tables.agreement()),
+    "nequix_fits": lambda: rows(*nequix_tables.fits()),
     "nequix_step": lambda: rows(*nequix_tables.step()),
     "gpu_resources": resource_table,
     "gpu_costs": cost_table,
