@@ -4,6 +4,7 @@
     python bench/interpretation.py arms      # one set, several training rules: do counts and importance agree?
     python bench/interpretation.py demo      # the same on the shipped model and structures, two seeds; with mace-torch
     python bench/interpretation.py sets      # several materials, two seeds: is l = 2 more in transition metals?
+    python bench/interpretation.py longer    # where seeds differed most, four times as many steps: do they agree?
     python bench/interpretation.py summary   # what the committed runs say, as JSON
 
 All but demo: SevenNet-0 (in its own environment), 40 training structures, 80 steps, 3 % of the reachable weights,
@@ -41,6 +42,7 @@ OTHERS = {"silicon": "crystals/mlearn_Si", "germanium": "crystals/mlearn_Ge", "l
 SETS = {**METALS, **OTHERS}
 MOST_ATOMS = 66  # of a structure; where most have more, as in water and nickel, there are fewer structures
 SEEDS = (0, 1)
+LONGER, LONGER_EPOCHS = ("titanium", "indium phosphide"), 4 * EPOCHS  # where the seeds differed most
 DEMO_EPOCHS = 10
 PLANTED_FORCE = 0.15  # eV/A, rms change of the forces by a planted shift, the same for every l
 ARMS = {
@@ -72,13 +74,16 @@ def splits(name):
     return [s for i, s in enumerate(structures) if i % 3], structures[::3]
 
 
-def planted_model(base, degree, structures, seed=0):
-    """The base with normal noise on its weights of one degree l, of a size that moves the forces by PLANTED_FORCE."""
+def planted_model(base, degree, structures, seed=0, element=None):
+    """The base with normal noise on its weights of one degree l, of a size that moves the forces by PLANTED_FORCE.
+
+    `element`: an atomic number; only the weights that are its own in species linears are moved.
+    """
     species = base.species_of(elements_of(structures))
     batch = base.collate(structures[::10])
     forces, size = base(batch).forces.detach(), 0.05
     for _ in range(6):
-        moved = moved_model(base, degree, species, size, seed)
+        moved = moved_model(base, degree, species, size, seed, element)
         change = float((moved(batch).forces.detach() - forces).square().mean().sqrt())
         if abs(change / PLANTED_FORCE - 1) < 0.05:
             break
@@ -86,17 +91,21 @@ def planted_model(base, degree, structures, seed=0):
     return moved
 
 
-def moved_model(base, degree, species, size, seed):
+def moved_model(base, degree, species, size, seed, element=None):
     """The base with noise on its weights of one degree, `size` times the rms of each path."""
     moved = pathtune.unfreeze(base, "full")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for part in parts_of(base.base, set(base.base.parameters), species):
-            if part.degree == degree:
+            is_meant = part.is_reachable
+            if element is not None:
+                is_own = part.kind == "species linear" and part.species is not None
+                is_meant = is_meant & (part.species == base.species_of([element])[0]) if is_own else is_meant & False
+            if part.degree == degree and is_meant.any():
                 flat = moved.backbone.parameters[part.parameter].view(-1)
                 w = flat[part.indices]
                 noise = torch.randn(w.numel(), generator=generator).to(w) * w.square().mean().sqrt()
-                flat[part.indices] = torch.where(part.is_reachable, w + size * noise, w)
+                flat[part.indices] = torch.where(is_meant, w + size * noise, w)
     return moved
 
 
@@ -139,14 +148,14 @@ def row_of(model, valid):
     }  # fmt: skip
 
 
-def keep(key, make):
+def keep(key, make, results=RESULTS):
     """Run `make` unless its row is there; the row is written with the processor seconds it took."""
-    done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     if any(all(row.get(k) == v for k, v in key.items()) for row in done):
         return
     began = time.process_time()
     row = {**key, **make(), "processor_seconds": round(time.process_time() - began, 1)}
-    with open(RESULTS, "a") as stream:
+    with open(results, "a") as stream:
         stream.write(json.dumps(row) + "\n")
     shares = {g: round(v["shapley_share"] or 0.0, 4) for g, v in row["groups"].items()}
     print(json.dumps(key), shares, f"complete {row['completeness']:.3f}, {row['processor_seconds']} s", flush=True)
@@ -184,16 +193,16 @@ def demo():
         keep({"kind": "demo", "arm": arm}, make)  # fmt: skip
 
 
-def sets_of(names):
+def sets_of(names, kind="sets", epochs=EPOCHS):
     """Materials, two seeds, and how far the two change the same weights."""
     for name in names:
         def make(name=name):
             sets = read(name)
-            models = [tune(pathtune.load(BASE), sets, seed=seed) for seed in SEEDS]
+            models = [tune(pathtune.load(BASE), sets, seed=seed, epochs=epochs) for seed in SEEDS]
             first, second = (row_of(model, sets[1]) for model in models)
             common = overlap(*models)
             return {**first, "second": second, "overlap": common}
-        keep({"kind": "sets", "set": name}, make)  # fmt: skip
+        keep({"kind": kind, "set": name}, make)  # fmt: skip
 
 
 def enrichment(row, group="l = 2"):
@@ -277,6 +286,8 @@ def main(verbs):
             print(json.dumps(summary(), indent=1))
         elif verb == "sets":
             sets_of([name for pair in zip(METALS, OTHERS) for name in pair])
+        elif verb == "longer":
+            sets_of(LONGER, "longer", LONGER_EPOCHS)
         else:
             {"planted": planted, "arms": arms, "demo": demo}[verb]()
 

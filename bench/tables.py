@@ -14,6 +14,7 @@ import sys
 
 import evidence
 import interpretation_classes
+import interpretation_map
 import magnetism_tables
 import nequix_tables
 import optimiser_tables
@@ -335,6 +336,7 @@ def operator_table() -> str:
 
 TABLES = {
     "interpretation": lambda: rows(*interpretation_classes.table()),
+    **{name: (lambda make=make: rows(*make())) for name, make in interpretation_map.TABLES.items()},
     "frontier": lambda: rows(*optimiser_tables.frontier()),
     **{name: (lambda make=make: rows(*make())) for name, make in scale.TABLES.items()},
     **{name: (lambda make=make: rows(*make())) for name, make in magnetism_tables.TABLES.items()},

@@ -53,18 +53,18 @@ def read_sets() -> tuple[list[Structure], list[Structure]]:
     return [f for f in frames if f.config_type not in HELD_OUT], [f for f in frames if f.config_type in HELD_OUT]
 
 
-def constructor_arguments(train: list[Structure]) -> dict[str, Any]:
-    """MODEL with E0, shift, scale and the mean number of neighbours of the training frames."""
+def constructor_arguments(train: list[Structure], model: dict[str, Any] = MODEL) -> dict[str, Any]:
+    """The model's options with E0, shift, scale and the mean number of neighbours of the training frames."""
     n_atoms = np.array([len(s) for s in train])
     energies = np.array([s.energy_ev for s in train])
-    counts = composition(train, MODEL["atomic_numbers"])
+    counts = composition(train, model["atomic_numbers"])
     # Per atom, as the loss counts energies.
     e0 = np.linalg.lstsq(counts / n_atoms[:, None], energies / n_atoms, rcond=None)[0]
     neighbours = []
     for s in train:
-        per_atom = np.bincount(find_graph(s, MODEL["r_max"]).receiver, minlength=len(s))
+        per_atom = np.bincount(find_graph(s, model["r_max"]).receiver, minlength=len(s))
         neighbours.append(per_atom[per_atom > 0])
-    return MODEL | {
+    return model | {
         "atomic_energies": e0.tolist(),
         "atomic_inter_shift": float(np.mean((energies - counts @ e0) / n_atoms)),
         "atomic_inter_scale": float(np.sqrt(np.mean(np.concatenate([s.forces for s in train]) ** 2))),

@@ -173,6 +173,17 @@ def test_elements_that_the_data_lack_have_no_row_and_the_others_their_reachable_
     assert sum(row.reachable for row in found.elements) < sum(p.weights for p in found.parts if "species" in p.kind)
 
 
+def test_rows_of_elements_divide_the_fisher_information_of_their_paths_and_share_its_line(frames):
+    found = importance(tuned("sparse"), frames)
+    for group in ("l = 0", "l = 1", "l = 2"):
+        paths = [p for p in found.parts if p.kind == "species linear" and p.group == group]
+        rows = [row for row in found.elements if row.group == group]
+        assert paths
+        assert sum(r.fisher * r.reachable for r in rows) == pytest.approx(sum(p.fisher * p.reachable for p in paths))
+    for row in found.elements:
+        assert row.predicted_rate == found.rate_line.at(row.fisher)
+
+
 def test_rates_beside_the_line_that_was_fitted_to_them(frames):
     found = importance(tuned("sparse"), frames)
     for p in found.parts:

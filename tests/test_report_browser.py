@@ -18,8 +18,13 @@ SIZES = {"wide": (1280, 5200), "narrow": (390, 9000)}
 FRAME = """<!DOCTYPE html><html lang="en"><title>frame</title><body style="margin:0">
 <iframe style="border:0;width:{}px;height:{}px" srcdoc="{}"></iframe><script>onload = () => {{
 const frame = document.querySelector("iframe"), inner = frame.contentWindow;
+const all = (selector, of = inner.document) => [...of.querySelectorAll(selector)];
+const cut = all("figure svg").flatMap(svg => all("text", svg).filter(text => {{
+const [box, mine] = [svg, text].map(e => e.getBoundingClientRect());
+return mine.left < box.left - 1 || mine.right > box.right + 1 || mine.bottom > box.bottom + 1 }}));
 document.title = [inner.document.documentElement.scrollWidth, inner.innerWidth, inner.performance.getEntriesByType(
-"resource").filter(e => !e.name.startsWith("data:")).length].join(" ") }}</script></body></html>"""
+"resource").filter(e => !e.name.startsWith("data:")).length, cut.length,
+all("#run .beside .scroll").filter(e => e.scrollWidth > e.clientWidth).length].join(" ") }}</script></body></html>"""
 OWN_SERVICES = ("google", "gvt1.com")  # in the addresses that Chromium asks by itself
 
 
@@ -76,10 +81,12 @@ def test_it_shows_without_error_or_request_and_fits_the_window(chromium, pages, 
     assert not requests(tmp_path / "net.json")
     assert (corner(picture).mean() > 200) == (scheme == "light")
     dom, _ = browse(chromium, framed, size, scheme, tmp_path, "--dump-dom")
-    content, window, n_resources = map(int, re.search("<title>(.*?)</title>", dom)[1].split())
+    content, window, n_resources, n_cut, n_hidden = map(int, re.search("<title>(.*?)</title>", dom)[1].split())
     assert window == size[0]
     assert content <= window
     assert n_resources == 0
+    assert n_cut == 0  # texts of drawings that reach over their edge
+    assert n_hidden == 0 or name == "two"  # tables of facts whose values a phone shows only after scrolling
 
 
 def corner(picture):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from pathtune.importance.shapley import left_out, losses_of, shapley_values
 from pathtune.model import Potential
 from pathtune.training.options import FitConfig
 
+Row = TypeVar("Row", PartRow, ElementRow)
 BATCH_SIZE = 4
 FISHER_FRAMES = 16  # structures, evenly spaced, for the Fisher information
 FISHER_SEED = 0  # of the random signs; not that of a training
@@ -83,7 +84,10 @@ def importance(
         groups=_group_rows(rows, players, losses, removed),
         coalitions=tuple((tuple(sorted(s)), value) for s, value in losses.items()),
         parts=tuple(_with_prediction(row, line) for row in rows),
-        elements=_element_rows(model, change, parts, gradients if shown else None, removed),
+        elements=tuple(
+            _with_prediction(row, line)
+            for row in _element_rows(model, change, parts, gradients if shown else None, removed, fisher)
+        ),
         nodes=nodes,
         completeness=completeness,
         is_complete=shown,
@@ -185,7 +189,7 @@ def _part_rows(
     return rows
 
 
-def _with_prediction(row: PartRow, line: RateLine | None) -> PartRow:
+def _with_prediction(row: Row, line: RateLine | None) -> Row:
     return dataclasses.replace(row, predicted_rate=None if line is None else line.at(row.fisher))
 
 
@@ -227,8 +231,10 @@ def _element_rows(
     parts: Sequence[Part],
     gradients: Mapping[str, torch.Tensor] | None,
     removed: float,
+    fisher: Mapping[str, torch.Tensor],
 ) -> tuple[ElementRow, ...]:
-    sums: dict[tuple[int, int | None], list[float]] = {}  # by species and degree: reachable, changed, integrated
+    # By species and degree: reachable, changed, integrated, Fisher information.
+    sums: dict[tuple[int, int | None], list[float]] = {}
     for part in parts:
         if part.species is None or part.kind != "species linear":
             continue
@@ -236,12 +242,15 @@ def _element_rows(
         delta = change.delta(part.parameter) if part.parameter in change.base else torch.zeros_like(like)
         is_changed = part.of(delta).cpu() != 0
         mine = None if gradients is None else gradients.get(part.parameter, torch.zeros_like(like))
+        information = part.of(fisher[part.parameter]).cpu()
         for s in range(len(model.atomic_numbers)):
             where = part.species == s
-            row = sums.setdefault((s, part.degree), [0.0, 0.0, 0.0])
-            row[0] += int((where & part.is_reachable).sum())
+            row = sums.setdefault((s, part.degree), [0.0, 0.0, 0.0, 0.0])
+            reachable = where & part.is_reachable
+            row[0] += int(reachable.sum())
             row[1] += int((where & is_changed).sum())
             row[2] += 0.0 if mine is None else float(part.of(mine).cpu()[where].sum())
+            row[3] += float(information[reachable].sum())
     present = {s for (s, _), row in sums.items() if row[0]}
     order = sorted(sums.items(), key=lambda item: (item[0][0], item[0][1] is None, item[0][1] or 0))
     return tuple(
@@ -251,6 +260,8 @@ def _element_rows(
             reachable=int(row[0]),
             changed=int(row[1]),
             rate=row[1] / row[0] if row[0] else None,
+            predicted_rate=None,
+            fisher=row[3] / row[0] if row[0] else None,
             integrated_share=None if gradients is None else _share(row[2], removed),
         )
         for (s, degree), row in order

@@ -53,6 +53,8 @@ class ElementRow:
     reachable: int  # 0: the data do not contain the element
     changed: int
     rate: float | None
+    predicted_rate: float | None  # by the line of the parts, at these weights' Fisher information
+    fisher: float | None  # mean F_i W_i^2 of the reachable weights
     integrated_share: float | None  # of the loss that tuning took off
 
 

@@ -110,16 +110,8 @@ def _overlaps(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str, An
                 found["cosine"],
             ]
         )
-    columns = [
-        ("runs", TEXT),
-        ("first changes", COUNT),
-        ("second changes", COUNT),
-        ("both", COUNT),
-        ("overlap", PERCENT),
-        ("by chance", PERCENT),
-        ("ceiling", PERCENT),
-        ("cosine", NUMBER),
-    ]
+    counted = [("runs", TEXT), ("first changes", COUNT), ("second changes", COUNT), ("both", COUNT)]
+    columns = [("runs", TEXT), ("overlap", PERCENT), ("by chance", PERCENT), ("ceiling", PERCENT), ("cosine", NUMBER)]
     bars = [{"name": r[0], "jaccard": r[4], "chance": r[5], "ceiling": r[6]} for r in rows]
     said = "; ".join(f"{b['name']}: {percent(b['jaccard'])}, by chance {percent(b['chance'])}" for b in bars)
     return panel(
@@ -129,7 +121,10 @@ def _overlaps(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str, An
         "changes; read it between what "
         "chance gives and the ceiling, the most that these two could have reached.",
         {"kind": "overlap", "alt": f"Overlap of changed weights, {said}.", "rows": bars},
-        [table("Overlap (Jaccard index)", columns, rows)],
+        [
+            table("Overlap (Jaccard index)", columns, [[row[0], *row[4:]] for row in rows]),
+            table("Weights that were changed", counted, [row[:4] for row in rows]),
+        ],
     )
 
 
@@ -155,8 +150,8 @@ def _importance(names: Sequence[str], measured: Sequence[Importance | None]) -> 
     return panel(
         "shapley",
         "Importance side by side",
-        "Each bar is the exact Shapley share of the loss taken off by the weights of one l; runs of the same data and "
-        "another seed should agree within a few per cent.",
+        "Each bar is the exact Shapley share of the loss taken off by the weights of one l; where only the seed "
+        "differs, the difference says how uncertain a share is.",
         {
             "kind": "side_by_side",
             "alt": f"Shapley shares. {said}.",

@@ -10,12 +10,13 @@ from pathtune.evaluation import evaluate
 from pathtune.importance import importance
 from pathtune.importance.measure import check_labelled, spaced
 from pathtune.importance.parts import Change
-from pathtune.report.panels import COUNT, PERCENT, TEXT, number, panel, percent, table
+from pathtune.report.panels import FACT, PERCENT, TEXT, number, panel, percent, table
 from pathtune.report.run import FinishedRun
 from pathtune.report.training import curve_panel, errors_panel, forgetting_panel, parity_panel
 from pathtune.report.weights import NOT_ELECTRONS, weight_panels
 from pathtune.training.methods import describe
 
+COUNTED = {"reachable": "reachable_weights", "adapted": "adapted_weights", "all": "all_weights"}
 FEW_ATOMS, MOST_ATOMS = 1500, 6000  # whose predictions the parity figure of a cheap and of a full report asks
 MOST_FRAMES = 60  # structures that importance is measured on, by default
 CAVEATS = (
@@ -53,8 +54,13 @@ def run_report(
         parity_panel(run.base, run.model, source, MOST_ATOMS if is_full else FEW_ATOMS),
         errors_panel(before, after, what),
     ]
-    if retention is not None:
+    said = sentence(before, after, run, what)
+    caveats: list[str] = list(CAVEATS)
+    if retention is None:
+        caveats.append("What was forgotten was not measured; --retention FILE measures it.")
+    else:
         panels.append(forgetting_panel(run.base, run.model, retention))
+        said += forgotten(panels[-1], len(retention))
     found = None
     if is_full and Change.of(run.model).base:
         part = spaced(source, max_frames)
@@ -67,14 +73,14 @@ def run_report(
         "kind": "run",
         "title": run.name,
         "is_full": is_full,
-        "sentence": sentence(before, after, run, what),
+        "sentence": said,
         "warnings": list(run.metrics["warnings"]),
         "facts": _facts(run, source, found.n_structures if found else None, what),
         "panels": panels,
         "importance": found.as_dict() if found else None,
         "methods": describe(run.metrics, run.config),
         "links": _links(run),
-        "caveats": list(CAVEATS),
+        "caveats": caveats,
         "more": None if is_full else "pathtune report RUN adds importance by degree, layer and element.",
     }
 
@@ -82,44 +88,52 @@ def run_report(
 def sentence(before: dict[str, Any], after: dict[str, Any], run: FinishedRun, what: str) -> str:
     """The run in one honest sentence."""
     changes = [
-        f"the {label.word} error went from {number(before[label.mae_key])} to {number(after[label.mae_key])} "
-        f"{label.report_unit}"
+        (label.word, before[label.mae_key], after[label.mae_key], label.report_unit)
         for label in outputs()
         if label.mae_key in before and label.mae_key in after
     ]
     how_many = f"{run.metrics['counts']['active']:,d} values ({percent(run.metrics['active_share'])} of the reachable)"
     if run.metrics["is_start"]:
         return "Training made the model worse, so the result is the base with refitted atomic energies."
-    return f"With {how_many} changed, {' and '.join(changes)} on {what} (MAE, {after['n_structures']} structures)."
+    n = after["n_structures"]
+    return f"With {how_many} changed, the mean errors on {what} ({n} structures) went from {_listed(changes)}."
+
+
+def forgotten(forgetting: dict[str, Any], n_structures: int) -> str:
+    """What the panel of forgetting says, in one sentence; nothing where it has no figure."""
+    if not forgetting["figure"]:
+        return ""
+    changes = [(*row["name"].split(", "), row["before"], row["after"]) for row in forgetting["figure"]["rows"]]
+    told = _listed([(word, before, after, unit) for word, unit, before, after in changes])
+    return f" On {n_structures} structures of what the base knows, mean errors went from {told}."
+
+
+def _listed(changes: Sequence[tuple[str, float, float, str]]) -> str:
+    parts = [f"{number(old)} to {number(new)} {unit} ({word})" for word, old, new, unit in changes]
+    return ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
 
 
 def _facts(run: FinishedRun, source: Source, n_measured: int | None, what: str) -> dict[str, Any]:
     m, counts = run.metrics, run.metrics["counts"]
     rows: list[list[Any]] = [
-        ["base", f"{m['base']} {m.get('model') or ''}".strip(), None],
-        ["base SHA-256", m.get("model_sha256") or "\u2013", None],
-        ["arm", m["arm"], None],
-        ["seed", "", m["seed"]],
-        *[[f"structures, {name}", "", n] for name, n in m["n_structures"].items()],
-        ["structures judged here", what, len(source)],
-        ["values changed", "", counts["active"]],
-        *([["values added beside the weights", "", counts["added"]]] if counts.get("added") else []),
-        *[
-            [f"weights, {name.split('_')[0]}", "", counts[name]]
-            for name in ("reachable_weights", "adapted_weights", "all_weights")
-        ],
-        ["precision", m["dtype"], None],
-        *[[name, version, None] for name, version in m["versions"].items()],
+        ["base", f"{m['base']} {m.get('model') or ''}".strip()],
+        *[["base SHA-256", m["model_sha256"]] for _ in range(bool(m.get("model_sha256")))],
+        ["arm", m["arm"]],
+        ["seed", m["seed"]],
+        *[[f"structures, {name}", n] for name, n in m["n_structures"].items()],
+        [f"structures of {what}", len(source)],
+        ["values changed", counts["active"]],
+        *[["values added beside the weights", counts["added"]] for _ in range(bool(counts.get("added")))],
+        *[[f"weights, {word}", counts[name]] for word, name in COUNTED.items()],
+        ["precision", m["dtype"]],
+        *[[name, version] for name, version in m["versions"].items()],
     ]
     if n_measured is not None:
-        rows.insert(-len(m["versions"]) - 1, ["structures that importance is measured on", "", n_measured])
-    shares = [
-        [f"changed of the {name.split('_')[0]}", counts["active"] / max(1, counts[name])]
-        for name in ("reachable_weights", "adapted_weights", "all_weights")
-    ]
+        rows.insert(-len(m["versions"]) - 1, ["structures that importance is measured on", n_measured])
+    shares = [[f"of {word} weights", counts["active"] / max(1, counts[name])] for word, name in COUNTED.items()]
     return {
-        "rows": table("What was run", [("", TEXT), ("", TEXT), ("", COUNT)], rows),
-        "shares": table("Share of the weights, by denominator", [("", TEXT), ("", PERCENT)], shares),
+        "rows": table("What was run", [("", TEXT), ("", FACT)], rows),
+        "shares": table("Share of weights that were changed", [("", TEXT), ("", PERCENT)], shares),
     }
 
 

@@ -29,6 +29,7 @@ MARKS = {
     "l = 3": ("D", COLOURS["purple"]),
 }
 LONGEST = 34  # characters of a name in a figure
+STRONG = 0.5  # opacity of a cell from which its number is dark in both colour schemes
 
 
 def draw(figure: Mapping[str, Any]) -> Any:
@@ -56,9 +57,11 @@ def _settings() -> dict[Any, Any]:
     }
 
 
-def short(text: str) -> str:
-    """A name that fits, without what matplotlib would read as mathematics."""
-    text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+def short(text: str, longest: int = LONGEST) -> str:
+    """A name that fits, both of its ends kept, without what matplotlib would read as mathematics."""
+    if len(text) > longest:
+        end = (longest - 1) // 2
+        text = f"{text[: longest - 1 - end]}…{text[-end:]}"
     return text.replace("$", r"\$")
 
 
@@ -90,7 +93,7 @@ def _curve(data: Mapping[str, Any]) -> Any:
     middle.set_ylabel("changed, %")
     middle.set_ylim(0, None)
     bottom.plot(epoch, data["lr"], color=BLUE)
-    bottom.set_ylabel("rate")
+    bottom.set_ylabel("learning\nrate")
     bottom.set_ylim(0, None)
     bottom.set_xlabel("epoch")
     figure.align_ylabels([top, middle, bottom])
@@ -116,7 +119,10 @@ def _parity(data: Mapping[str, Any]) -> Any:
     for axes in grid[len(labels) :]:
         axes.set_axis_off()
     handles = [_mark(ORANGE, "x", "before"), _mark(BLUE, "o", "after")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    if len(labels) % 2:
+        grid[-1].legend(handles=handles, loc="center")
+    else:
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -151,8 +157,8 @@ def _before_after(rows: Sequence[Mapping[str, Any]], xlabel: str, names: Sequenc
 
 
 def _errors(data: Mapping[str, Any]) -> Any:
-    names = [short(f"{row['name']} ({row['n']:,d})") for row in data["rows"]]
-    return _before_after(data["rows"], f"force error (MAE), {data['unit']}; number of atoms or structures", names)
+    names = [f"{short(row['name'], 22)} ({row['n']:,d})" for row in data["rows"]]
+    return _before_after(data["rows"], f"force error (MAE), {data['unit']}", names)
 
 
 def _forgetting(data: Mapping[str, Any]) -> Any:
@@ -171,7 +177,7 @@ def _bars(groups: Sequence[str], series: Sequence[tuple[str, str, Sequence[float
         for y, v, value in zip(places, shown, values):
             if value is not None:
                 axes.annotate(
-                    f"{v:.3g}",
+                    _per_cent(v),
                     (v, y),
                     (3 if v >= 0 else -3, 0),
                     textcoords="offset points",
@@ -180,6 +186,7 @@ def _bars(groups: Sequence[str], series: Sequence[tuple[str, str, Sequence[float
                     ha="left" if v >= 0 else "right",
                 )
     axes.axvline(0, color=INK, lw=0.8)
+    axes.spines["left"].set_visible(False)  # it would cross the numbers of negative bars
     axes.margins(x=0.12)
     axes.set_yticks([-i for i in range(len(groups))], [short(g) for g in groups])
     axes.tick_params(axis="y", length=0)
@@ -214,29 +221,29 @@ def _overlap(data: Mapping[str, Any]) -> Any:
     return _bars([r["name"] for r in rows], series, "weights in both, % of those in either")
 
 
-def _grid(
-    values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str], is_signed: bool
-) -> Any:
-    """Numbers in per cent on a background that says their size; two hues where there are signs."""
-    from matplotlib import colormaps
+def _per_cent(value: float) -> str:
+    """A number of per cent with one digit behind the point, without the sign of what is shown as zero."""
+    text = f"{value:.1f}"
+    return "0.0" if text == "-0.0" else text
 
+
+def _grid(values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str]) -> Any:
+    """Numbers in per cent on a background that says their size: blue, or orange where they are negative."""
     figure = new_figure(WIDTH, 0.7 + 0.25 * len(rows))
     axes = figure.subplots()
     numbers = np.array([[np.nan if v is None else 100 * v for v in line] for line in values], dtype=float)
     top = float(np.nanmax(np.abs(numbers))) or 1.0
-    colours = colormaps["PuOr_r" if is_signed else "Blues"]
     for i, line in enumerate(numbers):
         for j, value in enumerate(line):
             if np.isnan(value):
                 axes.annotate("\u2013", (j, i), ha="center", va="center", color=SOFT)
                 continue
-            place = 0.5 + 0.5 * value / top if is_signed else 0.08 + 0.85 * value / top
-            red, green, blue, _ = colours(place)
-            axes.fill_between([j - 0.48, j + 0.48], i - 0.46, i + 0.46, color=(red, green, blue), lw=0)
-            is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            text = f"{value:.1f}" if abs(value) >= 0.05 or value == 0 else f"{value:.2g}"
-            axes.annotate(text, (j, i), ha="center", va="center", fontsize=8, color="#fefefe" if is_dark else "#010101")
-    axes.set_xlim(-0.5, len(columns) - 0.5)
+            opacity = 0.04 + 0.86 * abs(value) / top
+            hue = BLUE if value >= 0 else ORANGE
+            axes.fill_between([j - 0.48, j + 0.48], i - 0.46, i + 0.46, color=hue, alpha=opacity, lw=0)
+            ink = INK if opacity < STRONG else "#010101"
+            axes.annotate(_per_cent(value), (j, i), ha="center", va="center", fontsize=8, color=ink)
+    axes.set_xlim(-0.5, max(len(columns), 3) - 0.5)  # a single column is no wider than one of several
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), [short(r) for r in rows])
@@ -247,11 +254,11 @@ def _grid(
 
 
 def _map(data: Mapping[str, Any]) -> Any:
-    return _grid(data["values"], data["layers"], data["groups"], True)
+    return _grid(data["values"], data["layers"], data["groups"])
 
 
 def _elements(data: Mapping[str, Any]) -> Any:
-    return _grid(data["values"], data["elements"], data["groups"], False)
+    return _grid(data["values"], data["elements"], data["groups"])
 
 
 def _rates(data: Mapping[str, Any]) -> Any:
@@ -261,7 +268,7 @@ def _rates(data: Mapping[str, Any]) -> Any:
     values = [100 * v for p in points for v in (p["rate"], p["predicted"])]
     ends = [min(values) / 1.5, max(values) * 1.5]
     axes.plot(ends, ends, color=INK, lw=0.8)
-    for group in dict.fromkeys(p["group"] for p in points):
+    for group in sorted({p["group"] for p in points}, key=lambda name: (name == "rest", name)):
         mark, colour = MARKS.get(group, ("x", SOFT))
         mine = [(100 * p["predicted"], 100 * p["rate"]) for p in points if p["group"] == group]
         axes.plot(*zip(*mine), ls="", marker=mark, color=colour, ms=5, label=group)
@@ -280,6 +287,11 @@ def _surroundings(data: Mapping[str, Any]) -> Any:
     names = [row["group"] for row in data["rows"]]
     places = list(range(len(names)))[::-1]
     left.barh(places, [100 * (row["fisher_share"] or 0.0) for row in data["rows"]], 0.55, color=BLUE)
+    for y, row in zip(places, data["rows"]):
+        if row["fisher_share"] is not None:
+            share = 100 * row["fisher_share"]
+            left.annotate(_per_cent(share), (share, y), (3, 0), textcoords="offset points", va="center", fontsize=8)
+    left.margins(x=0.25)
     left.set_xlabel("Fisher share, %")
     for y, row in zip(places, data["rows"]):
         if row["order"] is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 # How a column's numbers are written.
 TEXT, COUNT, PERCENT, NUMBER = "text", "count", "percent", "number"
+FACT = "fact"  # a text or a count
 
 
 def panel(
@@ -46,8 +47,10 @@ def number(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share in a sentence or cell."""
-    return "\u2013" if value is None else f"{100 * value:.3g} %"
+    """A share in a sentence or cell; below 1 % two digits of it are enough."""
+    if value is None:
+        return "\u2013"
+    return f"{100 * value:.3g} %" if abs(value) >= 0.01 else f"{100 * value:.2g} %"
 
 
 def written(value: Any, kind: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pathtune.importance import Importance
+from pathtune.importance.parts import REST
 from pathtune.report.panels import COUNT, NUMBER, PERCENT, TEXT, number, panel, percent, table
 
 NOT_ELECTRONS = "l is the angular order of features around an atom, not its electrons."
@@ -34,16 +35,12 @@ def shapley_panel(found: Importance) -> dict[str, Any]:
         ("group", TEXT),
         ("Shapley value", NUMBER),
         ("Shapley share", PERCENT),
-        ("loss if left out", NUMBER),
-        ("integrated", PERCENT),
-        ("changed", COUNT),
-        ("reachable", COUNT),
-        ("share of changed", PERCENT),
+        ("rise if left out", NUMBER),
+        ("integrated share", PERCENT),
     ]
-    cells = [
-        [g.group, g.shapley, g.shapley_share, g.left_out, g.integrated_share, g.changed, g.reachable, g.changed_share]
-        for g in found.groups
-    ]
+    cells = [[g.group, g.shapley, g.shapley_share, g.left_out, g.integrated_share] for g in found.groups]
+    counted = [("group", TEXT), ("changed", COUNT), ("reachable", COUNT), ("share of changed", PERCENT)]
+    counts = [[g.group, g.changed, g.reachable, g.changed_share] for g in found.groups]
     notes = [
         f"Tuning took {number(found.removed)} off a loss of {number(found.loss_base)} on these "
         f"{found.n_structures} structures; Shapley values divide that among the groups, from {len(found.coalitions)} "
@@ -63,7 +60,7 @@ def shapley_panel(found: Importance) -> dict[str, Any]:
         "where it differs from the "
         "share of the weights, weights were spent where they did little.",
         figure,
-        [table("Importance by degree", columns, cells)],
+        [table("Importance by degree", columns, cells), table("Weights by degree", counted, counts)],
         notes,
     )
 
@@ -105,7 +102,8 @@ def map_panel(found: Importance) -> dict[str, Any]:
         [p.layer, p.path, p.group, p.integrated_share, p.changed, p.reachable, p.relative_change] for p in found.parts
     ]
     figure = {"kind": "map", "alt": alt, "layers": layers, "groups": groups, "values": values}
-    return panel("map", title, how, figure, [table("Every path", columns, rows)], [checked + "."])
+    notes = [checked + ".", "Layers have the model's own names, in the order in which it computes them."]
+    return panel("map", title, how, figure, [table("Every path", columns, rows)], notes)
 
 
 def rates_panel(found: Importance) -> dict[str, Any]:
@@ -160,9 +158,17 @@ def elements_panel(found: Importance) -> dict[str, Any]:
         ("changed", COUNT),
         ("reachable", COUNT),
         ("rate", PERCENT),
-        ("share of the loss taken off", PERCENT),
+        ("predicted", PERCENT),
+        ("integrated share", PERCENT),
     ]
-    rows = [[r.element, r.group, r.changed, r.reachable, r.rate, r.integrated_share] for r in found.elements]
+    rows = [
+        [r.element, r.group, r.changed, r.reachable, r.rate, r.predicted_rate, r.integrated_share]
+        for r in found.elements
+    ]
+    notes = [
+        "predicted: the rate that the base's Fisher information gives before any training. integrated share: of the "
+        "loss taken off, as in the map of layers."
+    ]
     return panel(
         "elements",
         "Element by degree",
@@ -177,6 +183,7 @@ def elements_panel(found: Importance) -> dict[str, Any]:
             "values": values,
         },
         [table("Element by degree", columns, rows)],
+        notes,
     )
 
 
@@ -184,7 +191,8 @@ def surroundings_panel(found: Importance) -> dict[str, Any]:
     """What the structures offer to each l, and what the base had there before training."""
     fisher = {g.group: g.fisher_share for g in found.groups}
     order = {f"l = {k}": (mean, spread) for k, mean, spread in found.anisotropy}
-    names = [g for g in dict.fromkeys([*fisher, *order]) if fisher.get(g) is not None or g in order]
+    names = [g for g in {*fisher, *order} if fisher.get(g) is not None or g in order]
+    names.sort(key=lambda name: (name == REST, name))
     rows = [
         {
             "group": g,
