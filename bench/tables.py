@@ -200,6 +200,8 @@ def launch_table() -> str:
     for title, key in (("torch's operations", "n_torch"), ("numbers read on the host", "n_read_on_host")):
         body.append([title, *(str(row[key]) for row in counted)])
     body.insert(-1, ["together", *(str(row["n_kernels"] + row["n_torch"]) for row in counted)])
+    for title, key in (("a batch: torch's operations", "n_torch"), ("a batch: copies to the device", "n_copies")):
+        body.append([title, *(str(row["preparing"][key]) for row in counted)])
     return rows(["", *(row["model"] for row in counted)], body)
 
 
