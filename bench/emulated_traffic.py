@@ -119,11 +119,11 @@ def row_of(cost: Cost, n_bytes: float) -> dict:
             "ratio": round(n_bytes / cost.n_bytes, 3)}  # fmt: skip
 
 
-def main() -> None:
+def measure(module) -> list[tuple[Cost, float]]:
+    """The calls of a step, as the cost model has them, and what `module` counted of each."""
     torch.manual_seed(0)
     forward = load(cases.build("mp-0b3-medium"), backend="cpu").backbone._forward
     layer, coefficients = forward.layers[1], radial_tables(forward, N_PRESENT)["w1"]
-    module = emulated()
     graph, species = batch_of(N_NODES), torch.arange(N_NODES) % N_PRESENT
     n_edges = graph.sender.numel()
     groups = group_by_species(species, layer.species_linear.n_species)
@@ -146,10 +146,15 @@ def main() -> None:
     for costs, function, tensors, wanted in runs:
         names = [f"{i} {cost.call}" for i, cost in enumerate(costs)]
         found = passes(module, function, tensors, names, wanted)
-        rows += [row_of(cost, found[name]) for cost, name in zip(costs, names)]
+        rows += [(cost, found[name]) for cost, name in zip(costs, names)]
     for costs, found in of_rows(module, layer, coefficients, graph):
-        rows += [row_of(cost, n_bytes) for cost, n_bytes in zip(costs, found)]
-    result = {"n_nodes": N_NODES, "n_edges": n_edges, "rows": rows}
+        rows += list(zip(costs, found))
+    return rows
+
+
+def main() -> None:
+    rows = [row_of(cost, n_bytes) for cost, n_bytes in measure(emulated())]
+    result = {"n_nodes": N_NODES, "n_edges": N_NODES * EDGES_PER_ATOM, "rows": rows}
     (ROOT / "bench" / "results" / "emulated_traffic.json").write_text(json.dumps(result, indent=1) + "\n")
     for row in rows:
         print(row)

@@ -4,7 +4,7 @@
 
 Forward, forces, loss and both backward passes, without the optimizer; 3 % of the weights, float32, radial networks
 frozen and so read from tables. How it is counted: tests/emulation/launches.py. Copies between host and device are not
-seen.
+seen in the step. What a model makes of a batch when it first sees it is kept with the batch and counted apart.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ import json
 import pathlib
 import sys
 
+import torch
+
+from pathtune.backbones import _geometry
 from pathtune.benchmark import cases
 from pathtune.benchmark.step import make_batch, make_model
-from pathtune.data import elements_of
+from pathtune.data import Batch, elements_of
 from pathtune.losses import loss
+from pathtune.model import Potential, Prediction
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHAPES = {"demo": 20, "mp-0b3-medium": 8}  # atoms: counts do not depend on them
@@ -37,6 +41,8 @@ def counted(name: str, n_atoms: int) -> dict:
     parameters = model.trainable()
 
     def step() -> None:
+        for parameter in parameters:  # as the loop does: a gradient is stored, not added
+            parameter.grad = None
         loss(model(batch, training=True), batch).backward(inputs=parameters)
 
     step()  # tables, indices
@@ -49,7 +55,32 @@ def counted(name: str, n_atoms: int) -> dict:
         "n_kernels": kernels.total(),
         "n_torch": operations.counts.total(),
         "n_read_on_host": operations.n_read,
+        "preparing": preparing(model, make_batch(model, name, n_atoms)),
     }
+
+
+def preparing(model: Potential, batch: Batch) -> dict[str, int]:
+    """Operations and copies to a device for a batch, before its steps: on torch's meta device."""
+    from launches import Preparing
+
+    forward = model.backbone._forward
+    with Preparing() as seen:
+        moved = batch.to("meta")
+        edges = _geometry.edges_of(moved, forward.by_pair)
+        _geometry.species_groups(moved, forward.n_species)
+        lengths = torch.empty(edges.vectors.shape[0], device="meta")
+        _geometry.shortest_edge(moved, lengths)
+        if forward.tables.by_species:
+            key, _ = _geometry.pairs_of_species(moved, edges.index, forward.n_species)
+            key[key]  # which table each row reads: RadialTables._slots
+        e0 = torch.zeros(moved.n_graphs, dtype=torch.float64, device="meta")
+        outputs = {"energy": torch.empty(moved.n_graphs, device="meta"), "forces": torch.empty_like(moved.positions)}
+        n_loss = seen.n_operations
+        loss(Prediction(outputs, e0), moved)
+        first = seen.n_operations - n_loss
+        loss(Prediction(outputs, e0), moved)
+        again = seen.n_operations - n_loss - first
+    return {"n_torch": n_loss + first - again, "n_copies": seen.n_copies}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import statistics
 import sys
 
 import evidence
+import gpu_tables
 import interpretation_classes
 import interpretation_map
 import magnetism_tables
@@ -161,47 +162,6 @@ def _best_runs(runs: list[dict], keys: tuple[str, ...]) -> list[str]:
     peak = peaks[runs[0]["set"]][runs[0]["arm"]] / 1e6
     return [", ".join(dict.fromkeys(f"{r['lr']:g}" for r in runs)), *errors, changed, f"{seconds:.0f}", f"{peak:.0f}",
             mean(lambda r: r["retention_forces_mae_mev_a"])]  # fmt: skip
-
-
-# a kernel's file in csrc, and how its names begin
-GPU_KERNELS = {"edge_conv": "conv_", "symmetric_contraction": ("contract", "sum_over_nodes"),
-               "species_linear": ("multiply_rows", "sum_outer"), "sampled_gradient": ("products", "finish_"),
-               "soft_threshold": "write_deltas", "radial_table": "radial_", "edge_geometry": "geometry_"}  # fmt: skip
-
-
-# an operator, and how the names of its launchers begin
-LAUNCHES = {**{operator: operator for operator in GPU_KERNELS}, "radial_table": "radial_"}
-
-
-def resource_table() -> str:
-    """The largest float32 and float64 instance of every kernel on sm_90."""
-    budget = json.loads((ROOT / "tests" / "nvcc" / "budget.json").read_text())
-    body = []
-    for operator, beginnings in GPU_KERNELS.items():
-        mine = {name: used for name, used in budget["sm_90"].items() if name.split("::")[-1].startswith(beginnings)}
-        for kernel in sorted({name.split("::")[-1].split("<")[0] for name in mine}):
-            for dtype in ("float", "double"):
-                same = [(name, used) for name, used in mine.items()
-                        if name.split("::")[-1].split("<")[0] == kernel and f"<{dtype}" in name]  # fmt: skip
-                if not same:
-                    continue
-                registers = max(used["registers"] for _, used in same)
-                shared = max(used["static_shared_bytes"] for _, used in same)
-                body.append([operator, f"{kernel}<{dtype}>", str(len(same)), str(registers), str(shared)])
-    return rows(["operator", "kernel", "instances", "most registers", "most static shared bytes"], body)
-
-
-def launch_table() -> str:
-    """Launches of a step: ours by operator, and torch's operations."""
-    counted = load("launches")["rows"]
-    body = []
-    for operator, begins in LAUNCHES.items():
-        sums = (sum(n for kernel, n in row["kernels"].items() if kernel.startswith(begins)) for row in counted)
-        body.append([operator, *map(str, sums)])
-    for title, key in (("torch's operations", "n_torch"), ("numbers read on the host", "n_read_on_host")):
-        body.append([title, *(str(row[key]) for row in counted)])
-    body.insert(-1, ["together", *(str(row["n_kernels"] + row["n_torch"]) for row in counted)])
-    return rows(["", *(row["model"] for row in counted)], body)
 
 
 def cost_table() -> str:
@@ -356,9 +316,10 @@ TABLES = {
     "nequix_agreement": lambda: rows(*nequix_tables.agreement()),
     "nequix_fits": lambda: rows(*nequix_tables.fits()),
     "nequix_step": lambda: rows(*nequix_tables.step()),
-    "gpu_resources": resource_table,
+    "gpu_resources": lambda: rows(*gpu_tables.resource_table()),
     "gpu_costs": cost_table,
-    "gpu_launches": launch_table,
+    "gpu_launches": lambda: rows(*gpu_tables.launch_table()),
+    "gpu_issued": lambda: rows(*gpu_tables.issued_table()),
     "gpu_defects": defect_table,
     "reliability": reliability_table,
     "planted": planted_table,

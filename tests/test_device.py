@@ -76,6 +76,10 @@ def test_indices_are_made_on_the_host_and_moved(demo):
     edges, moved = (_geometry.edges_of(b, True) for b in (batch, batch.to("meta")))
     assert moved.graph.sender.device.type == moved.vectors.device.type == moved.index.sign.device.type == "meta"
     assert moved.graph.sender.shape == edges.graph.sender.shape
+    assert {name: t.shape for name, t in vars(moved.index.ends).items()} == {
+        name: t.shape for name, t in vars(edges.index.ends).items()
+    }
+    assert all(t.device.type == "meta" for t in vars(moved.index.ends).values())
     groups = _geometry.species_groups(batch.to("meta"), len(demo.atomic_numbers))
     assert groups.order.device.type == "meta"
     assert groups.species == tuple(sorted({demo.atomic_numbers.index(z) for z in (1, 6)}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,12 +23,12 @@ class Term:
     """One label's part of a loss. Those of several batches, or devices, add up before they are divided."""
 
     sum: torch.Tensor  # of the costs of its labelled numbers
-    count: torch.Tensor  # how many numbers are labelled, int64
+    count: int  # how many numbers are labelled
 
     @property
     def mean(self) -> torch.Tensor:
         """Mean cost; zero without labels."""
-        return self.sum / self.count.clamp(min=1)
+        return self.sum / max(self.count, 1)
 
 
 class TermSums:
@@ -41,7 +42,7 @@ class TermSums:
         """One more batch."""
         for name, term in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(term.sum.detach())
-            self._counts[name] = self._counts.get(name, 0) + int(term.count)
+            self._counts[name] = self._counts.get(name, 0) + term.count
 
     def merge(self, other: TermSums) -> None:
         """Those of another process."""
@@ -119,8 +120,9 @@ def total(terms: Mapping[str, Term], weights: Mapping[str, float] | None = None)
     for label in outputs():
         if label.name in terms:
             weight = label.weight if weights is None else weights.get(label.name, label.weight)
-            part = weight * terms[label.name].mean
-            result = part if result is None else result + part
+            term = terms[label.name]
+            factor = weight / max(term.count, 1)
+            result = factor * term.sum if result is None else torch.add(result, term.sum, alpha=factor)
     return torch.zeros(()) if result is None else result
 
 
@@ -196,19 +198,44 @@ def _term(
     spread: float,
     by_type: torch.Tensor | None,
 ) -> Term:
-    mask = batch.labels[label.name].mask
     error = _error(label, prediction, batch)
     if spread != 1.0:
         error = error / spread
-    if kind == "huber":
-        cost = torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=huber_delta)
-    else:
-        cost = error**2
     shape = (-1, *[1] * (error.dim() - 1))
-    cost = cost * mask.to(error.dtype).reshape(shape)
+    n_labelled, mask = _labelled(label, batch, error.dtype)
+    factors = [] if mask is None else [mask.reshape(shape)]
     for weight in (batch.weights.get(label.name), by_type):
         if weight is not None:
             weight = weight if label.per == "graph" else weight[batch.node_graph]
-            cost = cost * weight.reshape(shape)
+            factors.append(weight.reshape(shape))
     n_numbers = error[0].numel() if error.dim() > 1 and len(error) else 1
-    return Term(cost.sum(), mask.sum() * n_numbers)
+    return Term(_sum_of_costs(error, factors, kind, huber_delta), n_labelled * n_numbers)
+
+
+def _labelled(label: Label, batch: Batch, dtype: torch.dtype) -> tuple[int, torch.Tensor | None]:
+    """How many structures or atoms have the label, and the mask as numbers, None where all have it; kept."""
+    mask, key = batch.labels[label.name].mask, ("labelled", label.name)
+    if key not in batch.kept or batch.kept[key][0] is not mask:
+        on_host = (batch.host or batch).labels[label.name].mask
+        n_labelled = int(on_host.sum())
+        batch.kept[key] = (mask, n_labelled, None if n_labelled == on_host.numel() else mask.to(dtype))
+    return batch.kept[key][1:]
+
+
+def _sum_of_costs(error: torch.Tensor, factors: list[torch.Tensor], kind: str, huber_delta: float) -> torch.Tensor:
+    """Sum of the costs of the errors, each times its factors."""
+    if kind == "huber":
+        zero = _zero(error.dtype, error.device).expand_as(error)
+        reduction = "none" if factors else "sum"
+        cost = torch.nn.functional.huber_loss(error, zero, reduction=reduction, delta=huber_delta)
+    else:
+        cost = error**2
+    for factor in factors:
+        cost = cost * factor
+    return cost.sum() if cost.dim() else cost
+
+
+@functools.cache
+def _zero(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):  # autograd may save it
+        return torch.zeros((), dtype=dtype, device=device)

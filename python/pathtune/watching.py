@@ -17,7 +17,11 @@ class Watch:
         """Compare with the last call, and remember these; the first call says yes."""
         seen = self._seen
         is_same = seen is not None and len(seen) == len(tensors)
-        if is_same and all(t is kept and t._version == version for t, (kept, version) in zip(tensors, seen or ())):
+        if is_same and all(t is kept and _version(t) == version for t, (kept, version) in zip(tensors, seen or ())):
             return False
-        self._seen = [(t, t._version) for t in tensors]
+        self._seen = [(t, _version(t)) for t in tensors]
         return True
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # what torch.inference_mode made counts no writes

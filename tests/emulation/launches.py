@@ -26,10 +26,31 @@ class Operations(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
         self.n_read += name == "_local_scalar_dense"
-        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in function._schema.returns)
-        outputs = [t for t in (result if isinstance(result, (tuple, list)) else [result]) if torch.is_tensor(t)]
-        if not is_view and name not in NO_LAUNCH and any(t.numel() for t in outputs):
+        if does_launch(function, result):
             self.counts[name] += 1
+        return result
+
+
+def does_launch(function: Any, result: Any) -> bool:
+    """Whether an operation of torch, which gave `result`, is more than a view or an allocation."""
+    is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in function._schema.returns)
+    outputs = [t for t in (result if isinstance(result, (tuple, list)) else [result]) if torch.is_tensor(t)]
+    return not is_view and function.overloadpacket.__name__ not in NO_LAUNCH and any(t.numel() for t in outputs)
+
+
+class Preparing(TorchDispatchMode):
+    """Counts operations on torch's meta device, and copies to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.n_operations = self.n_copies = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if torch.is_tensor(result) and result.is_meta and does_launch(function, result):
+            is_copy = torch.is_tensor(args[0]) and not args[0].is_meta
+            self.n_copies += is_copy
+            self.n_operations += not is_copy
         return result
 
 

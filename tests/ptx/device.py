@@ -81,6 +81,7 @@ class Device:
     def __init__(self, kernels: dict[str, Kernel], module: str):
         self.kernels, self.symbols = kernels, symbols(module)
         self.launched: set[str] = set()
+        self.issued = 0  # instructions of warps, of all launches
         self.reads_unwritten = False  # as in Launch
         self.tensors: list[torch.Tensor] = []  # alive, so that no other takes an address
 
@@ -93,9 +94,12 @@ class Device:
         self.launched.add(plain_name(name))
         memory = HostMemory([(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) for t in self.tensors])
         launch = Launch(grid, block, shared_bytes, arguments, self.reads_unwritten)
-        Run(self.kernels[name], launch, memory).execute()
+        run = Run(self.kernels[name], launch, memory)
+        run.execute()
+        self.issued += run.issued
 
     def forget(self) -> None:
         self.launched.clear()
+        self.issued = 0
         self.reads_unwritten = False
         self.tensors.clear()

@@ -198,6 +198,7 @@ class Run:
         self.decoded: dict[int, _Decoded] = kernel.__dict__.setdefault("decoded", {})
         self.votes: list[tuple] = []  # of threads that wait at a bar.red
         self.steps = 0
+        self.issued = 0  # instructions, once for each warp some of whose lanes execute it
 
     def numbers(self, lanes) -> np.ndarray:
         return self.lane_number[lanes]
@@ -252,6 +253,7 @@ class Run:
     def _run_block(self, i: int, lanes: np.ndarray, everyone: bool) -> None:
         """From instruction i to the next place where other lanes may come in."""
         compact = slice(int(lanes[0]), int(lanes[-1]) + 1) if lanes[-1] - lanes[0] + 1 == lanes.size else lanes
+        n_warps = 1 + int(np.count_nonzero(np.diff(self.warp[compact])))  # lanes ascend
         while True:
             here = self.decoded.get(i)
             if here is None:
@@ -261,6 +263,7 @@ class Run:
                 holds = self.registers[guard][compact] ^ here.instruction.negated
                 active = compact if holds.all() else lanes[holds]
             self.steps += 1
+            self.issued += n_warps
             if here.kind == "plain":
                 if isinstance(active, slice) or active.size:
                     self._step(here, active)

@@ -54,17 +54,17 @@ class PathLinear:
     """An o3.Linear in layout ir_mul: dense products through torch, one for each path.
 
     `n_single`: the last block of the input is so many scalars, each of which counts as an irrep of its own
-    (with one path to each output instead of one row of a path's weights).
+    (with one path to each output instead of one row of a path's weights). `scale`: what the output is multiplied by.
     """
 
-    def __init__(self, module: Any, n_single: int = 0):
+    def __init__(self, module: Any, n_single: int = 0, scale: float = 1.0):
         if any(ins.i_in == -1 for ins in module.instructions):
             raise ValueError("an o3.Linear with a bias is not covered")
         irreps_in, instructions = list(module.irreps_in), []
         last = len(irreps_in) - 1
         for ins in module.instructions:
             n_rows = n_single if n_single and ins.i_in == last else 1
-            instructions += [(ins.i_in + row, ins.i_out, float(ins.path_weight)) for row in range(n_rows)]
+            instructions += [(ins.i_in + row, ins.i_out, float(ins.path_weight) * scale) for row in range(n_rows)]
         if n_single:
             irreps_in[last:] = [(1, irreps_in[last].ir)] * n_single
         self.table = species_linear_table(irreps_in, module.irreps_out, 1, instructions)

@@ -25,6 +25,14 @@ def gated(
     return torch.cat(parts, dim=1)
 
 
+def silu_factor(activation: Any) -> float | None:
+    """c of an e3nn Activation that is c times SiLU on all its input, None of any other."""
+    act = activation.acts[0] if len(activation.acts) == 1 else None
+    if getattr(act, "f", None) is not torch.nn.functional.silu:
+        return None
+    return 1.0 if act._is_id else float(act.cst)  # type: ignore
+
+
 class Gate:
     """e3nn's Gate in layout ir_mul: activated scalars, then each block of vectors and tensors times its gates."""
 

@@ -11,7 +11,18 @@ import torch
 
 from pathtune.data import NO_VOLUME_A3, Batch, Request, outputs
 from pathtune.layers import Weights
-from pathtune.ops import ConvGraph, SpeciesGroups, conv_graph, edge_geometry, group_by_species
+from pathtune.ops import (
+    ConvGraph,
+    Ends,
+    SpeciesGroups,
+    conv_graph,
+    edge_geometry,
+    ends_by_node,
+    ends_of,
+    group_by_species,
+    sum_at_nodes,
+)
+from pathtune.watching import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +35,7 @@ class EdgeIndex:
     row: torch.Tensor  # [n_edges]
     sign: torch.Tensor  # [n_edges] +1 on representatives, -1 on their reverses
     graph: ConvGraph
+    ends: Ends  # of the rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +54,19 @@ class Edges:
 def edges_of(batch: Batch, by_pair: bool) -> Edges:
     """Edges with a row of their own or, `by_pair`, one for an edge and its reverse."""
     index = _once(batch, ("edges", by_pair), lambda: _edge_index(batch, by_pair))
-    vectors = _vectors(batch, index.row_sender, index.row_receiver, batch.unit_shifts[index.first])
-    return Edges(vectors.detach().requires_grad_(), index)
+    return Edges(_row_vectors(batch, index, by_pair).detach().requires_grad_(), index)
+
+
+def _row_vectors(batch: Batch, index: EdgeIndex, by_pair: bool) -> torch.Tensor:
+    """Of the rows [n_rows, 3], made once for the positions, cells and shifts that the batch has."""
+    given = (batch.positions, batch.cell, batch.unit_shifts)
+    kept = batch.kept.get(("vectors", by_pair))
+    if kept is None or kept[0].has_changed(given):
+        watch = Watch()
+        watch.has_changed(given)
+        vectors = _vectors(batch, index.row_sender, index.row_receiver, batch.unit_shifts[index.first])
+        kept = batch.kept["vectors", by_pair] = (watch, vectors)
+    return kept[1]
 
 
 def _vectors(batch: Batch, sender: torch.Tensor, receiver: torch.Tensor, unit_shifts: torch.Tensor) -> torch.Tensor:
@@ -86,7 +109,11 @@ def _edge_index(batch: Batch, by_pair: bool) -> EdgeIndex:
     graph = conv_graph(host.sender, host.receiver, host.n_nodes, row)
     if device.type != "cpu":
         graph, row, first, sign = graph.to(device), row.to(device), first.to(device), sign.to(device)
-    return EdgeIndex(batch.sender[first], batch.receiver[first], first, row, sign, graph)
+    sender, receiver = batch.sender[first], batch.receiver[first]
+    by_node = (graph.receiver_ptr, row, -sign)  # a node receives one of a row's two edges, and sends the other
+    if not by_pair:
+        by_node = tuple(t.to(device) for t in ends_by_node(host.sender, host.receiver, host.n_nodes, sign.dtype))
+    return EdgeIndex(sender, receiver, first, row, sign, graph, ends_of(sender, receiver, *by_node))
 
 
 def pairs_of_species(batch: Batch, index: EdgeIndex, n_species: int) -> tuple[torch.Tensor, list[tuple[int, int]]]:
@@ -198,18 +225,16 @@ def differentiate(forward: Forward, weights: Weights, batch: Batch, request: Req
         result |= {name: predict(features, edges, batch) for name, predict in request.predictors.items()}
         result["energy"] = node_energy.new_zeros(batch.n_graphs).index_add(0, batch.node_graph, node_energy)
         if derived or leaves:
-            energy = result["energy"].sum()
             wanted = [edges.vectors, *leaves] if derived else leaves
-            found = torch.autograd.grad(energy, wanted, create_graph=request.training, allow_unused=True)
+            ones = torch.ones_like(node_energy)  # of the sum of all energies
+            found = torch.autograd.grad(node_energy, wanted, ones, create_graph=request.training, allow_unused=True)
             slope, gradients = (found[0], found[1:]) if derived else (None, found)
     if not request.training:
         result = {name: value.detach() for name, value in result.items()}
     if slope is None:  # no edges at all
         slope = torch.zeros_like(edges.vectors)
     if "forces" in derived:
-        forces = torch.zeros_like(batch.positions)
-        index = edges.index
-        result["forces"] = forces.index_add(0, index.row_sender, slope).index_add(0, index.row_receiver, -slope)
+        result["forces"] = sum_at_nodes(slope, edges.index.ends, is_signed=True)
     if "stress" in derived:
         result["stress"] = _stress(batch, edges, slope)
     for label, leaf, gradient in zip(conjugate, leaves, gradients):

@@ -42,4 +42,6 @@ class Embedding:
 
 def column(y: torch.Tensor, head: int | torch.Tensor) -> torch.Tensor:  # [n_nodes]
     """The column of one head for all atoms, or of each atom's own [n_nodes]."""
+    if y.shape[1] == 1:
+        return y.squeeze(1)
     return y[:, head] if isinstance(head, int) else y.gather(1, head.unsqueeze(1)).squeeze(1)

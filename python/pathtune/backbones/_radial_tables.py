@@ -94,8 +94,15 @@ class RadialTables:
         tables = self.made_for(pairs, lengths.device)
         if tables is None or shortest_edge(batch, lengths) < self.shortest_a:
             return None
-        slot = None if key is None else self._slot_of[key]
+        slot = None if key is None else self._slots(batch, key)
         return lambda name: radial_table(lengths, tables[name], slot)
+
+    def _slots(self, batch: Batch, key: torch.Tensor) -> torch.Tensor:
+        """The table [n_rows] of each row of the batch; tables that are added do not change it."""
+        kept = batch.kept.get("slots")
+        if kept is None or kept[0] is not self._slot_of or kept[1] is not key:
+            kept = batch.kept["slots"] = (self._slot_of, key, self._slot_of[key])
+        return kept[2]
 
     @torch.no_grad()
     def _add(self, pairs: Sequence[tuple[int, int]]) -> None:

@@ -7,12 +7,14 @@ not cover are named by `unsupported`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
+from pathtune.backbones._gate import silu_factor
 from pathtune.backbones._geometry import FEATURES, Edges, Harmonics, species_groups
 from pathtune.backbones._mace_embedding import Embedding, column
 from pathtune.backbones._mace_nonlinear import NONLINEAR, NonLinearLayer, unsupported_nonlinear
@@ -21,7 +23,7 @@ from pathtune.backbones._mace_radial import depends_on_species, radial_functions
 from pathtune.backbones._radial_tables import RadialTables
 from pathtune.data import Batch
 from pathtune.layers import Weights
-from pathtune.ops import SpeciesGroups, edge_conv
+from pathtune.ops import SpeciesGroups, edge_conv, silu, sum_at_nodes
 from pathtune.tables.edge_conv import EdgeConvTable
 from pathtune.tables.species_linear import SpeciesLinearTable
 
@@ -82,11 +84,12 @@ class MaceForward:
         self.embedding = Embedding(stock, self.parameters)
         self.layers = [_layer(i, block, self.n_species) for i, block in enumerate(stock.interactions)]
         self.products = [Product(i, block) for i, block in enumerate(stock.products)]
+        self.readouts = [_Readout(i, readout) for i, readout in enumerate(stock.readouts)]  # type: ignore
         self.sparse_layers = frozenset(
             [name for layer in self.layers for name in layer.sparse_layers]
             + [f"{product.name}.linear" for product in self.products]
+            + [name for readout in self.readouts for name in readout.sparse_layers]
         )
-        self.readouts = [_Readout(i, readout) for i, readout in enumerate(stock.readouts)]  # type: ignore
         self.tables: RadialTables | None = None
         if radial_tables and self.by_pair and next(iter(self.parameters.values())).dtype == torch.float32:
             watched = {name: self.parameters[name] for name in radial_parameters(stock)}
@@ -98,14 +101,11 @@ class MaceForward:
         """Energies [n_nodes] of the edges' vectors, and final features [n_nodes, dim] in layout ir_mul."""
         stock = self.stock
         head = batch.node_head
-        heads = torch.full_like(batch.species, head) if isinstance(head, int) else head
         lengths, y = self.harmonics(edges)
         radial = self._radial(parameters, batch, edges, lengths)
         groups = species_groups(batch, self.n_species)
         x, own_energy = self.embedding(parameters, batch, head)
-        total = x.new_zeros(batch.n_nodes)
-        if hasattr(stock, "pair_repulsion"):
-            total = total + radial.pair_repulsion()
+        parts = [radial.pair_repulsion()] if hasattr(stock, "pair_repulsion") else []
         features = []
         for layer, product in zip(self.layers, self.products):
             if isinstance(layer, NonLinearLayer):
@@ -115,8 +115,8 @@ class MaceForward:
             x = product(parameters, message, skip, batch, groups)
             features.append(x)
         for i, readout in enumerate(self.readouts):
-            total = total + readout(parameters, features[-1 if len(self.readouts) == 1 else i], head)
-        energy = stock.scale_shift(total, heads) if hasattr(stock, "scale_shift") else total  # type: ignore
+            parts.append(readout(parameters, features[-1 if len(self.readouts) == 1 else i], head))
+        energy = _scaled(stock, functools.reduce(torch.add, parts), head)
         energy = energy if own_energy is None else energy + own_energy
         return {"energy": energy, FEATURES: x}
 
@@ -124,15 +124,25 @@ class MaceForward:
         if self.tables is not None:
             tabled = self.tables.at(lengths, edges, batch, parameters)
             if tabled is not None:
-                return _TabledRadial(tabled, edges, batch.n_nodes)
+                return _TabledRadial(tabled, edges)
         return _Radial(self.stock, parameters, batch, edges, lengths.unsqueeze(1))
+
+
+def _scaled(stock: Any, energy: torch.Tensor, head: int | torch.Tensor) -> torch.Tensor:
+    """Energies [n_nodes] by the scale and shift of `head`, where the model has them."""
+    if not hasattr(stock, "scale_shift"):
+        return energy
+    if not isinstance(head, int):
+        return stock.scale_shift(energy, head)
+    scale, shift = (torch.atleast_1d(t)[head] for t in (stock.scale_shift.scale, stock.scale_shift.shift))
+    return scale * energy + shift
 
 
 class _TabledRadial:
     """The radial functions of frozen networks, from tables."""
 
-    def __init__(self, function: Callable[[str], torch.Tensor], edges: Edges, n_nodes: int):
-        self._function, self._edges, self._n_nodes = function, edges, n_nodes
+    def __init__(self, function: Callable[[str], torch.Tensor], edges: Edges):
+        self._function, self._edges = function, edges
 
     def weights(self, layer: _Layer) -> torch.Tensor:
         """Of the convolution [n_rows, n_conv_weights]."""
@@ -148,8 +158,7 @@ class _TabledRadial:
 
     def _sums(self, values: torch.Tensor) -> torch.Tensor:
         """Over the neighbours of each node; a row stands for an edge and its reverse."""
-        index, zero = self._edges.index, values.new_zeros(self._n_nodes, 1)
-        return zero.index_add(0, index.row_sender, values).index_add(0, index.row_receiver, values)
+        return sum_at_nodes(values, self._edges.index.ends)
 
 
 class _Radial:
@@ -206,7 +215,6 @@ class _Layer:
         self.radial_weights = {name: f"{self.name}.conv_tp_weights.{name}" for name, _ in self.radial_stock}
         self.species_linear: SpeciesLinearTable = skip_table(block.skip_tp, n_species)  # type: ignore
         self.linears, self.radial = (self.linear_up, self.linear), block.conv_tp_weights
-        # the readouts and the embedding are too small to gain
         self.sparse_layers = tuple(f"{self.name}.{linear}" for linear in ("linear_up", "linear", "skip_tp"))
 
     def __call__(
@@ -238,17 +246,23 @@ class _Readout:
         self.first = PathLinear(first)  # type: ignore
         self.has_biases = type(block).__name__ == "NonLinearBiasReadoutBlock"
         # those with biases have scalars only, for which the stock module's layout is ours
-        self.second = None if self.is_linear or self.has_biases else PathLinear(block.linear_2)  # type: ignore
+        self.second, self._activation = None, getattr(block, "non_linearity", None)
+        if not (self.is_linear or self.has_biases):
+            factor = silu_factor(self._activation)
+            self._activation = self._activation if factor is None else silu
+            self.second = PathLinear(block.linear_2, scale=1.0 if factor is None else factor)  # type: ignore
+        names = () if self.has_biases else ("linear",) if self.is_linear else ("linear_1", "linear_2")
+        self.sparse_layers = tuple(f"{self.name}.{name}" for name in names)
 
     def __call__(self, parameters, x: torch.Tensor, head: int | torch.Tensor) -> torch.Tensor:  # [n_nodes]
         """The output of `head`, of one for all atoms or of each one's own [n_nodes]."""
         if self.is_linear:
             return column(self.first(x, parameters[f"{self.name}.linear.weight"]), head)
-        hidden = self.block.non_linearity(self.first(x, parameters[f"{self.name}.linear_1.weight"]))  # type: ignore
+        hidden = self._activation(self.first(x, parameters[f"{self.name}.linear_1.weight"]))  # type: ignore
         hidden = self._of_head(hidden, head)
         if self.second is not None:
             return column(self.second(hidden, parameters[f"{self.name}.linear_2.weight"]), head)
-        hidden = self._of_head(self.block.non_linearity(self._biased("linear_mid", parameters, hidden)), head)  # type: ignore
+        hidden = self._of_head(self._activation(self._biased("linear_mid", parameters, hidden)), head)  # type: ignore
         return column(self._biased("linear_2", parameters, hidden), head)
 
     def _of_head(self, hidden: torch.Tensor, head: int | torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,10 @@ from pathtune.ops.candidates import Candidates, group_candidates
 from pathtune.ops.delta_node import DeltaTarget, sparse_weights
 from pathtune.ops.edge_conv import ConvGraph, conv_graph, edge_conv
 from pathtune.ops.edge_geometry import edge_geometry
+from pathtune.ops.end_sums import Ends, ends_by_node, ends_of, sum_at_nodes
 from pathtune.ops.radial_table import RadialTable, radial_table
 from pathtune.ops.sampled_gradient import DeltaCotangent, delta_gradients, sampled_gradient
+from pathtune.ops.silu import silu
 from pathtune.ops.soft_threshold import ThresholdedLayer, soft_threshold
 from pathtune.ops.sparse_linear import SparseWeights, sparse_path_linear, sparse_species_linear
 from pathtune.ops.species_linear import SpeciesGroups, group_by_species, species_linear
@@ -17,6 +19,7 @@ __all__ = [
     "ConvGraph",
     "DeltaCotangent",
     "DeltaTarget",
+    "Ends",
     "RadialTable",
     "SparseWeights",
     "SpeciesGroups",
@@ -26,14 +29,18 @@ __all__ = [
     "delta_gradients",
     "edge_conv",
     "edge_geometry",
+    "ends_by_node",
+    "ends_of",
     "group_by_species",
     "group_candidates",
     "radial_table",
     "sampled_gradient",
+    "silu",
     "soft_threshold",
     "sparse_path_linear",
     "sparse_species_linear",
     "sparse_weights",
     "species_linear",
+    "sum_at_nodes",
     "symmetric_contraction",
 ]

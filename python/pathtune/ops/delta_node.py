@@ -19,6 +19,7 @@ import torch
 from pathtune import reference
 from pathtune.ops._autograd import needed_gradients, pass_number
 from pathtune.ops._check import KERNEL_DTYPES, check_size
+from pathtune.ops._kernels import uses_cuda
 from pathtune.ops.candidates import Candidates
 from pathtune.ops.sampled_gradient import DeltaCotangent, delta_gradients
 from pathtune.ops.soft_threshold import ThresholdedLayer, soft_threshold
@@ -71,7 +72,7 @@ def sparse_weights(
     for name, given in (("values", values), ("scores", scores), ("bases", bases)):
         check_size("sparse_weights", f"number of {name}", len(given), len(targets))
     effective = [target.effective(base) for target, base in zip(targets, bases)]
-    if all(v.device.type in ("cpu", "cuda") and v.dtype in KERNEL_DTYPES for v in values):
+    if all((v.device.type == "cpu" or uses_cuda(v)) and v.dtype in KERNEL_DTYPES for v in values):
         given = [score for score in scores if score is not None]
         count = iter(range(len(given)))
         score_at = [None if score is None else next(count) for score in scores]

@@ -24,9 +24,7 @@ def whole(terms: Mapping[str, Term], counts: Mapping[str, int] | None) -> Mappin
     """The terms with the counts of the whole step; None: this process has the whole step."""
     if counts is None:
         return terms
-    return {
-        name: Term(term.sum, torch.tensor(counts.get(name, 0), device=term.sum.device)) for name, term in terms.items()
-    }
+    return {name: Term(term.sum, counts.get(name, 0)) for name, term in terms.items()}
 
 
 def meet(

@@ -1,0 +1,119 @@
+"""That a training step on a device could be captured in a CUDA graph, and that what cannot be captured is found."""
+
+import numpy as np
+import pytest
+import schedulefree
+import torch
+from ase.build import molecule
+
+from capturing import CaptureError, CaptureLint, NoKernels, move_to_meta
+from models import deltas_of
+from pathtune import SparseDelta, load, sparsify
+from pathtune.data import from_atoms
+from pathtune.losses import loss
+from pathtune.ops import _kernels, _operator
+
+
+@pytest.fixture(scope="module")
+def step(needs_mace):
+    """A step of the demo model, prepared by one step before: forward, forces, loss, backward, optimizer.
+
+    It takes what to do with the energies on the way.
+    """
+    model = sparsify(load("demo", dtype="float32"), SparseDelta(initial_share=0.1), [1, 6, 7, 8], seed=0)
+    assert all(d.is_sparse for d in deltas_of(model) if d.is_covered)
+    structures = []
+    for name in ("CH4", "NH3"):
+        structures.append(from_atoms(molecule(name), where=name))
+        structures[-1].energy_ev, structures[-1].forces = 0.0, np.zeros((len(structures[-1]), 3))
+    host = model.collate(structures)
+    move_to_meta(model)
+    batch, parameters = host.to("meta"), model.trainable()
+    assert {p.device.type for p in parameters} == {"meta"}
+    optimizer = schedulefree.AdamWScheduleFree(parameters, lr=1e-3)
+    optimizer.train()
+
+    def run(also=lambda energy, batch: energy):
+        optimizer.zero_grad(set_to_none=True)
+        prediction = model(batch, training=True)
+        prediction.outputs["energy"] = also(prediction.outputs["energy"], batch)
+        loss(prediction, batch).backward(inputs=parameters)
+        assert all(p.grad is not None for p in parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+        optimizer.step()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_kernels, "emulated", NoKernels())
+        patch.setattr(_operator, "_is_traced", lambda: False)  # a dispatch mode is no tracing here
+        run()
+        assert model.backbone._forward.tables._tables  # the radial networks are read from tables
+        yield run
+
+
+def test_a_prepared_step_has_nothing_that_a_graph_cannot_capture(step):
+    with CaptureLint() as lint:
+        step()
+    assert lint.n_seen > 50
+
+
+def by_number(energy, batch):
+    return energy * energy.sum().item()
+
+
+def by_truth(energy, batch):
+    return energy if energy.sum() > 0 else -energy
+
+
+def by_mask(energy, batch):
+    return energy + energy[energy > 0].sum()
+
+
+def by_places(energy, batch):
+    return energy + energy[torch.nonzero(energy)].sum()
+
+
+def by_kinds(energy, batch):
+    return energy * torch.unique(batch.species).numel()
+
+
+def by_list(energy, batch):
+    return energy * torch.tensor([1.0, 2.0]).to(energy.device)
+
+
+def by_new_tensor(energy, batch):
+    return energy * torch.tensor([1.0, 2.0], device=energy.device)
+
+
+def by_host_scalar(energy, batch):
+    return energy * torch.tensor(2.0)
+
+
+def by_host_copy(energy, batch):
+    return energy * energy.cpu().sum().to(energy.device)
+
+
+def by_repeats(energy, batch):
+    return energy + torch.repeat_interleave(energy, batch.head + 1).sum()
+
+
+def by_pinned(energy, batch):
+    torch.zeros(2).pin_memory()
+    return energy
+
+
+@pytest.mark.parametrize(("defect", "words"), [
+    (by_pinned, "pinned memory is allocated"),
+    (by_number, "_local_scalar_dense at .*: a number is read on the host"),
+    (by_truth, "a number is read on the host"),
+    (by_mask, "an index is a mask"),
+    (by_places, "nonzero.*: the result's size depends on numbers"),
+    (by_kinds, "unique.*: the result's size depends on numbers"),
+    (by_list, "a copy from cpu to meta"),
+    (by_new_tensor, "a copy from cpu to meta"),
+    (by_host_scalar, "operands lie on the host and on the device"),
+    (by_host_copy, "a copy from meta to cpu"),
+    (by_repeats, "repeat_interleave.*: the result's size depends on numbers"),
+])  # fmt: skip
+def test_what_a_graph_cannot_capture_is_found_by_name(defect, words, step):
+    with pytest.raises(CaptureError, match=words), CaptureLint():
+        step(defect)
