@@ -23,7 +23,7 @@ COLOURS = {"stock full": "#b0b0b0", "pathtune full": "#4c8bb8", "pathtune sparse
 def plot_steps() -> None:
     results = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("step_*.json"))]
     results = [r for r in results if "pathtune sparse" in r["median_seconds"]]
-    figure, axes = plt.subplots(figsize=(7, 3.2))
+    figure, axes = plt.subplots(figsize=(7, 1 + 0.72 * len(results)))
     for i, r in enumerate(results):
         for k, (name, colour) in enumerate(COLOURS.items()):
             ms = 1000 * r["median_seconds"][name]
@@ -34,7 +34,7 @@ def plot_steps() -> None:
     axes.set_xlim(right=axes.get_xlim()[1] * 2.5)
     axes.set_yticks(range(len(results)), [f"{r['model']}\n{r['n_atoms']} atoms" for r in results], fontsize=8)
     axes.set_xlabel("one training step, ms (median, 2 cores)")
-    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3)
+    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(IMAGES / "step.png", dpi=150)
