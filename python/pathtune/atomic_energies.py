@@ -172,12 +172,11 @@ def _difference(old: Potential, e0: Mapping[str, float], source: Source) -> E0Fi
     shift = {symbol: value - float(old.e0[_row(old, symbol)]) for symbol, value in e0.items()}
     n_elements = len(source.elements)
     fit = E0Fit(shift, n_elements, n_elements, (), 0.0, 0.0, origin=GIVEN, e0_ev=dict(e0))
-    labelled = _own_energies(old, source)
+    labelled, before, _ = residuals_of(old, source)
     if not len(labelled):
         return fit
     counts = source.composition[labelled].astype(np.float64)
     n_atoms = counts.sum(axis=1)
-    before = _residuals(old, source, labelled.tolist(), 16)[0]
     after = before - counts @ [shift[chemical_symbols[z]] for z in source.elements]
     refitted = before - counts @ np.linalg.lstsq(counts, before, rcond=None)[0]
     before, after, refitted = (error / n_atoms for error in (before, after, refitted))
@@ -264,10 +263,9 @@ def refit_e0(
 
 def energy_error(model: Potential, source: Source, batch_size: int = 16) -> float:
     """Mean absolute error of the energies, eV/atom, of a sample of a large set; 0 where no frame has one."""
-    labelled = _own_energies(model, source)
+    labelled, residual, _ = residuals_of(model, source, batch_size)
     if not len(labelled):
         return 0.0
-    residual, _ = _residuals(model, source, labelled.tolist(), batch_size)
     return float(np.mean(np.abs(residual) / source.composition[labelled].sum(axis=1)))
 
 

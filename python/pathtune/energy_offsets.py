@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pathtune.atomic_energies import residuals_of
+from pathtune.atomic_energies import E0Fit, residuals_of, settle_e0
 from pathtune.data import Source
 from pathtune.data.source import Shifted
 from pathtune.errors import InputError
@@ -59,6 +59,15 @@ def with_offsets(
     offsets = find_offsets(model, sets["train"], names)
     shifted = {name: Shifted(source, offsets) if name in JUDGED else source for name, source in sets.items()}
     return shifted, offsets
+
+
+def settle_energies(
+    model: Potential, sets: Mapping[str, Source], names: Sequence[str], e0: tuple[str, ...] | None, refit: bool
+) -> tuple[Potential, E0Fit | None, dict[str, Source], dict[str, float]]:
+    """`with_offsets` of the config_types `names`, then `settle_e0`: model, what was done to E0, sets, offsets."""
+    settled, offsets = with_offsets(model, sets, names)
+    model, fit, settled["train"] = settle_e0(model, settled["train"], e0, refit)
+    return model, fit, settled, offsets
 
 
 def said(offsets: Mapping[str, float]) -> str:

@@ -20,11 +20,10 @@ import numpy as np
 
 from pathtune.adaptations import SparseDelta
 from pathtune.adapting import sparsify
-from pathtune.atomic_energies import settle_e0
 from pathtune.conventions import check_conventions
 from pathtune.data import Source, as_source, elements_of, heads_of
 from pathtune.data.plan import labelled_numbers
-from pathtune.energy_offsets import with_offsets
+from pathtune.energy_offsets import settle_energies
 from pathtune.errors import InputError
 from pathtune.evaluation import losses
 from pathtune.files import write_text
@@ -111,9 +110,9 @@ def choose_share(
     if len(valid) < 2:
         raise InputError(f"the sweep has {len(valid)} validation structures, expected at least 2")
     epochs = max(1, round(EPOCHS_SHARE * config.epochs))
-    sets, _ = with_offsets(base, {"train": train, "valid": valid}, config.energy_offsets)
-    base, _, train = settle_e0(base, sets["train"], config.e0, config.refit_e0)
-    valid = sets["valid"]
+    given = {"train": train, "valid": valid}
+    base, _, sets, _ = settle_energies(base, given, config.energy_offsets, config.e0, config.refit_e0)
+    train, valid = sets["train"], sets["valid"]
     if config.check_units:
         check_conventions(base, train)
     config = dataclasses.replace(config.after_e0(), epochs=epochs, patience=0, keep_worse=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pathtune.backbones._mace_layers import copied
-from pathtune.backbones._packages import import_cueq
+from pathtune.backbones._packages import default_dtype, import_cueq
 from pathtune.errors import InputError
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # of the largest value of a result
@@ -39,12 +39,8 @@ def cueq_product(product: Any, dtype: torch.dtype, method: str, layout: Any = No
 
     irreps = [cue.Irreps(O3_e3nn, str(i)) for i in (product.irreps_in1, product.irreps_in2, product.irreps_out)]
     options = {"shared_weights": False, "internal_weights": False, "dtype": dtype, "math_dtype": dtype}
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # of its coefficients, which would else be rounded to it
-    try:
+    with default_dtype(dtype):  # of its coefficients, which would else be rounded to another
         return cuet.ChannelWiseTensorProduct(*irreps, layout=layout or cue.mul_ir, method=method, **options)
-    finally:
-        torch.set_default_dtype(before)
 
 
 def check_agreement(product: Any, other: Any, where: str) -> None:

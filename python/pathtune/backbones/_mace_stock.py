@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pathtune.backbones._packages import import_mace, quiet_torchscript
+from pathtune.backbones._packages import default_dtype, import_mace, quiet_torchscript
 
 GATES = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs, None: None}
 IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
@@ -33,10 +33,5 @@ def stock_mace(cls: str = "ScaleShiftMACE", dtype: torch.dtype = torch.float32, 
     defaults: dict[str, Any] = {"use_reduced_cg": False}
     if cls == "ScaleShiftMACE":
         defaults |= {"atomic_inter_scale": 1.0, "atomic_inter_shift": 0.0}
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with quiet_torchscript():
-            return getattr(mace.modules, cls)(**defaults | options)
-    finally:
-        torch.set_default_dtype(before)
+    with default_dtype(dtype), quiet_torchscript():
+        return getattr(mace.modules, cls)(**defaults | options)

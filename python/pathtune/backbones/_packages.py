@@ -24,6 +24,17 @@ def quiet_torchscript() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """With this precision of new tensors: e3nn and its kin round 3j symbols to it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
 def safe_torch_load() -> Iterator[None]:
     """Undo what mace's modules do at import: set the variable that makes unflagged torch.load unsafe."""
     before = os.environ.get(UNSAFE)

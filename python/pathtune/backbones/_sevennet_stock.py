@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pathtune.backbones._packages import import_sevenn, quiet_torchscript
+from pathtune.backbones._packages import default_dtype, import_sevenn, quiet_torchscript
 
 
 def stock_sevennet(dtype: torch.dtype = torch.float32, seed: int = 0, **config: Any) -> torch.nn.Module:
@@ -16,13 +16,8 @@ def stock_sevennet(dtype: torch.dtype = torch.float32, seed: int = 0, **config: 
     from sevenn.model_build import build_E3_equivariant_model
 
     config = {**DEFAULT_E3_EQUIVARIANT_MODEL_CONFIG, **config}
-    before = torch.get_default_dtype()
     torch.manual_seed(seed)
-    try:
-        torch.set_default_dtype(dtype)  # for e3nn's 3j
-        with quiet_torchscript():
-            stock: Any = build_E3_equivariant_model(config)
-    finally:
-        torch.set_default_dtype(before)
+    with default_dtype(dtype), quiet_torchscript():
+        stock: Any = build_E3_equivariant_model(config)
     stock.pathtune_config = config
     return stock.to(dtype)

@@ -12,7 +12,6 @@ import tomllib
 from typing import Any
 
 from pathtune.adaptations.sparse.options import AUTO, DEFAULT_SHARE, SWEEP, SparseDelta
-from pathtune.atomic_energies import settle_e0
 from pathtune.cli._common import (
     add_options,
     load_model,
@@ -23,7 +22,7 @@ from pathtune.cli._common import (
 )
 from pathtune.conventions import check_conventions
 from pathtune.data import Source, as_source, check_cutoff, check_elements, split_off, subset
-from pathtune.energy_offsets import said, with_offsets
+from pathtune.energy_offsets import said, settle_energies
 from pathtune.errors import InputError
 from pathtune.files import write_text
 from pathtune.guidance import choose_share, draw_sweep, share_for
@@ -103,9 +102,8 @@ def _run(args: argparse.Namespace, options: dict[str, Any], held: contextlib.Exi
     config.check_config_types(train)
     if config.check_units:
         check_conventions(base, train)
-    sets, offsets = with_offsets(base, sets, config.energy_offsets)
-    base, e0_fit, train = settle_e0(base, sets["train"], config.e0, config.refit_e0)
-    sets["train"], valid = train, sets["valid"]
+    base, e0_fit, sets, offsets = settle_energies(base, sets, config.energy_offsets, config.e0, config.refit_e0)
+    train, valid = sets["train"], sets["valid"]
     folder = RunFolder(out)
     is_swept = "sparse" in run_options.arm and options["delta"].active_share == SWEEP
     of_share = ""

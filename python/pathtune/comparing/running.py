@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import torch
 
 from pathtune import processes
-from pathtune.atomic_energies import E0Fit, settle_e0
+from pathtune.atomic_energies import E0Fit
 from pathtune.comparing.arms import Plan, Trial, sections_of
 from pathtune.conventions import check_conventions
 from pathtune.data import Source, as_source, check_elements, outputs, split_off, subset
-from pathtune.energy_offsets import with_offsets
+from pathtune.energy_offsets import settle_energies
 from pathtune.errors import DivergedError, InputError
 from pathtune.evaluation import evaluate
 from pathtune.files import read_text, write_text
@@ -84,8 +84,8 @@ def open_world(plan: Plan, folder: pathlib.Path, given: Mapping[str, Any] | None
     plan.fit.check_config_types(sets["train"])
     if plan.fit.check_units:
         check_conventions(base, sets["train"])
-    sets, _ = with_offsets(base, sets, plan.fit.energy_offsets)
-    refitted, e0_fit, sets["train"] = settle_e0(base, sets["train"], plan.fit.e0, plan.fit.refit_e0)
+    fit = plan.fit
+    refitted, e0_fit, sets, _ = settle_energies(base, sets, fit.energy_offsets, fit.e0, fit.refit_e0)
     return World(plan, folder, base, refitted, e0_fit, sets, known)
 
 

@@ -62,37 +62,28 @@ def sum_at_nodes(rows: torch.Tensor, ends: Ends, is_signed: bool = False) -> tor
 
     `rows` [n_rows, n_columns]; differentiable any number of times.
     """
-    return _AtNodes.apply(rows, ends, is_signed)
+    return _Sums.apply(rows, ends, is_signed, True)
 
 
 def sum_at_rows(nodes: torch.Tensor, ends: Ends, is_signed: bool = False) -> torch.Tensor:  # [n_rows, n_columns]
     """out[r] = nodes[sender_r] + nodes[receiver_r] or, `is_signed`, their difference; `nodes` [n_nodes, n_columns]."""
-    return _AtRows.apply(nodes, ends, is_signed)
+    return _Sums.apply(nodes, ends, is_signed, False)
 
 
-def _bags(values: torch.Tensor, listed: torch.Tensor, ptr: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    if not listed.numel():
-        return values.new_zeros(ptr.numel() - 1, values.shape[1])
-    return torch.embedding_bag(values.detach().contiguous(), listed, ptr, False, 0, False, factors, True)[0]  # 0: sums
-
-
-class _AtNodes(torch.autograd.Function):
+class _Sums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, ends: Ends, is_signed: bool) -> torch.Tensor:
-        ctx.ends, ctx.is_signed = ends, is_signed
-        return _bags(rows, ends.node_rows, ends.node_ptr, ends.node_sign if is_signed else ends.ones)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return sum_at_rows(cotangents[0], ctx.ends, ctx.is_signed), None, None
-
-
-class _AtRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, nodes: torch.Tensor, ends: Ends, is_signed: bool) -> torch.Tensor:
-        ctx.ends, ctx.is_signed = ends, is_signed
-        return _bags(nodes, ends.row_nodes, ends.row_ptr, ends.row_sign if is_signed else ends.ones)
+    def forward(ctx: Any, values: torch.Tensor, ends: Ends, is_signed: bool, at_nodes: bool) -> torch.Tensor:
+        ctx.given = ends, is_signed, at_nodes
+        listed, ptr = (ends.node_rows, ends.node_ptr) if at_nodes else (ends.row_nodes, ends.row_ptr)
+        sign = ends.node_sign if at_nodes else ends.row_sign
+        if not listed.numel():
+            return values.new_zeros(ptr.numel() - 1, values.shape[1])
+        factors = sign if is_signed else ends.ones
+        return torch.embedding_bag(values.detach().contiguous(), listed, ptr, False, 0, False, factors, True)[
+            0
+        ]  # 0: sums
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return sum_at_nodes(cotangents[0], ctx.ends, ctx.is_signed), None, None
+    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        ends, is_signed, at_nodes = ctx.given
+        return _Sums.apply(cotangents[0], ends, is_signed, not at_nodes), None, None, None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from pathtune.atomic_energies import energy_error, refit_e0, settle_e0
+from pathtune.atomic_energies import energy_error, refit_e0
 from pathtune.conventions import check_conventions
 from pathtune.data import Joined, LabelKeys, Source, as_source, check_cutoff, check_elements
-from pathtune.energy_offsets import with_offsets
+from pathtune.energy_offsets import settle_energies
 from pathtune.errors import InputError
 from pathtune.losses import check_outputs
 from pathtune.model import Potential
@@ -56,9 +56,10 @@ def fit(
         raise InputError("fit: the model has nothing to train, expected one from sparsify or unfreeze")
     if config.check_units:
         check_conventions(Potential(model.base, model.head).to(model.device), train)
-    sets, offsets = with_offsets(model, {"train": train, "valid": valid}, config.energy_offsets)
-    refitted, e0_fit, train = settle_e0(model, sets["train"], config.e0, config.refit_e0)
-    valid = sets["valid"]
+    refitted, e0_fit, sets, offsets = settle_energies(
+        model, {"train": train, "valid": valid}, config.energy_offsets, config.e0, config.refit_e0
+    )
+    train, valid = sets["train"], sets["valid"]
     model.set_e0(refitted.e0)
     mixed: Source = train
     if replay is not None:

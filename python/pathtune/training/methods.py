@@ -155,9 +155,8 @@ def _weights(fit: Mapping[str, Any], scores: Mapping[str, Any]) -> list[tuple[An
 def _offsets(metrics: Mapping[str, Any]) -> str:
     offsets = metrics.get("energy_offsets_ev_atom") or {}
     values = ", ".join(f"{1000 * value:+.1f} meV/atom from {name}" for name, value in offsets.items())
-    return f"Constants found by least squares were taken from the energies of some config_types: {values}." * bool(
-        values
-    )
+    says = "Constants found by least squares were taken from the energies of some config_types"
+    return f"{says}: {values}." if values else ""
 
 
 def _e0(metrics: Mapping[str, Any]) -> str:
