@@ -214,12 +214,13 @@ def _term(
 
 def _labelled(label: Label, batch: Batch, dtype: torch.dtype) -> tuple[int, torch.Tensor | None]:
     """How many structures or atoms have the label, and the mask as numbers, None where all have it; kept."""
-    mask, key = batch.labels[label.name].mask, ("labelled", label.name)
-    if key not in batch.kept or batch.kept[key][0] is not mask:
-        on_host = (batch.host or batch).labels[label.name].mask
+    mask, on_host = (one.labels[label.name].mask for one in (batch, batch.host or batch))
+
+    def make() -> tuple[int, torch.Tensor | None]:
         n_labelled = int(on_host.sum())
-        batch.kept[key] = (mask, n_labelled, None if n_labelled == on_host.numel() else mask.to(dtype))
-    return batch.kept[key][1:]
+        return n_labelled, None if n_labelled == on_host.numel() else mask.to(dtype)
+
+    return batch.made(("labelled", label.name), make, (mask,))
 
 
 def _sum_of_costs(error: torch.Tensor, factors: list[torch.Tensor], kind: str, huber_delta: float) -> torch.Tensor:

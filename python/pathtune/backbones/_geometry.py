@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +22,6 @@ from pathtune.ops import (
     group_by_species,
     sum_at_nodes,
 )
-from pathtune.watching import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,20 +52,18 @@ class Edges:
 
 def edges_of(batch: Batch, by_pair: bool) -> Edges:
     """Edges with a row of their own or, `by_pair`, one for an edge and its reverse."""
-    index = _once(batch, ("edges", by_pair), lambda: _edge_index(batch, by_pair))
+    index = batch.made(("edges", by_pair), lambda: _edge_index(batch, by_pair))
     return Edges(_row_vectors(batch, index, by_pair).detach().requires_grad_(), index)
 
 
 def _row_vectors(batch: Batch, index: EdgeIndex, by_pair: bool) -> torch.Tensor:
     """Of the rows [n_rows, 3], made once for the positions, cells and shifts that the batch has."""
     given = (batch.positions, batch.cell, batch.unit_shifts)
-    kept = batch.kept.get(("vectors", by_pair))
-    if kept is None or kept[0].has_changed(given):
-        watch = Watch()
-        watch.has_changed(given)
-        vectors = _vectors(batch, index.row_sender, index.row_receiver, batch.unit_shifts[index.first])
-        kept = batch.kept["vectors", by_pair] = (watch, vectors)
-    return kept[1]
+    return batch.made(
+        ("vectors", by_pair),
+        lambda: _vectors(batch, index.row_sender, index.row_receiver, batch.unit_shifts[index.first]),
+        given,
+    )
 
 
 def _vectors(batch: Batch, sender: torch.Tensor, receiver: torch.Tensor, unit_shifts: torch.Tensor) -> torch.Tensor:
@@ -84,13 +81,7 @@ def shortest_edge(batch: Batch, lengths: torch.Tensor) -> float:
     def make() -> float:
         return float(_vectors(host, host.sender, host.receiver, host.unit_shifts).norm(dim=1).min())
 
-    return _once(batch, ("shortest edge",), make)
-
-
-def _once(batch: Batch, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    if key not in batch.kept:
-        batch.kept[key] = make()
-    return batch.kept[key]
+    return batch.made(("shortest edge",), make)
 
 
 def _edge_index(batch: Batch, by_pair: bool) -> EdgeIndex:
@@ -129,7 +120,7 @@ def pairs_of_species(batch: Batch, index: EdgeIndex, n_species: int) -> tuple[to
         on_host = key if host is None else key_of(host.species, host.sender, host.receiver)
         return key, [divmod(k, n_species) for k in torch.unique(on_host).tolist()]
 
-    return _once(batch, ("pairs of species", n_species), make)
+    return batch.made(("pairs of species", n_species), make)
 
 
 def species_groups(batch: Batch, n_species: int) -> SpeciesGroups:
@@ -140,7 +131,7 @@ def species_groups(batch: Batch, n_species: int) -> SpeciesGroups:
         device = batch.species.device
         return groups if device.type == "cpu" else groups.to(device)
 
-    return _once(batch, ("species", n_species), make)
+    return batch.made(("species", n_species), make)
 
 
 def one_group(batch: Batch) -> SpeciesGroups:
@@ -151,7 +142,7 @@ def one_group(batch: Batch) -> SpeciesGroups:
         device = batch.species.device
         return groups if device.type == "cpu" else groups.to(device)
 
-    return _once(batch, ("one group",), make)
+    return batch.made(("one group",), make)
 
 
 def harmonics_factors(module: Any) -> list[float] | None:

@@ -99,10 +99,8 @@ class RadialTables:
 
     def _slots(self, batch: Batch, key: torch.Tensor) -> torch.Tensor:
         """The table [n_rows] of each row of the batch; tables that are added do not change it."""
-        kept = batch.kept.get("slots")
-        if kept is None or kept[0] is not self._slot_of or kept[1] is not key:
-            kept = batch.kept["slots"] = (self._slot_of, key, self._slot_of[key])
-        return kept[2]
+        slot_of = self._slot_of
+        return batch.made("slots", lambda: slot_of[key], (slot_of, key))
 
     @torch.no_grad()
     def _add(self, pairs: Sequence[tuple[int, int]]) -> None:

@@ -12,6 +12,7 @@ import torch
 from pathtune.data.labels import Label, labels, outputs
 from pathtune.data.neighbours import Graph, find_graph
 from pathtune.data.structure import Structure
+from pathtune.watching import Watch
 
 NO_VOLUME_A3 = 1e-6  # below: a molecule
 ALWAYS = frozenset({"energy", "forces"})  # asked of a model where nothing else is said
@@ -77,9 +78,19 @@ class Batch:
     weights: dict[str, torch.Tensor]  # [n_graphs], of the errors in the loss, by label; absent: all are 1
     config_type: tuple[str, ...]  # n_graphs of them
     labels: dict[str, Labelled]
-    # what a model made of the indices above when it first saw them, and will not make again
+    # what was made of the tensors above and will not be made again while they are the same (`made`)
     kept: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     host: Batch | None = None  # the same on the CPU, where this one is elsewhere: indices are made there
+
+    def made(self, key: Any, make: Callable[[], Any], given: Sequence[torch.Tensor] = ()) -> Any:
+        """What `make` gives, kept under `key` until one of the tensors `given` is another or is written to."""
+        watch, value = self.kept.get(key, (None, None))
+        if watch is None or watch.has_changed(given):
+            watch = Watch()
+            watch.has_changed(given)
+            value = make()
+            self.kept[key] = (watch, value)
+        return value
 
     @property
     def n_graphs(self) -> int:

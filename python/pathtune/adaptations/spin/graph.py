@@ -38,9 +38,7 @@ class SpinGraph:
 def spin_graph(batch: Batch, edges: Any, elements: torch.Tensor) -> SpinGraph:
     """The graph of a batch, made once for it. `elements` [n_species]: the layer's index of a species, or -1."""
     key = ("spin", tuple(elements.tolist()), edges.index.first.numel())
-    if key not in batch.kept:
-        batch.kept[key] = _spin_graph(batch, edges.index, elements)
-    return batch.kept[key]
+    return batch.made(key, lambda: _spin_graph(batch, edges.index, elements))
 
 
 def _spin_graph(batch: Batch, index: Any, elements: torch.Tensor) -> SpinGraph:
