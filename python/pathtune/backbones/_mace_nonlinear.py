@@ -64,10 +64,9 @@ class NonLinearLayer:
             weight(f"{name}.weight").reshape(self._n_species, -1) * self._embedding_weight
             for name in ("source_embedding", "target_embedding")
         ]
-        w = self.radial(parameters, basis, embeddings, pair)
+        w = self.radial(parameters, basis, embeddings, pair, cutoff)
         density = torch.tanh(self._density(parameters, basis, embeddings, pair) ** 2)
-        if cutoff is not None:
-            w, density = w * cutoff, density * cutoff
+        density = density if cutoff is None else density * cutoff
         total = density.new_zeros(x.shape[0], 1).index_add(0, index.row_receiver, density)
         message = self._first(edge_conv(x, y, w, edges.graph, self.conv), weight("linear_1.weight"))
         message = message / (total * weight("beta") + weight("alpha")) + self._res(x, weight("linear_res.weight"))
@@ -84,9 +83,17 @@ class _Network:
         self.hs = [self._n_basis, *network.hs[1:]]  # of what is computed for each edge
 
     def __call__(
-        self, parameters: Any, basis: torch.Tensor, embeddings: list[torch.Tensor], pair: tuple[torch.Tensor, ...]
+        self,
+        parameters: Any,
+        basis: torch.Tensor,
+        embeddings: list[torch.Tensor],
+        pair: tuple[torch.Tensor, ...],
+        cutoff: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[n_edges, n_out] of basis [n_edges, n_basis], embeddings [n_species, mul], and species [n_edges] of both."""
+        """[n_edges, n_out] of basis [n_edges, n_basis], embeddings [n_species, mul], and species [n_edges] of both.
+
+        The product with `cutoff` [n_edges, 1], c, is taken before the last matrix: c (W h + b) = [W b] [c h, c].
+        """
         functional, h = torch.nn.functional, basis
         for k, module in self._steps:
             name = f"{self._name}.net.{k}"
@@ -97,7 +104,11 @@ class _Network:
                 for embedding, part, species in zip(embeddings, parts, pair):
                     h = h + functional.embedding(species, embedding @ part.T)
             elif isinstance(module, torch.nn.Linear):
-                h = functional.linear(h, parameters[f"{name}.weight"], parameters[f"{name}.bias"])
+                weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
+                if cutoff is None or k < self._steps[-1][0]:
+                    h = functional.linear(h, weight, bias)
+                else:
+                    h = torch.cat([h * cutoff, cutoff], 1) @ torch.cat([weight, bias[:, None]], 1).T
             elif isinstance(module, torch.nn.LayerNorm):
                 weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
                 h = functional.layer_norm(h, module.normalized_shape, weight, bias, module.eps)
