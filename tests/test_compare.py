@@ -1,11 +1,13 @@
 """`compare`: every arm is cared for alike, finished runs are not repeated, and the table says what the runs did."""
 
 import json
+import math
 import multiprocessing
 import os
 import shutil
 import signal
 from concurrent import futures
+from types import SimpleNamespace
 
 import ase.io
 import pytest
@@ -16,12 +18,13 @@ from launching import launched
 from models import labelled, molecule, tiny_mace
 from pathtune import CompareOptions, FitConfig, InputError
 from pathtune.cli import main
-from pathtune.comparing import probe
+from pathtune.comparing import comparison, probe
 from pathtune.comparing.arms import Arm, Plan, Trial, arms_of
 from pathtune.comparing.running import result_of
 from pathtune.comparing.table import add_ratios, arm_row, markdown
 from pathtune.data import from_atoms
 from pathtune.training import loop
+from pathtune.training.progress import SeriesProgress
 from pathtune.training.run import ModelOptions
 
 pytestmark = pytest.mark.usefixtures("needs_mace")
@@ -51,7 +54,7 @@ def command(world, out, *more):
     return main(words(world, out, *more))
 
 
-ARMS = ("--arms", "full", "sparse", "--active-share", "0.1", "--n-rates", "2", "--seeds", "3", "4")
+ARMS = ("--arms", "full", "sparse", "--active-share", "0.1", "--n-rates", "2", "--more-rates", "0", "--seeds", "3", "4")
 
 
 def measure_here(monkeypatch):
@@ -91,6 +94,40 @@ def test_every_arm_has_the_same_rates_steps_and_seeds_and_the_best_by_validation
                 pytest.approx(sum(found) / 2, abs=1e-4), pytest.approx(abs(found[0] - found[1]), abs=1e-4)]  # fmt: skip
         ratio = row["test"]["forces_mae_mev_a"][0] / rows["full"]["test"]["forces_mae_mev_a"][0]
         assert row["over_full"]["forces_mae_mev_a"] == pytest.approx(ratio, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("best", "more", "expected", "chosen"),
+    [
+        (0.1, 2, [0.05, 0.1, 0.2], 0.1),
+        (0.4, 2, [0.05, 0.1, 0.2, 0.4, 0.8], 0.4),
+        (0.01, 2, [0.0125, 0.025, 0.05, 0.1, 0.2], 0.0125),
+        (0.4, 0, [0.05, 0.1, 0.2], 0.2),
+    ],
+)
+def test_rates_go_on_beyond_the_best_until_it_lies_between_two_others(monkeypatch, best, more, expected, chosen):
+    arm, asked = Arm(("full",)), CompareOptions(more_rates=more)
+    world = SimpleNamespace(plan=SimpleNamespace(compare=asked))
+
+    def trained(trials, *_):
+        runs = [{"arm": t.arm.key, "lr": t.lr, "diverged": None, "seed": t.seed} for t in trials]
+        return [run | {"valid_loss": abs(math.log(run["lr"] / best))} for run in runs]
+
+    monkeypatch.setattr(comparison, "run_trials", trained)
+    monkeypatch.setattr(comparison, "rates", lambda *_: [0.05, 0.1, 0.2])
+    monkeypatch.setattr(comparison, "arm_row", lambda arm, tried, runs, cost: {"lr": runs[0]["lr"]})
+    rows, runs = comparison.compare_arms([arm], world, SeriesProgress(1, quiet=True), {"full": 1})
+    assert sorted(run["lr"] for run in runs) == expected
+    assert rows == [{"lr": chosen}]
+
+
+def test_no_rate_is_added_to_those_that_were_asked_or_where_all_diverged():
+    runs = [{"lr": lr, "valid_loss": lr, "diverged": None} for lr in (1.0, 2.0, 4.0)]
+    assert comparison.rate_beyond(runs, CompareOptions()) == 0.5
+    assert comparison.rate_beyond(runs, CompareOptions(lrs=(1.0, 2.0, 4.0))) is None
+    assert comparison.rate_beyond(runs[:1], CompareOptions(n_rates=1)) is None
+    lost = [run | {"valid_loss": None, "diverged": "fit: the loss is nan"} for run in runs]
+    assert comparison.rate_beyond(lost, CompareOptions()) is None
 
 
 def test_the_table_counts_values_bytes_time_and_memory(finished):
@@ -287,6 +324,7 @@ MISTAKES = {
     "active_share is 1.5, expected a share in": ("--active-share", "1.5"),
     "lrs has -1.0, expected numbers above 0": ("--lrs", "-1"),
     "n_rates is 0": ("--n-rates", "0"),
+    "more_rates is -1": ("--more-rates", "-1"),
     "jobs is 0": ("--jobs", "0"),
     "max_frames is 0, expected at least 1": ("--max-frames", "0"),
     "adaptations: 'full' replaces the weights that 'sparse' has changed": ("--arms", "sparse+full"),

@@ -155,6 +155,12 @@ def compare_arms(
     trials = [Trial(arm, lr, first, epochs[arm.key]) for arm in arms for lr in rates(arm, world, epochs[arm.key])]
     progress.n_fits = progress.n_done + len(trials) + len(others) * len(arms)
     tried = by_arm(run_trials(trials, world, progress))
+    for _ in range(world.plan.compare.more_rates):
+        further = [(arm, lr) for arm in arms if (lr := rate_beyond(tried[arm.key], world.plan.compare)) is not None]
+        progress.n_fits += len(further)
+        trials = [Trial(arm, lr, first, epochs[arm.key]) for arm, lr in further]
+        for key, runs in by_arm(run_trials(trials, world, progress) if trials else []).items():
+            tried[key] += runs
     chosen = {key: best_of(runs) for key, runs in tried.items()}
     more = [Trial(arm, chosen[arm.key]["lr"], seed, epochs[arm.key], is_first=False) for arm in arms for seed in others]
     repeated = by_arm(run_trials(more, world, progress)) if more else {}
@@ -178,6 +184,16 @@ def rates(arm: Arm, world: World, epochs: int) -> list[float]:
     n_steps = Plans(config, *([train] if replay is None else [train, replay])).before(config.epochs)
     default = learning_rate(model, config, n_steps)
     return [float(f"{default * 2 ** (i - (asked.n_rates - 1) / 2):.3g}") for i in range(asked.n_rates)]
+
+
+def rate_beyond(tried: Sequence[Mapping[str, Any]], asked: CompareOptions) -> float | None:
+    """Twice the highest rate of runs of an arm, or half the lowest, where that was the best; None where none was."""
+    lrs = [run["lr"] for run in tried]
+    if asked.lrs or len(lrs) == 1 or all(run["diverged"] for run in tried):
+        return None
+    best = best_of(tried)["lr"]
+    factor = {min(lrs): 0.5, max(lrs): 2.0}.get(best)
+    return None if factor is None else float(f"{best * factor:.3g}")
 
 
 def _costs(arms: Iterable[Arm], world: World, is_on_disk: bool) -> dict[str, Cost]:

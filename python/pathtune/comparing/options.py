@@ -28,6 +28,9 @@ class CompareOptions:
     active_share: tuple[float, ...] = option((0.03,), "shares of the reachable weights, an arm for each with sparse")
     rank: tuple[int, ...] = option((4,), "ranks, an arm for each with lora")
     n_rates: int = option(3, "learning rates tried for every arm: its default times powers of two around 1")
+    more_rates: int = option(
+        2, "at most so many more, one by one, beyond the highest or lowest where it was the best; none with --lrs"
+    )
     lrs: tuple[float, ...] = option((), "learning rates tried for every arm, in the place of --n-rates")
     seeds: tuple[int, ...] = option((0,), "of order and start; the first one chooses the learning rate")
     equal: str = option(
@@ -43,6 +46,8 @@ class CompareOptions:
             if not values or len(set(values)) < len(values):
                 given = " ".join(map(str, values)) or "empty"
                 raise InputError(f"{name} is {given}, expected one or several that differ")
+        if self.more_rates < 0:
+            raise InputError(f"more_rates is {self.more_rates}, expected at least 0")
         for lr in self.lrs:
             if not lr > 0:
                 raise InputError(f"lrs has {lr}, expected numbers above 0")
