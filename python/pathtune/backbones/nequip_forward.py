@@ -10,6 +10,7 @@ is a linear, whose weights are the product's weights times the row of the embedd
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,7 +62,7 @@ class NequipForward:
         self.modules, self.n_species = dict(stock.model.func.named_children()), n_species
         self.harmonics = Harmonics(self.modules["spharm"].sh, orientation=-1)
         self.basis = _Basis(self.modules)
-        self.layers = [_Layer(t, name, self.modules[name], n_species) for t, name in enumerate(layer_names(stock))]
+        self.layers = [_Layer(t, name, self.modules[name]) for t, name in enumerate(layer_names(stock))]
         self.sparse_layers = frozenset(name for layer in self.layers for name in layer.sparse_layers)
         self.tables: RadialTables | None = None
         if radial_tables and stock.model_dtype == torch.float32:
@@ -146,7 +147,7 @@ class _Basis:
 class _Layer:
     """Convolution between two linears, self connection, and gate."""
 
-    def __init__(self, t: int, name: str, layer: Any, n_species: int):
+    def __init__(self, t: int, name: str, layer: Any):
         self.index, self.name, conv = t, f"{FUNC}.{name}", layer.conv
         norm = conv.avg_num_neighbors_norm.norm_const.detach().flatten()
         self.norm = None if norm.numel() == 1 else norm  # of the sender's type
@@ -154,7 +155,9 @@ class _Layer:
         scale = float(norm) if norm.numel() == 1 else 1.0
         self.conv = conv_table(conv.tp_scatter.tp, scale, joined=True)
         self.radial, self.gate = conv.edge_mlp, Gate(layer.equivariant_nonlin)
-        self.skip = None if conv.sc is None else _SelfConnection(f"{self.name}.conv.sc.weight", conv.sc, n_species)
+        self.skip = None if conv.sc is None else _SelfConnection(f"{self.name}.conv.sc.weight", conv.sc)
+        self.species_linear = None if self.skip is None else self.skip.table(1)
+        self.linears = [self.first, self.second]
         self.sparse_layers = tuple(f"{self.name}.conv.{part}" for part in ("linear_1", "linear_2"))
 
     def __call__(
@@ -173,17 +176,15 @@ class _Layer:
 class _SelfConnection:
     """A product with the embedding of the type, as a linear of each species that is there."""
 
-    def __init__(self, name: str, module: Any, n_species: int):
-        self.name, self.table = name, skip_table(module, n_species)
+    def __init__(self, name: str, module: Any):
+        self.name = name
+        self.table = functools.cache(lambda n_species: skip_table(module, n_species))
         self.shapes = [tuple(ins.path_shape) for ins in module.instructions]
-        self.n_species = n_species
 
     def __call__(self, x, parameters: Mapping[str, Any], embedding: torch.Tensor, groups: SpeciesGroups):
         rows, flat, parts, begin = embedding[groups.present], parameters[self.name], [], 0
         for shape in self.shapes:
             n = torch.Size(shape).numel()
-            there = torch.einsum("uvw,sv->usw", flat[begin : begin + n].reshape(shape), rows)
-            empty = there.new_zeros(shape[0], self.n_species, shape[2])
-            parts.append(empty.index_copy(1, groups.present, there).flatten())
+            parts.append(torch.einsum("uvw,sv->usw", flat[begin : begin + n].reshape(shape), rows).flatten())
             begin += n
-        return species_linear(x, torch.cat(parts), groups, self.table)
+        return species_linear(x, torch.cat(parts), groups.of_present(), self.table(rows.shape[0]))

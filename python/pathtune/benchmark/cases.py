@@ -112,9 +112,10 @@ SEVENNET_SHAPES: dict[str, dict[str, Any]] = {
         "scale": 1.0,
     },
 }
+NEQUIPS = {"nequip-m": "M", "nequip-l": "L"}  # nequip's presets: sizes of its foundation potentials
 NEQUIXES = ("nequix-mp-1",)  # real weights, in PATHTUNE_DATA
-NAMES = (*CASES, *SEVENNETS, *SEVENNET_SHAPES, *NEQUIXES)
-N_SPECIES = 89  # of a SevenNet with random weights
+NAMES = (*CASES, *SEVENNETS, *SEVENNET_SHAPES, *NEQUIPS, *NEQUIXES)
+N_SPECIES = 89  # of a SevenNet or a NequIP with random weights
 OFF23_ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)
 
 
@@ -146,6 +147,8 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch
             "chemical_species": list(ase.data.chemical_symbols[1 : N_SPECIES + 1]),
         }
         return stock_sevennet(dtype, seed, **species, **SEVENNET_SHAPES[name])
+    if name in NEQUIPS:
+        return _nequip(NEQUIPS[name], seed, dtype)
     if name in NEQUIXES:
         from pathtune.backbones.nequix import load_nequix
 
@@ -177,6 +180,20 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch
         distance_transform=case.distance_transform,
         **dict(case.more),
     )
+
+
+def _nequip(preset: str, seed: int, dtype: torch.dtype) -> torch.nn.Module:
+    from pathtune.backbones.nequip import build as build_nequip
+
+    config = {
+        "_target_": "nequip.model.PresetNequIPGNNModel",
+        "preset": preset,
+        "seed": seed,
+        "type_names": list(ase.data.chemical_symbols[1 : N_SPECIES + 1]),
+        "r_max": 6.0,
+        "avg_num_neighbors": 50.0,
+    }
+    return build_nequip(config, dtype, f"--model nequip-{preset.lower()}")
 
 
 def structures(name: str, n_atoms: int) -> list[Structure]:

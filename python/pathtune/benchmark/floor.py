@@ -31,7 +31,8 @@ def floor_flops(forward, batch: Batch) -> dict[str, float]:
         if layer.species_linear is not None:
             for _, _, _, n_components, mul_in, mul_out in layer.species_linear.paths.tolist():
                 total["skip_tp"] += LINEAR_STEP * n_nodes * 2 * n_components * mul_in * mul_out
-        total["radial"] += LINEAR_STEP * n_rows * sum(2 * a * b for a, b in itertools.pairwise(layer.radial.hs))
+        widths = layer.radial.dims if hasattr(layer.radial, "dims") else layer.radial.hs  # nequip's name, mace's
+        total["radial"] += LINEAR_STEP * n_rows * sum(2 * a * b for a, b in itertools.pairwise(widths))
         for linear in layer.linears:
             total["linear"] += LINEAR_STEP * n_nodes * linear.flops_per_node()
     for product in getattr(forward, "products", ()):

@@ -29,6 +29,11 @@ class SpeciesGroups:
     present: torch.Tensor  # [n_present] int64
     species: tuple[int, ...] = ()  # `present` on the host, which a launch must not wait for
 
+    def of_present(self) -> SpeciesGroups:
+        """The same groups, for weights of the species that are present alone."""
+        n = len(self.present)
+        return SpeciesGroups(self.order, self.ptr, torch.arange(n, device=self.present.device), tuple(range(n)))
+
     def to(self, device: torch.device) -> SpeciesGroups:
         """The same groups on another device."""
         return SpeciesGroups(self.order.to(device), self.ptr.to(device), self.present.to(device), self.species)
