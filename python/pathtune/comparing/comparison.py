@@ -186,10 +186,10 @@ def rates(arm: Arm, world: World, epochs: int) -> list[float]:
     return [float(f"{default * 2 ** (i - (asked.n_rates - 1) / 2):.3g}") for i in range(asked.n_rates)]
 
 
-def rate_beyond(tried: Sequence[Mapping[str, Any]], asked: CompareOptions) -> float | None:
-    """Twice the highest rate of runs of an arm, or half the lowest, where that was the best; None where none was."""
+def rate_beyond(tried: Sequence[dict[str, Any]], asked: CompareOptions) -> float | None:
+    """Twice the highest rate of runs of an arm, or half the lowest, where that was the best; else None."""
     lrs = [run["lr"] for run in tried]
-    if asked.lrs or len(lrs) == 1 or all(run["diverged"] for run in tried):
+    if asked.lrs or len(lrs) == 1 or all(run["valid_loss"] is None for run in tried):
         return None
     best = best_of(tried)["lr"]
     factor = {min(lrs): 0.5, max(lrs): 2.0}.get(best)
