@@ -7,73 +7,129 @@ import math
 import pathlib
 import statistics
 
+from scipy import stats
+
 RESULTS = pathlib.Path(__file__).parent / "results" / "accuracy"
 FORCES, ENERGY = "forces_mae_mev_a", "energy_mae_mev_atom"
 ROLES = {"held_out": "held out", "development": "development"}
+GROUPS = {  # by the table of systems.toml that a system is of
+    "default": "molecules, MACE_SPICE",
+    "crystal": "crystals, SevenNet-0",
+    "replay": "molecules, MACE_SPICE, with replay",
+}
+SPARSE, BEST_LORA = "sparse_share0.03", "best low rank"
 
 
 def systems() -> list[dict]:
-    """Results there are: held-out systems first, then by name."""
+    """Results there are: held-out systems first, then by model and name."""
     found = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
-    return sorted(found, key=lambda r: (r["system"]["role"] != "held_out", r["system"]["name"]))
+    return sorted(found, key=lambda r: (list(GROUPS).index(group_of(r)), r["system"]["role"], r["system"]["name"]))
 
 
-def trained(result: dict) -> list[dict]:
-    """Rows of arms that have an error on test."""
-    return [row for row in result["rows"] if row["values"] and row.get("test")]
+def group_of(result: dict) -> str:
+    """Its key in GROUPS."""
+    return result["system"].get("of", "default")
 
 
-def best_low_rank(result: dict) -> dict | None:
-    """The rank with the lowest validation loss."""
-    rows = [row for row in trained(result) if row["arm"].startswith("lora")]
-    return min(rows, key=lambda row: min(r["valid_loss"] for r in row["rates"] if r["valid_loss"] is not None),
-               default=None)  # fmt: skip
+def trained(result: dict) -> dict[str, dict]:
+    """By the key of its arm, rows that have an error on test; and the best of several ranks by validation."""
+    found = {row["arm"]: row for row in result["rows"] if row["values"] and row.get("test")}
+    ranks = [row for key, row in found.items() if key.startswith("lora")]
+    if ranks:
+        best = min(ranks, key=lambda row: min(r["valid_loss"] for r in row["rates"] if r["valid_loss"] is not None))
+        found[BEST_LORA] = best | {"title": BEST_LORA}
+    return found
 
 
-def of_kind(result: dict, kind: str) -> dict | None:
-    """The row of the only arm of a kind, the best of several ranks."""
-    if kind == "lora":
-        return best_low_rank(result)
-    return next((row for row in trained(result) if row["arm"].split("_")[0] == kind), None)
+def untrained(result: dict) -> dict:
+    """The row of the base with refitted E0."""
+    return next(row for row in result["rows"] if row["arm"] == "zero-shot, E0 refit")
 
 
-def body() -> tuple[list[str], list[list[str]]]:
-    """Heading and lines: one for each system and arm."""
-    heading = ["system", "", "arm", "values", "of reachable, adapted, all", "F meV/A", "/ full", "E meV/atom", "/ full",
-               "rate"]  # fmt: skip
+def forces_table() -> tuple[list[str], list[list[str]]]:
+    """A line for each system: force errors of every arm; a star where the best rate is the edge of those tried."""
+    keys = list(dict.fromkeys(key for r in systems() for key in trained(r) if key != BEST_LORA))
+    titles = {key: row["title"] for r in systems() for key, row in trained(r).items()}
     lines = []
     for result in systems():
-        asked = result["system"]
-        name = f"{asked['name']}, {result['n_structures']['train']} structures, {trained(result)[0]['n_steps']} steps"
-        for row in trained(result):
-            shares = ", ".join(f"{100 * row['shares'][of]:.3g} %" for of in ("reachable", "adapted", "all"))
-            over, test = row.get("over_full", {}), row["test"]
+        asked, rows = result["system"], trained(result)
+        name = f"{asked['name'].replace('_', ' ')}, {ROLES[asked['role']]}"
+        cells = [_error(rows[key]) if key in rows else "" for key in keys]
+        lines.append([name, f"{untrained(result)['test'][FORCES][0]:.0f}", *cells])
+    return ["system", "before", *(titles[key] for key in keys)], lines
+
+
+def arms_table() -> tuple[list[str], list[list[str]]]:
+    """A line for each arm and kind of system: geometric means over the systems, of ratios to full fine-tuning."""
+    heading = ["systems", "arm", "values", "F / full", "at or below full", "E / full",
+               "F on what the base knows, after / before", "seconds a step / full"]  # fmt: skip
+    lines = []
+    for group, words in GROUPS.items():
+        mine = [r for r in systems() if group_of(r) == group]
+        keys = list(dict.fromkeys(key for r in mine for key in trained(r)))
+        for key in keys:
+            there = [(trained(r)[key], trained(r)["full"], untrained(r)) for r in mine if key in trained(r)]
+            values = [row["values"] for row, _, _ in there]
+            forces = [row["test"][FORCES][0] / full["test"][FORCES][0] for row, full, _ in there]
+            energies = [row["test"][ENERGY][0] / full["test"][ENERGY][0] for row, full, _ in there]
+            known = [row["known"][FORCES][0] / base["known"][FORCES][0] for row, _, base in there if row["known"]]
+            steps = [row["step_seconds"] / full["step_seconds"] for row, full, _ in there]
+            below = f"{sum(f <= 1 for f in forces)} of {len(forces)}"
             lines.append([
-                name, ROLES[asked["role"]], row["title"], f"{row['values']:,d}", shares, f"{test[FORCES][0]:.1f}",
-                _ratio(over.get(FORCES)), f"{test[ENERGY][0]:.2f}", _ratio(over.get(ENERGY)),
-                f"{row['lr']:.3g}" + ("*" if row["is_edge"] else ""),
+                f"{len(there)} {words}", there[0][0]["title"], _span(values),
+                *(("1", "", "1") if key == "full" else (interval(forces), below, f"{_mean(energies):.2f}")),
+                f"{_mean(known):.2f}" if known else "", f"{_mean(steps):.2f}",
             ])  # fmt: skip
     return heading, lines
 
 
+RIVALS = (
+    (SPARSE, "full", "3 % / full fine-tuning"),
+    (SPARSE, BEST_LORA, "3 % / best low rank by validation"),
+    (SPARSE, "modulation", "3 % / modulation"),
+    ("sparse_share0.065", "lora_rank1", "as many values as rank 1: sparse / rank 1"),
+    ("sparse_share0.26", "lora_rank4", "as many values as rank 4: sparse / rank 4"),
+    ("sparse_share0.0135", "full", "0.5 % of the adapted weights / full fine-tuning"),
+)
+
+
 def claims() -> tuple[list[str], list[list[str]]]:
-    """Heading and lines: sparse against each rival over the systems that have both."""
-    heading = ["", "systems", "force error, geometric mean of the ratio", "at or below", "energy error", "at or below"]
+    """Heading and lines: sparse against each rival over the systems that have both, with 95 % intervals."""
+    heading = ["", "", "systems", "force error, ratio", "at or below", "energy error, ratio", "at or below"]
     lines = []
-    for rival, words in (("full", "sparse / full fine-tuning"), ("lora", "sparse / best low rank by validation")):
-        for role in ROLES:
-            pairs = [(of_kind(r, "sparse"), of_kind(r, rival)) for r in systems() if r["system"]["role"] == role]
-            pairs = [(mine, theirs) for mine, theirs in pairs if mine and theirs]
+    for mine, theirs, words in RIVALS:
+        for role, of in (*ROLES.items(), (None, "all")):
+            asked = [r for r in systems() if group_of(r) != "replay" and role in (None, r["system"]["role"])]
+            rows = [trained(r) for r in asked]
+            pairs = [(row[mine], row[theirs]) for row in rows if mine in row and theirs in row]
             if not pairs:
                 continue
-            line = [f"{words}, {ROLES[role]}", str(len(pairs))]
+            line = [words, of, str(len(pairs))]
             for key in (FORCES, ENERGY):
-                ratios = [mine["test"][key][0] / theirs["test"][key][0] for mine, theirs in pairs]
-                mean = math.exp(statistics.mean(math.log(ratio) for ratio in ratios))
-                line += [f"{mean:.2f}", f"{sum(ratio <= 1 for ratio in ratios)} of {len(ratios)}"]
+                ratios = [a["test"][key][0] / b["test"][key][0] for a, b in pairs]
+                line += [interval(ratios), f"{sum(ratio <= 1 for ratio in ratios)} of {len(ratios)}"]
             lines.append(line)
     return heading, lines
 
 
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def interval(ratios: list[float]) -> str:
+    """Their geometric mean, and its 95 % interval by Student's t of the logarithms, from three on."""
+    logs = [math.log(ratio) for ratio in ratios]
+    mean = statistics.mean(logs)
+    if len(logs) < 3:
+        return f"{math.exp(mean):.2f}"
+    half = stats.t.ppf(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return f"{math.exp(mean):.2f} ({math.exp(mean - half):.2f} to {math.exp(mean + half):.2f})"
+
+
+def _error(row: dict) -> str:
+    return f"{row['test'][FORCES][0]:.1f}{'*' if row['is_edge'] else ''}"
+
+
+def _mean(ratios: list[float]) -> float:
+    return math.exp(statistics.mean(math.log(ratio) for ratio in ratios))
+
+
+def _span(values: list[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,d}" if low == high else f"{low:,d} to {high:,d}"

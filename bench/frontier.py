@@ -1,7 +1,7 @@
 """Error against the share of the weights that may change, for three amounts of data.
 
     python bench/frontier.py ethanol 3bpa     # MACE_SPICE
-    python bench/frontier.py copper           # with sevenn: SevenNet-0
+    python bench/frontier.py titanium         # with sevenn: SevenNet-0
 
 Default settings but for the arm, the share and the scope; one seed. Results are kept one by one in
 bench/results/frontier.jsonl and not repeated. PATHTUNE_DATA as in CONTRIBUTING.md; one thread. bench/tables.py writes
@@ -25,24 +25,25 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "frontier.jsonl"
 SHARES = (0.1, 0.3, 1.0, 0.03, 0.01, 0.005)
 SHARES_OF_ALL = (0.03, 0.1)
 ALL = ("linear", "contraction", "radial")
+OF_CRYSTALS = ("linear", "radial")
 # set of bench/optimiser.py whose splits are drawn from -> training frames and their epochs
 AMOUNTS = {
     "ethanol": ("ethanol450", {50: 100, 200: 60, 450: 40}),
     "3bpa": ("3bpa", {50: 100, 200: 60, 450: 40}),
-    "copper": ("copper", {50: 16, 200: 10}),
+    "titanium": ("titanium", {50: 28, 200: 12, 450: 8}),
 }
 
 
 def arms_of(name):
     """Full fine-tuning, every share of the linear weights, some shares of all that can be adapted.
 
-    SevenNet has no contraction, and its radial weights are not adapted.
+    SevenNet has no contraction.
     """
     yield None, None
     for share in SHARES:
         yield share, ("linear",)
-    for share in () if name == "copper" else SHARES_OF_ALL:
-        yield share, ALL
+    for share in SHARES_OF_ALL:
+        yield share, OF_CRYSTALS if name == "titanium" else ALL
 
 
 def read(name, n_frames):

@@ -1,11 +1,11 @@
-"""Force errors of nequix-mp-1 after `fit`, 3 % of the weights against all of them, each at three learning rates.
+"""Force errors of nequix-mp-1 after `fit`: 3 % of the weights, `auto` and all of them, at up to four learning rates.
 
     python bench/nequix_fits.py [--seeds 0] [--sets copper silicon]
 
-The rates are the default one times RATES, the same number for both; the lower validation loss decides. Copper of
-crystals/dnp_Cu and silicon of crystals/mlearn_Si, 60 structures, 16 epochs: sets of bench/optimiser.py. Results are
-kept one by one in bench/results/nequix_fits.jsonl and not repeated. Seconds are the processor's, for the training
-alone. PATHTUNE_DATA as in CONTRIBUTING.md; one thread.
+The rates are RATES times those of docs/decisions/0010-optimiser.md, of which a nequix model has half by default; the
+lower validation loss decides. Copper of crystals/dnp_Cu and silicon of crystals/mlearn_Si, 60 structures, 16 epochs:
+sets of bench/optimiser.py. Results are kept one by one in bench/results/nequix_fits.jsonl and not repeated. Seconds are
+the processor's, for the training alone. PATHTUNE_DATA as in CONTRIBUTING.md; one thread.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pathtune.data import elements_of
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.training.options import learning_rate
 
-RATES = (1.0, 0.5, 2.0)
+RATES = (0.5, 0.25, 1.0, 2.0)
 RESULTS = pathlib.Path(__file__).parent / "results" / "nequix_fits.jsonl"
 
 
@@ -38,11 +38,13 @@ def run(name, arm, seed, factor):
     splits, epochs, batch_size = read_set(name)
     base = pathtune.load(DATA / "weights" / "nequix-mp-1.nqx")
     kind, share = ARMS[arm]
+    if share == "auto":
+        share = pathtune.share_for(base, splits["train"]).share
     options = {"delta": pathtune.SparseDelta(active_share=share)} if share else {}
     model = pathtune.adapt(base, [kind], elements_of(splits["train"]), options, seed)
     config = pathtune.FitConfig(epochs=epochs, batch_size=batch_size, seed=seed)
     steps = epochs * math.ceil(len(splits["train"]) / batch_size)
-    config = dataclasses.replace(config, lr=factor * learning_rate(model, config, steps))
+    config = dataclasses.replace(config, lr=factor / base.backbone.rate * learning_rate(model, config, steps))
     began = time.process_time()
     history = pathtune.fit(model, splits["train"], splits["valid"], config)
     seconds = round(time.process_time() - began, 1)
@@ -65,14 +67,12 @@ def main():
     torch.set_num_threads(1)
     keep_large_blocks()
     done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    for seed in args.seeds:
-        for name in args.sets:
-            for arm, factor in itertools.product(("3 %", "full"), RATES):
-                if not any((r["set"], r["arm"], r["seed"], r["factor"]) == (name, arm, seed, factor) for r in done):
-                    result = run(name, arm, seed, factor)
-                    with open(RESULTS, "a") as stream:
-                        stream.write(json.dumps(result) + "\n")
-                    print(json.dumps(result), flush=True)
+    for seed, factor, name, arm in itertools.product(args.seeds, RATES, args.sets, ("3 %", "full", "auto")):
+        if not any((r["set"], r["arm"], r["seed"], r["factor"]) == (name, arm, seed, factor) for r in done):
+            result = run(name, arm, seed, factor)
+            with open(RESULTS, "a") as stream:
+                stream.write(json.dumps(result) + "\n")
+            print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def fits():
             rate = f"{line['factor']:g} of {line['n']}"
             body.append([name, arm, f"{line['values']:,d}", rate, *_errors(line), f"{over:.2f}",
                          f"{line['processor_seconds']:.0f} s"])  # fmt: skip
-    header = ["set", "arm", "weights", "times the default rate", "E meV/atom", "F meV/A", "stress GPa", "F / full",
+    header = ["set", "arm", "weights", "rate, times decision 0010's", "E meV/atom", "F meV/A", "stress GPa", "F / full",
               "training"]  # fmt: skip
     return header, body
 

@@ -39,10 +39,12 @@ SETS = {
     "lithium": ("crystals/mlearn_Li", ("train", "valid", "test"), (60, None, None), 16, 4),
     "tungsten": ("crystals/w_snap", ("train", "valid", "test"), (60, 30, 60), 16, 4),
     "hfo2": ("lam/hfo2_dpgen", ("train", "valid", "test"), (60, 30, 40), 16, 4),
+    "titanium": ("crystals/dnp_Ti", ("train", "valid", "test"), (60, 30, 60), 16, 4),
     "silicon": ("crystals/mlearn_Si", ("train", "valid", "test"), (60, None, None), 16, 4),
 }
 MOLECULES = ("ethanol450", "ethanol50", "3bpa", "salicylic", "paracetamol")
-WITH_10 = ("ethanol450", "3bpa")
+ONE_SEED = ("lithium", "tungsten", "hfo2")
+NO_10 = ("salicylic", "paracetamol", "silicon", "titanium")
 DRAWN = 450  # of the 900 frames of ethanol450, by seed 0
 
 
@@ -104,7 +106,7 @@ def main(names):
     for seed in SEEDS:
         for name in names:
             for arm in ARMS:
-                if arm == "10 %" and name not in WITH_10:
+                if (arm == "10 %" and name in NO_10) or (seed and name in ONE_SEED):
                     continue
                 if any((r["set"], r["arm"], r["seed"]) == (name, arm, seed) for r in done):
                     continue

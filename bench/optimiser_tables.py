@@ -1,4 +1,4 @@
-"""Tables of force errors from bench/results/optimiser.jsonl and frontier.jsonl, for bench/tables.py."""
+"""Tables of force errors from bench/results: optimiser.jsonl, frontier.jsonl and rates.jsonl, for bench/tables.py."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ def ratios() -> Table:
 def frontier() -> Table:
     """Force error over full fine-tuning's, by share and amount of data."""
     runs = _runs("frontier")
-    found = {(r["set"], r["frames"], r["share"], r["scope"]): r["forces_mae_mev_a"] for r in runs}
+    scopes = {None: None, "linear": "linear"}  # else every kind that the model has
+    found = {(r["set"], r["frames"], r["share"], scopes.get(r["scope"], "all")): r["forces_mae_mev_a"] for r in runs}
     columns, arms = sorted({key[:2] for key in found}), sorted({key[:1:-1] for key in found if key[2]})
     lines = [["full, meV/A", *(f"{found[*column, None, None]:.1f}" for column in columns)]]
     for scope, share in arms:
@@ -85,3 +86,29 @@ def frontier() -> Table:
         label = f"{100 * share:g} %{'' if scope == 'linear' else ' of all scopes'}"
         lines.append([label, *(ratio.get(column, "") for column in columns)])
     return ["weights changed", *(f"{name}, {n}" for name, n in columns)], lines
+
+
+VARIANTS = {  # factor of the default rate, warm-up, beta2: what is searched in rates.jsonl
+    "default": (1.0, 0.0, 0.999), "half the rate": (0.5, 0.0, 0.999), "a quarter": (0.25, 0.0, 0.999),
+    "twice": (2.0, 0.0, 0.999), "warm-up": (1.0, 0.1, 0.999), "warm-up, half": (0.5, 0.1, 0.999),
+    "beta2 0.99": (1.0, 0.0, 0.99), "beta2 0.95": (1.0, 0.0, 0.95),
+}  # fmt: skip
+
+
+def rates() -> Table:
+    """Force errors of seed 0 by rate, warm-up and beta2; in brackets the energy's."""
+    runs = [r for r in _runs("rates") if r["seed"] == 0]
+    names = dict.fromkeys((r["set"], r["arm"]) for r in runs)
+    defaults = [r for r in _runs("optimiser") if r["seed"] == 0] + [
+        {**r, "set": f"nequix-{r['set']}"} for r in _runs("nequix_fits") if (r["seed"], r["factor"]) == (0, 1.0)
+    ]
+    lines = []
+    for name, arm in names:
+        mine = {(r["factor"], r["warm_up"], r["beta2"]): r for r in _of(runs, name, arm)}
+        mine.setdefault(VARIANTS["default"], next(iter(_of(defaults, name, arm)), None))
+        lines.append([f"{name}, {arm}", *(_errors(mine.get(v)) for v in VARIANTS.values())])
+    return ["set, weights changed", *VARIANTS], lines
+
+
+def _errors(run: dict | None) -> str:
+    return f"{run['forces_mae_mev_a']:.1f} ({run['energy_mae_mev_atom']:.1f})" if run else ""

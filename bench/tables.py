@@ -282,7 +282,8 @@ def demo_model_table() -> str:
     return rows(["", ""], body)
 
 
-DOCUMENTS = ("interpretation", "results", "results-before-0010", "gpu", "reliability", "scale", "magnetism")
+DOCUMENTS = ("interpretation", "results", "results-before-0010", "gpu", "reliability", "scale", "magnetism",
+             "decisions/0010-optimiser")  # fmt: skip
 def scaling_table() -> str:
     per_atom = load("scaling")["ms_per_atom"]
     return rows(["atoms", *per_atom], [["ms per atom and step", *(f"{v:.2f}" for v in per_atom.values())]])
@@ -297,6 +298,7 @@ def operator_table() -> str:
 TABLES = {
     "interpretation": lambda: rows(*interpretation_classes.table()),
     **{name: (lambda make=make: rows(*make())) for name, make in interpretation_map.TABLES.items()},
+    "rates": lambda: rows(*optimiser_tables.rates()),
     "frontier": lambda: rows(*optimiser_tables.frontier()),
     **{name: (lambda make=make: rows(*make())) for name, make in scale.TABLES.items()},
     **{name: (lambda make=make: rows(*make())) for name, make in magnetism_tables.TABLES.items()},
@@ -304,7 +306,8 @@ TABLES = {
     "optimiser": lambda: rows(*optimiser_tables.body(optimiser_tables.SYSTEMS)),
     "untouched": lambda: rows(*optimiser_tables.body(optimiser_tables.UNTOUCHED)),
     "optimiser_ratios": lambda: rows(*optimiser_tables.ratios()),
-    "evidence": lambda: rows(*evidence.body()),
+    "evidence": lambda: rows(*evidence.forces_table()),
+    "arms": lambda: rows(*evidence.arms_table()),
     "claims": lambda: rows(*evidence.claims()),
     "demo_model": demo_model_table,
     "demo_shares": share_table,

@@ -1,7 +1,7 @@
 """The evidence: `pathtune compare` on every system of systems.toml, one after the other; given again, it goes on.
 
     python bench/accuracy/run.py                  # all of them, in the order of the file
-    python bench/accuracy/run.py uracil toluene   # some
+    python bench/accuracy/run.py uracil toluene   # some; crystals in the environment of sevenn
 
 A system's runs lie in --work; its table is written to bench/results/accuracy/NAME.json when it is finished, and what
 is there already is not run again. PATHTUNE_DATA as in CONTRIBUTING.md. `python bench/tables.py` writes the tables.
@@ -29,7 +29,7 @@ RESULTS = HERE.parent / "results" / "accuracy"
 def systems() -> list[dict]:
     """Every system with all its options."""
     tables = tomllib.loads((HERE / "systems.toml").read_text())
-    return [tables["default"] | system for system in tables["system"]]
+    return [tables["default"] | tables.get(system.get("of"), {}) | system for system in tables["system"]]
 
 
 def model_of(name: str, work: pathlib.Path) -> str:
@@ -47,11 +47,14 @@ def model_of(name: str, work: pathlib.Path) -> str:
 def run(system: dict, work: pathlib.Path) -> dict:
     """The comparison of one system, as its file in results holds it."""
     folder = DATA / system["data"]
-    sizes = (system["n_train"], None, system["n_test"])
-    files = [f"{folder / file}.extxyz.xz" + ("" if n is None else f"@:{n}") for file, n in zip(system["files"], sizes)]
+    files = [f"{folder / file}.extxyz.xz@{frames}" for file, frames in zip(system["files"], system["frames"])]
     names = ("arms", "active_share", "rank", "seeds")
     options = pathtune.CompareOptions(
-        out=str(work / system["name"]), n_rates=system["n_rates"], **{name: tuple(system[name]) for name in names}
+        out=str(work / system["name"]),
+        n_rates=system["n_rates"],
+        known=(str(DATA / system["known"]),),
+        replay=str(DATA / system["replay"]) if "replay" in system else None,
+        **{name: tuple(system[name]) for name in names},
     )
     config = pathtune.FitConfig(epochs=system["epochs"], batch_size=system["batch_size"])
     model = model_of(system["model"], work)

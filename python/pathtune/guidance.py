@@ -35,7 +35,7 @@ from pathtune.processes import world
 from pathtune.training import FitConfig, fit
 
 WEIGHTS_PER_LABEL = 1.6  # that may change, for each labelled number
-LEAST_SHARE = 0.1
+LEAST_SHARE = 0.3
 SHARES = (0.003, 0.01, 0.03, 0.1, 0.3)
 EPOCHS_SHARE = 0.25  # of the run's epochs, for each run of the sweep
 SWEEP = {"epochs": int, "points": [{"share": float, "active": int, "losses": [numbers.Real]}]}  # of a sweep's file
@@ -68,7 +68,7 @@ class ShareChoice:
 def share_for(base: Potential, train: Any, delta: SparseDelta | None = None) -> ShareChoice:
     """The active share that the amount of data asks for; nothing is trained.
 
-        share = 1.6 n_labels / n_reachable, at least 0.1 and at most 1
+        share = 1.6 n_labels / n_reachable, at least 0.3 and at most 1
 
     n_labels: numbers among the labels of `train` (as of `fit`): one for an energy, three for the force of an atom, six
     for a stress. n_reachable: weights in the scope and targets of `delta` that these data can change. The rule was read

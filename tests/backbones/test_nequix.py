@@ -17,6 +17,7 @@ from pathtune import (
     FitConfig,
     InputError,
     SparseDelta,
+    adapt,
     calculator,
     export,
     fit,
@@ -32,6 +33,7 @@ from pathtune import (
 from pathtune.backbones._nequix_file import read_nqx, write_nqx
 from pathtune.cli import main
 from pathtune.data import from_atoms
+from pathtune.training.options import learning_rate, parameter_groups
 
 pytestmark = pytest.mark.usefixtures("needs_e3nn")
 BIG = SparseDelta(delta_start="paper", initial_std=0.3, initial_threshold=0.1)
@@ -98,6 +100,16 @@ def test_training_lowers_the_loss_and_e0_is_refitted(tmp_path):
         history = fit(model, structures, structures, FitConfig(epochs=8, batch_size=2))
         assert history.e0_fit.rms_after_mev_atom < history.e0_fit.rms_before_mev_atom
         assert history.epochs[-1]["valid_loss"] < 0.8 * history.epochs[0]["valid_loss"]
+
+
+@pytest.mark.parametrize("arm", ["full", "sparse", "lora"])
+def test_a_model_of_nequix_is_trained_at_half_of_the_default_rate(tmp_path, arm):
+    base = load(nequix_file(tmp_path))
+    model = adapt(base, [arm], base.atomic_numbers)
+    own = model.adaptation.parts()[0].learning_rate(300)
+    assert learning_rate(model, FitConfig(), 300) == 0.5 * own
+    assert parameter_groups(model, FitConfig(), 300)[0][0]["lr"] == 0.5 * own
+    assert learning_rate(model, FitConfig(lr=0.1), 300) == 0.1
 
 
 def test_an_adapter_goes_round_and_belongs_to_its_base(tmp_path):

@@ -50,7 +50,7 @@ class FitConfig:
         None,
         "learning rate (by default it follows the run: 8e-4 sqrt(steps) for full and readout, "
         "4e-3 sqrt(steps) for lora and modulation, 1.2e-3 sqrt(steps / active_share) for a sparse delta; "
-        "0.01 from a paper start)",
+        "0.01 from a paper start; of a nequix model half)",
     )
     beta1: float | None = option(
         None, "schedule-free training: weight of the average where gradients are taken (by default it follows the run)"
@@ -203,7 +203,9 @@ class History(Printed):
 
 def learning_rate(model: Potential, config: FitConfig, n_steps: int) -> float:
     """That of `config`, or the default of the model's first adaptation that trains in a run of `n_steps` steps."""
-    return config.lr if config.lr is not None else _first(model).learning_rate(n_steps)
+    if config.lr is not None:
+        return config.lr
+    return getattr(model.backbone, "rate", 1.0) * _first(model).learning_rate(n_steps)
 
 
 def _first(model: Potential) -> Adaptation:
