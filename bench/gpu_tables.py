@@ -54,8 +54,12 @@ def launch_table() -> tuple[list[str], list[list[str]]]:
     for title, key in (("torch's operations", "n_torch"), ("numbers read on the host", "n_read_on_host")):
         body.append([title, *(str(row[key]) for row in counted)])
     body.insert(-1, ["together", *(str(row["n_kernels"] + row["n_torch"]) for row in counted)])
-    for title, key in (("a batch: torch's operations", "n_torch"), ("a batch: copies to the device", "n_copies")):
-        body.append([title, *(str(row["preparing"][key]) for row in counted)])
+    of_batch = {"torch's operations": "n_torch", "copies to the device": "n_copies",
+                "copies that the host waits for": "n_blocking"}  # fmt: skip
+    for title, key in of_batch.items():
+        body.append([f"a batch: {title}", *(str(row["preparing"][key]) for row in counted)])
+    body.append(["edges of an atom", *(f"{row['edges_per_atom']:.0f}" for row in counted)])
+    body.append(["most memory of a step, kB an atom", *(f"{row['peak_bytes_per_atom'] / 1e3:.0f}" for row in counted)])
     return ["", *(row["model"] for row in counted)], body
 
 
