@@ -77,3 +77,19 @@ def issued_table() -> tuple[list[str], list[list[str]]]:
             body.append(line)
     return ["operator", "call", "instructions of warps, an atom", "to issue, us, 1,000 atoms",
                  "to move the bytes, us"], body  # fmt: skip
+
+
+def traffic_table() -> tuple[list[str], list[list[str]]]:
+    """Sectors and passes of every kernel over the least that its accesses need, the worst of its cases."""
+    found = json.loads((ROOT / "tests" / "ptx" / "traffic.json").read_text())
+    body = []
+    for operator, beginnings in GPU_KERNELS.items():
+        mine = [(kernel, counts) for case, kernels in found.items() if case.startswith(operator)
+                for kernel, counts in kernels.items() if kernel.startswith(beginnings)]  # fmt: skip
+        for kernel in sorted({kernel for kernel, _ in mine}):
+            row = []
+            for what in ("sectors", "passes"):
+                worst = [c[what] / c[f"least_{what}"] for name, c in mine if name == kernel and c[f"least_{what}"]]
+                row.append(f"{max(worst):.2f}" if worst else "")
+            body.append([operator, kernel, *row])
+    return ["operator", "kernel", "sectors / least", "passes over banks / least"], body

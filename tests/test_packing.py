@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+import spins
 from models import labelled, molecule, tiny_mace
 from pathtune import FitConfig, InputError, SparseDelta, fit, load, sparsify
 from pathtune.backbones import _geometry
-from pathtune.data import ahead, from_atoms
+from pathtune.data import Frames, ahead, from_atoms, made_ahead
 from pathtune.data.packing import ALIGNMENT, Packed, moved
 from pathtune.errors import DivergedError
 from pathtune.losses import loss, loss_terms
@@ -157,6 +158,18 @@ def test_weights_by_config_type_go_with_a_packed_batch(base):
     assert torch.equal(found, expected)
 
 
+def test_the_graph_of_a_spin_layer_is_made_on_the_host_and_moved():
+    model = spins.spin_model("many-body", base=load(tiny_mace(), dtype="float32"))
+    frames = [from_atoms(spins.spin_crystal(seed)) for seed in range(2)]
+    batch = prepared(model, frames)
+    found, expected = (model(b, outputs=spins.NAMES) for b in (batch, model.collate(frames)))
+    assert all(torch.equal(found.of(name), expected.of(name)) for name in spins.NAMES)
+    (key,) = (key for key in batch.kept if key[0] == "spin")
+    here, there = batch.host.kept[key].value, batch.kept[key].value
+    assert_equal(there, here)
+    assert there.rows.data_ptr() != here.rows.data_ptr()
+
+
 def test_a_batch_without_edges_is_prepared_and_moved(base):
     frame = structures(1)[0]
     frame = dataclasses.replace(
@@ -206,6 +219,27 @@ def assert_same_run(found, expected):
 
 def no_threads_are_left():
     return not [t for t in threading.enumerate() if t.name == "pathtune reads ahead"]
+
+
+@pytest.mark.parametrize(("device", "maker"), [("meta", "pathtune reads ahead"), ("cpu", "MainThread")])
+def test_a_thread_makes_what_a_device_computes_next_and_ends_with_the_loop(device, maker):
+    names = []
+
+    def made():
+        for k in range(9):
+            names.append(threading.current_thread().name)
+            yield k
+
+    def fail():
+        with made_ahead(made(), Frames(structures(1)), torch.device(device)) as items:
+            for _ in items:
+                raise InputError("the loop fails")
+
+    with pytest.raises(InputError) as kept:  # and with it the frame that holds the items
+        fail()
+    assert kept.value.args == ("the loop fails",)
+    assert set(names) == {maker}
+    assert no_threads_are_left()
 
 
 @pytest.mark.usefixtures("as_on_a_device")
