@@ -54,8 +54,12 @@ def launch_table() -> tuple[list[str], list[list[str]]]:
     for title, key in (("torch's operations", "n_torch"), ("numbers read on the host", "n_read_on_host")):
         body.append([title, *(str(row[key]) for row in counted)])
     body.insert(-1, ["together", *(str(row["n_kernels"] + row["n_torch"]) for row in counted)])
-    for title, key in (("a batch: torch's operations", "n_torch"), ("a batch: copies to the device", "n_copies")):
-        body.append([title, *(str(row["preparing"][key]) for row in counted)])
+    of_batch = {"torch's operations": "n_torch", "copies to the device": "n_copies",
+                "copies that the host waits for": "n_blocking"}  # fmt: skip
+    for title, key in of_batch.items():
+        body.append([f"a batch: {title}", *(str(row["preparing"][key]) for row in counted)])
+    body.append(["edges of an atom", *(f"{row['edges_per_atom']:.0f}" for row in counted)])
+    body.append(["most memory of a step, kB an atom", *(f"{row['peak_bytes_per_atom'] / 1e3:.0f}" for row in counted)])
     return ["", *(row["model"] for row in counted)], body
 
 
@@ -73,3 +77,19 @@ def issued_table() -> tuple[list[str], list[list[str]]]:
             body.append(line)
     return ["operator", "call", "instructions of warps, an atom", "to issue, us, 1,000 atoms",
                  "to move the bytes, us"], body  # fmt: skip
+
+
+def traffic_table() -> tuple[list[str], list[list[str]]]:
+    """Sectors and passes of every kernel over the least that its accesses need, the worst of its cases."""
+    found = json.loads((ROOT / "tests" / "ptx" / "traffic.json").read_text())
+    body = []
+    for operator, beginnings in GPU_KERNELS.items():
+        mine = [(kernel, counts) for case, kernels in found.items() if case.startswith(operator)
+                for kernel, counts in kernels.items() if kernel.startswith(beginnings)]  # fmt: skip
+        for kernel in sorted({kernel for kernel, _ in mine}):
+            row = []
+            for what in ("sectors", "passes"):
+                worst = [c[what] / c[f"least_{what}"] for name, c in mine if name == kernel and c[f"least_{what}"]]
+                row.append(f"{max(worst):.2f}" if worst else "")
+            body.append([operator, kernel, *row])
+    return ["operator", "kernel", "sectors / least", "passes over banks / least"], body

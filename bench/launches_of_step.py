@@ -4,7 +4,7 @@
 
 Forward, forces, loss and both backward passes, without the optimizer; 3 % of the weights, float32, radial networks
 frozen and so read from tables. How it is counted: tests/emulation/launches.py. Copies between host and device are not
-seen in the step. What a model makes of a batch when it first sees it is kept with the batch and counted apart.
+seen in the step. What a new batch costs beside it, copies included, is counted apart.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import json
 import pathlib
 import sys
 
-import torch
+import numpy as np
 
-from pathtune.backbones import _geometry
 from pathtune.benchmark import cases
 from pathtune.benchmark.step import make_batch, make_model
-from pathtune.data import Batch, elements_of
+from pathtune.data import Batch, Structure, elements_of
 from pathtune.losses import loss
-from pathtune.model import Potential, Prediction
+from pathtune.model import Potential
+from pathtune.ops import _kernels, _operator
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHAPES = {"demo": 20, "mp-0b3-medium": 8}  # atoms: counts do not depend on them
@@ -30,7 +30,7 @@ ACTIVE_SHARE = 0.03
 
 def counted(name: str, n_atoms: int) -> dict:
     """Our launches by kernel, torch's operations by name, and reads on the host."""
-    sys.path.insert(0, str(ROOT / "tests" / "emulation"))
+    sys.path[:0] = [str(ROOT / "tests" / "emulation"), str(ROOT / "tests")]
     from build import load as load_emulated
     from launches import count
 
@@ -55,32 +55,64 @@ def counted(name: str, n_atoms: int) -> dict:
         "n_kernels": kernels.total(),
         "n_torch": operations.counts.total(),
         "n_read_on_host": operations.n_read,
-        "preparing": preparing(model, make_batch(model, name, n_atoms)),
+        **on_meta(make_model(cases.build(name), "auto", "sparse", ACTIVE_SHARE, elements), name, n_atoms),
     }
 
 
-def preparing(model: Potential, batch: Batch) -> dict[str, int]:
-    """Operations and copies to a device for a batch, before its steps: on torch's meta device."""
-    from launches import Preparing
+def on_meta(model: Potential, name: str, n_atoms: int) -> dict:
+    """What a new batch costs beside the step itself, and the memory of a step, on torch's meta device.
 
-    forward = model.backbone._forward
-    with Preparing() as seen:
-        moved = batch.to("meta")
-        edges = _geometry.edges_of(moved, forward.by_pair)
-        _geometry.species_groups(moved, forward.n_species)
-        lengths = torch.empty(edges.vectors.shape[0], device="meta")
-        _geometry.shortest_edge(moved, lengths)
-        if forward.tables.by_species:
-            key, _ = _geometry.pairs_of_species(moved, edges.index, forward.n_species)
-            key[key]  # which table each row reads: RadialTables._slots
-        e0 = torch.zeros(moved.n_graphs, dtype=torch.float64, device="meta")
-        outputs = {"energy": torch.empty(moved.n_graphs, device="meta"), "forces": torch.empty_like(moved.positions)}
-        n_loss = seen.n_operations
-        loss(Prediction(outputs, e0), moved)
-        first = seen.n_operations - n_loss
-        loss(Prediction(outputs, e0), moved)
-        again = seen.n_operations - n_loss - first
-    return {"n_torch": n_loss + first - again, "n_copies": seen.n_copies}
+    The first step with a batch less the second. Its number of atoms is new too, its pairs of species are not. The
+    model, which computed nothing before, stays there.
+    """
+    from launches import Peak, Preparing
+
+    from capturing import NoKernels, move_to_meta
+
+    move_to_meta(model)
+    parameters = model.trainable()
+
+    def step(batch: Batch) -> None:
+        for parameter in parameters:
+            parameter.grad = None
+        loss(model(batch, training=True), batch).backward(inputs=parameters)
+
+    before = _kernels.emulated, _operator._is_traced
+    _kernels.emulated, _operator._is_traced = NoKernels(), lambda: False
+    try:
+        larger = model.collate(labelled(name, 4 * n_atoms))
+        step(larger)  # tables
+        with Preparing() as first:
+            batch = model.collate(labelled(name, n_atoms))
+            step(batch)
+        with Preparing() as again:
+            step(batch)
+        peaks = {}
+        for one in (batch, larger):
+            with Peak() as peak:
+                step(one)
+            peaks[one.n_nodes] = peak.n_bytes
+    finally:
+        _kernels.emulated, _operator._is_traced = before
+    (few, of_few), (many, of_many) = peaks.items()
+    return {
+        "preparing": {
+            "n_torch": first.n_operations - again.n_operations,
+            "n_copies": first.n_copies,
+            "n_blocking": first.n_blocking,
+            "n_copies_again": again.n_copies,
+        },
+        "peak_bytes_per_atom": round((of_many - of_few) / (many - few)),
+        "edges_per_atom": round(larger.sender.numel() / larger.n_nodes, 1),
+    }
+
+
+def labelled(name: str, n_atoms: int) -> list[Structure]:
+    """The case's structures with energies and forces, of zero."""
+    structures = cases.structures(name, n_atoms)
+    for structure in structures:
+        structure.energy_ev, structure.forces = 0.0, np.zeros((len(structure), 3))
+    return structures
 
 
 def main() -> None:

@@ -322,6 +322,7 @@ TABLES = {
     "gpu_resources": lambda: rows(*gpu_tables.resource_table()),
     "gpu_costs": cost_table,
     "gpu_launches": lambda: rows(*gpu_tables.launch_table()),
+    "gpu_traffic": lambda: rows(*gpu_tables.traffic_table()),
     "gpu_issued": lambda: rows(*gpu_tables.issued_table()),
     "gpu_defects": defect_table,
     "reliability": reliability_table,

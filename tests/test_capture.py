@@ -1,17 +1,49 @@
 """That a training step on a device could be captured in a CUDA graph, and that what cannot be captured is found."""
 
+import contextlib
+import os
+import sys
+
 import numpy as np
 import pytest
 import schedulefree
 import torch
 from ase.build import molecule
 
+sys.path.append(os.path.join(os.path.dirname(__file__), "emulation"))
+
+from launches import Preparing
+
 from capturing import CaptureError, CaptureLint, NoKernels, move_to_meta
 from models import deltas_of
-from pathtune import SparseDelta, load, sparsify
-from pathtune.data import from_atoms
+from pathtune import FitConfig, SparseDelta, load, sparsify
+from pathtune.data import Frames, from_atoms
 from pathtune.losses import loss
 from pathtune.ops import _kernels, _operator
+from pathtune.training.late import LateNumber
+from pathtune.training.loop import Loop, Piece
+
+
+def structures_of(*names):
+    structures = []
+    for name in names:
+        structures.append(from_atoms(molecule(name), where=name))
+        structures[-1].energy_ev, structures[-1].forces = 0.0, np.zeros((len(structures[-1]), 3))
+    return structures
+
+
+def sparse_demo():
+    model = sparsify(load("demo", dtype="float32"), SparseDelta(initial_share=0.1), [1, 6, 7, 8], seed=0)
+    assert all(d.is_sparse for d in deltas_of(model) if d.is_covered)
+    return model
+
+
+@contextlib.contextmanager
+def no_kernels():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_kernels, "emulated", NoKernels())
+        patch.setattr(_operator, "_is_traced", lambda: False)  # a dispatch mode is no tracing here
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +52,8 @@ def step(needs_mace):
 
     It takes what to do with the energies on the way.
     """
-    model = sparsify(load("demo", dtype="float32"), SparseDelta(initial_share=0.1), [1, 6, 7, 8], seed=0)
-    assert all(d.is_sparse for d in deltas_of(model) if d.is_covered)
-    structures = []
-    for name in ("CH4", "NH3"):
-        structures.append(from_atoms(molecule(name), where=name))
-        structures[-1].energy_ev, structures[-1].forces = 0.0, np.zeros((len(structures[-1]), 3))
-    host = model.collate(structures)
+    model = sparse_demo()
+    host = model.collate(structures_of("CH4", "NH3"))
     move_to_meta(model)
     batch, parameters = host.to("meta"), model.trainable()
     assert {p.device.type for p in parameters} == {"meta"}
@@ -42,9 +69,7 @@ def step(needs_mace):
         torch.nn.utils.clip_grad_norm_(parameters, 10.0)
         optimizer.step()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_kernels, "emulated", NoKernels())
-        patch.setattr(_operator, "_is_traced", lambda: False)  # a dispatch mode is no tracing here
+    with no_kernels():
         run()
         assert model.backbone._forward.tables._tables  # the radial networks are read from tables
         yield run
@@ -54,6 +79,47 @@ def test_a_prepared_step_has_nothing_that_a_graph_cannot_capture(step):
     with CaptureLint() as lint:
         step()
     assert lint.n_seen > 50
+
+
+@pytest.fixture
+def training(needs_mace, monkeypatch):
+    """A training loop of the demo model on torch's meta device, after an epoch; its losses are never read.
+
+    It narrows nothing: a step that does reads how many candidates there are.
+    """
+    source, model = Frames(structures_of("CH4", "NH3", "CH3CH2OH", "H2O", "CH3OH", "C2H6")), sparse_demo()
+    config = FitConfig(epochs=4, batch_size=2, check_units=False)
+    scale = config.scale_of(model, source)
+    monkeypatch.setattr(FitConfig, "scale_of", lambda *_: scale)
+    move_to_meta(model)
+    monkeypatch.setattr(LateNumber, "read", lambda number: 1.0)
+    loop = Loop(model, source, source, config)
+    loop.controllers = []
+    with no_kernels():
+        loop._train_epoch()
+        loop.step = 0
+        yield loop
+
+
+def test_a_training_step_copies_its_batch_once_and_neither_waits_nor_reads_anything(training):
+    plan = training.plans.of(training.epoch)
+    for k in range(len(plan)):
+        with Preparing() as seen:
+            training._train_step(training._piece(plan.step(k)))
+        assert (seen.n_copies, seen.n_blocking) == (1, 0)
+        batch = training._piece(plan.step(k)).batch()
+        training.model(batch, training=True)
+        with CaptureLint() as lint:
+            training._train_step(Piece([], lambda batch=batch: batch, None, None))
+        assert lint.n_seen > 50
+
+
+def test_a_blocking_copy_and_a_second_one_are_counted():
+    with Preparing() as seen:
+        torch.zeros(3).to("meta")
+        torch.zeros(3).to("meta", non_blocking=True)
+        torch.empty(3, device="meta").copy_(torch.zeros(3))
+    assert (seen.n_copies, seen.n_blocking) == (3, 2)
 
 
 def by_number(energy, batch):

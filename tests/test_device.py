@@ -8,7 +8,7 @@ from ase.build import molecule
 from models import deltas_of
 from pathtune import InputError, SparseDelta, load, sparsify, unfreeze
 from pathtune.backbones import _geometry
-from pathtune.data import Request, collate, from_atoms
+from pathtune.data import Request, from_atoms
 from pathtune.losses import loss
 from pathtune.ops import SparseWeights, _core, _operator, group_by_species, species_linear
 from pathtune.tables.species_linear import species_linear_table
@@ -148,18 +148,3 @@ def test_tensors_on_two_devices_are_refused_by_name():
 
 class Scalar:
     l, p = 0, 1
-
-
-def test_a_batch_that_is_read_ahead_is_copied_by_way_of_pinned_memory(monkeypatch):
-    """The device is torch's meta device: no CUDA device has run this."""
-    pinned = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
-    batch = collate([labelled("H2O")], (1, 8), 3.0, torch.float32)
-    moved = batch.to("meta", pins=True)
-    tensors = [v for v in vars(batch).values() if isinstance(v, torch.Tensor)]
-    assert len(pinned) == len(tensors) + 2 * len(batch.labels)
-    assert moved.positions.device.type == moved.labels["energy"].value.device.type == "meta"
-    assert moved.host is batch
-    pinned.clear()
-    batch.to("meta")
-    assert not pinned

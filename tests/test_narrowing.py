@@ -329,14 +329,14 @@ def test_a_plan_holds_candidates_for_a_sixth_of_the_way(base):
 def losses_of_steps(model, monkeypatch, config):
     from pathtune.training import loop
 
-    found, original = [], loop.Loop._train_step
+    found, original = [], loop.Loop._check_rise
 
-    def step(self, batch):
-        found.append(original(self, batch))
-        return found[-1]
+    def check(self, value, n_steps):
+        found.append(value)
+        original(self, value, n_steps)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "_train_step", step)
+        patch.setattr(loop.Loop, "_check_rise", check)
         fit(model, structures(5), structures(2), config)
     return torch.tensor(found, dtype=torch.float64)
 

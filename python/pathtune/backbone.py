@@ -45,6 +45,11 @@ class Backbone(Protocol):
         """
         ...
 
+    def prepare(self, batch: Batch) -> None:
+        """Make, on the host, what `predict` will read of the batch, and keep it with the batch (Batch.made_on_host), so
+        that one copy moves all of it. May do nothing."""
+        ...
+
     def with_weights(self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int) -> torch.nn.Module:
         """A stock model with these parameters and atomic energies."""
         ...

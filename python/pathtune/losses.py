@@ -103,15 +103,19 @@ def loss_terms(
     `spreads`: by label, what its errors are divided by first; huber_delta is then in these units. `type_weights`: by
     config_type, what its structures' weights are multiplied by; 1 where it is not named.
     """
-    by_type = None
-    if type_weights:
-        kept = [type_weights.get(t, 1.0) for t in batch.config_type]
-        by_type = torch.tensor(kept, dtype=batch.positions.dtype, device=batch.positions.device)
+    by_type = _type_weights(batch, type_weights) if type_weights else None
     return {
         label.name: _term(label, prediction, batch, kind, huber_delta, (spreads or {}).get(label.name, 1.0), by_type)
         for label in outputs()
         if label.name in prediction.outputs and label.name in batch.labels
     }
+
+
+def _type_weights(batch: Batch, type_weights: Mapping[str, float]) -> torch.Tensor:
+    """[n_graphs]; made once for a batch."""
+    kept = [type_weights.get(t, 1.0) for t in batch.config_type]
+    key = ("type weights", *kept)
+    return batch.made_on_host(key, lambda host: torch.tensor(kept, dtype=host.positions.dtype))
 
 
 def total(terms: Mapping[str, Term], weights: Mapping[str, float] | None = None) -> torch.Tensor:

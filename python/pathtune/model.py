@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -225,31 +226,40 @@ class Potential(torch.nn.Module):
         request = Request(frozenset(outputs), terms=terms)
         return self.predict(self.adaptation.weights(self.backbone.parameters), batch, request), seen[0]
 
-    def collate(
-        self, structures: Sequence[Structure], graphs: Sequence[Graph] | None = None, reads_ahead: bool = False
-    ) -> Batch:
+    def collate(self, structures: Sequence[Structure], graphs: Sequence[Graph] | None = None) -> Batch:
         """Structures as this model takes them: its species, cutoff, precision and labels, on its device.
 
-        `graphs`: their edges within its cutoff, where they are known. `reads_ahead`: other batches are computed
-        meanwhile, so that a copy to a CUDA device may take its time. Raises InputError for a head that the model
+        `graphs`: their edges within its cutoff, where they are known. Raises InputError for a head that the model
         lacks and for an input label that a structure lacks and the model needs.
         """
+        return self._staged(structures, graphs)()
+
+    def batch(self, source: Source, indices: Sequence[int]) -> Batch:
+        """Frames of a source as one batch; InputError as collate."""
+        return self.staged(source, indices)()
+
+    def staged(self, source: Source, indices: Sequence[int]) -> Callable[[], Batch]:
+        """`batch` in two parts: what the host does, here, and the one copy to a device, where the result is called.
+
+        The first may run in a thread while the device computes another batch. InputError as collate.
+        """
+        indices = [int(i) for i in indices]
+        structures = [source.read(i) for i in indices]
+        r_max = self.backbone.r_max
+        if streams(source):  # it would only read the structure again
+            return self._staged(structures, [find_graph(s, r_max) for s in structures])
+        return self._staged(structures, [source.graph(i, r_max) for i in indices])
+
+    def _staged(self, structures: Sequence[Structure], graphs: Sequence[Graph] | None) -> Callable[[], Batch]:
         self._check_inputs(structures)
         backbone = self.backbone
         heads = [self.head_index(s.head, s.where) for s in structures]
         names = (*self.outputs, *self.inputs)
         batch = collate(structures, self.atomic_numbers, backbone.r_max, backbone.dtype, graphs, heads, names)
-        pins = reads_ahead and self.device.type == "cuda"
-        return batch if self.device.type == "cpu" else batch.to(self.device, pins)
-
-    def batch(self, source: Source, indices: Sequence[int]) -> Batch:
-        """Frames of a source as one batch; InputError as collate."""
-        indices = [int(i) for i in indices]
-        structures = [source.read(i) for i in indices]
-        r_max = self.backbone.r_max
-        if streams(source):  # it would only read the structure again
-            return self.collate(structures, [find_graph(s, r_max) for s in structures], reads_ahead=True)
-        return self.collate(structures, [source.graph(i, r_max) for i in indices])
+        if self.device.type == "cpu":
+            return lambda: batch
+        backbone.prepare(batch)
+        return functools.partial(batch.packed(self.device.type == "cuda").to, self.device)
 
     def _check_inputs(self, structures: Sequence[Structure]) -> None:
         for label in [label_of(name) for name in self.inputs]:

@@ -23,5 +23,12 @@ class Watch:
         return True
 
 
+def watch_of(tensors: Sequence[torch.Tensor]) -> Watch:
+    """One that has seen these."""
+    watch = Watch()
+    watch.has_changed(tensors)
+    return watch
+
+
 def _version(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version  # what torch.inference_mode made counts no writes

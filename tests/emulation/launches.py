@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from pathtune.ops import _kernels, _operator
 
@@ -39,19 +41,49 @@ def does_launch(function: Any, result: Any) -> bool:
 
 
 class Preparing(TorchDispatchMode):
-    """Counts operations on torch's meta device, and copies to it."""
+    """Counts operations on torch's meta device, copies to it, and those of them that the host waits for.
+
+    A number that the host asks of the device is an error there.
+    """
 
     def __init__(self):
         super().__init__()
-        self.n_operations = self.n_copies = 0
+        self.n_operations = self.n_copies = self.n_blocking = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         if torch.is_tensor(result) and result.is_meta and does_launch(function, result):
-            is_copy = torch.is_tensor(args[0]) and not args[0].is_meta
+            is_copy = any(torch.is_tensor(t) and not t.is_meta for t in args)
             self.n_copies += is_copy
+            self.n_blocking += is_copy and not (kwargs or {}).get("non_blocking")
             self.n_operations += not is_copy
         return result
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes of tensors on torch's meta device that were alive at once, of those made in here."""
+
+    def __init__(self):
+        super().__init__()
+        self.n_bytes = self.n_now = 0
+        self._seen: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if torch.is_tensor(tensor) and tensor.is_meta:
+                self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self._seen:
+            self._seen[storage] = True
+            weakref.finalize(storage, self._free, storage.nbytes())
+            self.n_now += storage.nbytes()
+            self.n_bytes = max(self.n_bytes, self.n_now)
+
+    def _free(self, n_bytes: int) -> None:
+        self.n_now -= n_bytes
 
 
 class _Named:

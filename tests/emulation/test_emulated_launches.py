@@ -19,3 +19,7 @@ def test_a_step_launches_no_more_than_was_committed(monkeypatch):
     assert found["kernels"] == budget["kernels"]
     assert found["n_torch"] <= budget["n_torch"]
     assert found["n_read_on_host"] <= budget["n_read_on_host"]
+    assert found["preparing"]["n_torch"] <= budget["preparing"]["n_torch"]
+    assert (found["preparing"]["n_copies"], found["preparing"]["n_blocking"]) == (1, 0)
+    assert found["preparing"]["n_copies_again"] == 0
+    assert found["peak_bytes_per_atom"] <= 1.02 * budget["peak_bytes_per_atom"]

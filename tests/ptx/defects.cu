@@ -13,6 +13,15 @@ __device__ void reverse(const float* x, float* out) {
   out[first + t] = shared[95 - t + (defect == beyond)];
 }
 
+template <int length>
+__device__ void column(const float* x, float* out) {
+  __shared__ float tile[32 * length];
+  const int t = threadIdx.x;
+  tile[t * length] = x[t];
+  __syncwarp();
+  out[t] = tile[t * length];
+}
+
 extern "C" {
 __global__ void right(const float* x, float* out, int) { reverse<none>(x, out); }
 __global__ void unwritten_shared(const float* x, float* out, int) { reverse<unwritten>(x, out); }
@@ -40,6 +49,10 @@ __global__ void half_a_warp(const float* x, float* out, int) {
   __syncthreads();
   out[threadIdx.x] = v;
 }
+// a column of a tile: 32 words of one bank, or of as many banks with a word more in each line
+__global__ void columns(const float* x, float* out, int) { column<32>(x, out); }
+__global__ void padded_columns(const float* x, float* out, int) { column<33>(x, out); }
+__global__ void strided(const float* x, float* out, int) { out[threadIdx.x] = x[8 * threadIdx.x]; }
 __global__ void sum(const float* x, float* out, int) { atomicAdd(out, x[threadIdx.x]); }
 __global__ void sum_without_atomics(const float* x, float* out, int) { *out += x[threadIdx.x]; }
 }

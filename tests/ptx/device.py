@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import re
+from collections import Counter
 
 import torch
 from build import ROOT, run
@@ -18,16 +19,17 @@ from interpreter import Launch, Run
 from memory import HostMemory
 from program import Kernel, PtxError, parse
 
-FLAGS = ["-std=c++17", "-arch=compute_90", "--expt-relaxed-constexpr", f"-I{ROOT / 'csrc'}"]
+FLAGS = ["-std=c++17", "-arch=compute_90", "--expt-relaxed-constexpr"]
 
 
 def compile_ptx(nvcc: str, source: pathlib.Path, folder: pathlib.Path) -> str:
     """What nvcc makes of a file of kernels; kept in a file named after the preprocessed text."""
-    text = " ".join(FLAGS) + run([nvcc, *FLAGS, "-E", "-Xcompiler", "-P", str(source)])
+    flags = [*FLAGS, f"-I{source.parents[1]}"]  # csrc, or a copy
+    text = " ".join(FLAGS) + run([nvcc, *flags, "-E", "-Xcompiler", "-P", str(source)])
     target = folder / f"{source.parent.name}_{source.stem}_{hashlib.sha256(text.encode()).hexdigest()[:16]}.ptx"
     if not target.exists():
         partial = target.with_suffix(f".{os.getpid()}.tmp")
-        run([nvcc, *FLAGS, "-ptx", str(source), "-o", str(partial)])
+        run([nvcc, *flags, "-ptx", str(source), "-o", str(partial)])
         partial.rename(target)
     return target.read_text()
 
@@ -82,6 +84,7 @@ class Device:
         self.kernels, self.symbols = kernels, symbols(module)
         self.launched: set[str] = set()
         self.issued = 0  # instructions of warps, of all launches
+        self.traffic: dict[str, Counter[str]] = {}  # by kernel, the counts of traffic.py
         self.reads_unwritten = False  # as in Launch
         self.tensors: list[torch.Tensor] = []  # alive, so that no other takes an address
 
@@ -97,9 +100,11 @@ class Device:
         run = Run(self.kernels[name], launch, memory)
         run.execute()
         self.issued += run.issued
+        self.traffic.setdefault(plain_name(name), Counter()).update(vars(run.traffic))
 
     def forget(self) -> None:
         self.launched.clear()
         self.issued = 0
+        self.traffic.clear()
         self.reads_unwritten = False
         self.tensors.clear()

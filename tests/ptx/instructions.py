@@ -114,8 +114,8 @@ def _count(op: list[str]) -> int:
     return next((int(part[1:]) for part in op if re.fullmatch(r"v[248]", part)), 1)
 
 
-def _target(run, op_space: str | None, lanes, at: np.ndarray):
-    """The space, the lanes' rows in it and their addresses there."""
+def _target(run, op_space: str | None, lanes, at: np.ndarray, n_bytes: int):
+    """The space, the lanes' rows in it and their addresses there, where each reaches n_bytes."""
     if op_space is None:  # a generic address says itself where it points
         base = int(at[0]) >> 60 << 60
         if (at >> 60 << 60 != base).any():
@@ -123,6 +123,9 @@ def _target(run, op_space: str | None, lanes, at: np.ndarray):
         op_space = next((name for name, begin in BASES.items() if begin == base), "global")
         at = at - BASES[op_space] if op_space != "global" else at
     rows = {"shared": run.block, "local": run.lane_number}.get(op_space, run.zeros)
+    if op_space in ("global", "shared"):
+        warp = run.warp[lanes]
+        run.traffic.add(op_space, warp, run.lane[lanes], np.broadcast_to(at, warp.shape), n_bytes)
     return run.spaces[op_space], rows[lanes], at
 
 
@@ -133,7 +136,7 @@ def _load(kernel: Kernel, instruction: Instruction) -> Step:
     writes = [writer(kernel, part, dtype) for part in _parts(to)]
 
     def step(run, lanes):
-        memory, rows, place = _target(run, space, lanes, at(run, lanes))
+        memory, rows, place = _target(run, space, lanes, at(run, lanes), n * dtype.itemsize)
         for write, value in zip(writes, memory.load(rows, place, dtype, n)):
             write(run, lanes, value)
 
@@ -147,7 +150,7 @@ def _store(kernel: Kernel, instruction: Instruction) -> Step:
     reads = [reader(kernel, part, dtype) for part in _parts(values)]
 
     def step(run, lanes):
-        memory, rows, place = _target(run, space, lanes, at(run, lanes))
+        memory, rows, place = _target(run, space, lanes, at(run, lanes), len(reads) * dtype.itemsize)
         memory.store(rows, place, [read(run, lanes) for read in reads])
 
     return step
@@ -168,7 +171,7 @@ def _atomic(kernel: Kernel, instruction: Instruction) -> Step:
     if what in COMBINE and to not in kernel.read:  # nobody asks for the old value
 
         def step(run, lanes):
-            memory, rows, place = _target(run, space, lanes, at(run, lanes))
+            memory, rows, place = _target(run, space, lanes, at(run, lanes), dtype.itemsize)
             memory.update(rows, place, COMBINE[what], reads[0](run, lanes))
 
         return step
@@ -176,7 +179,7 @@ def _atomic(kernel: Kernel, instruction: Instruction) -> Step:
 
     def one_by_one(run, lanes):
         lanes = run.numbers(lanes)
-        memory, rows, place = _target(run, space, lanes, at(run, lanes))
+        memory, rows, place = _target(run, space, lanes, at(run, lanes), dtype.itemsize)
         operands = [np.broadcast_to(read(run, lanes), lanes.shape) for read in reads]
         for i, place_i in enumerate(np.broadcast_to(place, lanes.shape)):
             mine, given = (rows[i : i + 1], place_i[None]), [operand[i : i + 1] for operand in operands]

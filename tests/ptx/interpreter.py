@@ -14,6 +14,7 @@ import numpy as np
 from instructions import Step, decode, reader, writer
 from memory import HostMemory, Parameters, Rows
 from program import Instruction, Kernel, PtxError
+from traffic import Traffic
 
 READY, AT_BARRIER, PARKED, DONE = range(4)
 U32 = np.dtype("u4")
@@ -198,6 +199,7 @@ class Run:
         self.decoded: dict[int, _Decoded] = kernel.__dict__.setdefault("decoded", {})
         self.votes: list[tuple] = []  # of threads that wait at a bar.red
         self.steps = 0
+        self.traffic = Traffic()
         self.issued = 0  # instructions, once for each warp some of whose lanes execute it
 
     def numbers(self, lanes) -> np.ndarray:

@@ -10,6 +10,7 @@ from device import host_name, plain_name
 from interpreter import Launch, Run
 from memory import HostMemory
 from program import PtxError, parse
+from traffic import Traffic
 
 DEFECTS = pathlib.Path(__file__).with_name("defects.cu")
 N_BLOCKS, N_THREADS = 3, 96
@@ -33,7 +34,15 @@ ENTRY = """.version 9.0
 def launch(kernel, *arguments, grid=(1, 1, 1), block=(1, 1, 1), **how):
     raw = [struct.pack("<q", a.ctypes.data) if isinstance(a, np.ndarray) else struct.pack("<i", a) for a in arguments]
     memory = HostMemory([(a.ctypes.data, a.nbytes) for a in arguments if isinstance(a, np.ndarray)])
-    Run(kernel, Launch(grid, block, 0, raw), memory, **how).execute()
+    run = Run(kernel, Launch(grid, block, 0, raw), memory, **how)
+    run.execute()
+    return run
+
+
+def aligned(n):
+    """n numbers from an address that is a multiple of a sector, and of 16 sectors."""
+    room = np.zeros(n + 128, np.float32)
+    return room[(-room.ctypes.data % 512) // 4 :][:n]
 
 
 def compute(code, a=0, b=0, c=0):
@@ -144,6 +153,38 @@ def test_the_right_kernel_passes(how, defects):
 def test_planted_defects_are_found(kernel, message, defects):
     with pytest.raises(PtxError, match=message):
         reverse(defects[kernel])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "sectors", "least_sectors", "passes"),
+    [("columns", 8, 8, 64), ("padded_columns", 8, 8, 2), ("strided", 36, 8, 0)],
+)
+def test_strided_accesses_and_bank_conflicts_are_counted(kernel, sectors, least_sectors, passes, defects):
+    x, out = aligned(256), aligned(32)
+    found = launch(defects[kernel], x, out, 32, block=(32, 1, 1)).traffic
+    assert (found.sectors, found.least_sectors, found.passes) == (sectors, least_sectors, passes)
+    assert (found.global_accesses, found.shared_accesses) == (2, 2 if passes else 0)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "step", "passes", "least"),
+    [
+        (4, 4, 1, 1),  # a word each
+        (4, 0, 1, 1),  # one word for all
+        (4, 8, 2, 1),  # every other bank
+        (4, 128, 32, 1),  # one bank
+        (8, 8, 2, 2),  # half of a warp at once
+        (8, 16, 4, 2),
+        (16, 16, 4, 4),  # a quarter
+        (16, 32, 8, 4),
+        (1, 1, 1, 1),
+    ],
+)
+def test_passes_over_the_banks_are_those_of_the_words_that_a_warp_reaches(n_bytes, step, passes, least):
+    lane = np.arange(64)
+    found = Traffic()
+    found.add("shared", lane // 32, lane % 32, 512 + step * (lane % 32), n_bytes)
+    assert (found.shared_accesses, found.passes, found.least_passes) == (2, 2 * passes, 2 * least)
 
 
 def test_a_missing_barrier_is_found_when_warps_take_turns(defects):

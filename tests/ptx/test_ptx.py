@@ -1,14 +1,21 @@
 """The PTX that nvcc makes of every kernel, interpreted, against the plain reference: the code that g++, and so the
 emulation, never sees."""
 
+import json
+import os
+import pathlib
 import re
+import shutil
 
 import pytest
 import test_emulated_edge_conv as edge_conv_laws
 import test_emulated_tiny as tiny
 import torch
 from build import ROOT
+from device import compile_ptx, host_name
+from program import parse
 
+TRAFFIC = pathlib.Path(__file__).with_name("traffic.json")
 F32, F64 = torch.float32, torch.float64
 
 
@@ -54,6 +61,34 @@ def test_interpreted_ptx_equals_reference(case, interpreted):
     interpreted.reads_unwritten = case.startswith("edge_conv")
     run()
     assert interpreted.launched == set(kernels.split())
+    assert_no_more_traffic(case, interpreted.traffic)
+
+
+def assert_no_more_traffic(case, found):
+    """No kernel needs more sectors and passes than committed; PATHTUNE_WRITE_TRAFFIC=1 commits those of this run."""
+    known = json.loads(TRAFFIC.read_text()) if TRAFFIC.exists() else {}
+    counts = {kernel: dict(found[kernel]) for kernel in sorted(found)}
+    if os.environ.get("PATHTUNE_WRITE_TRAFFIC"):
+        TRAFFIC.write_text(json.dumps({**known, case: counts}, indent=1, sort_keys=True) + "\n")
+        return
+    for kernel, count in counts.items():
+        for what in ("sectors", "passes"):
+            assert count[what] <= known[case][kernel][what], f"{kernel}: {what}"
+
+
+def test_a_tile_without_padding_is_found_by_its_bank_conflicts(nvcc, device, interpreted, tmp_path, monkeypatch):
+    """The planted defect changes no number that the kernel computes."""
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    file = tmp_path / "csrc" / "species_linear" / "cuda_tile.hpp"
+    padded = "stride_of = Tile + vector_width<T>;"
+    assert file.read_text().count(padded) == 1
+    file.write_text(file.read_text().replace(padded, "stride_of = Tile;"))
+    kernels = parse(compile_ptx(nvcc, file.with_name("cuda.cu"), tmp_path))
+    for name in kernels:
+        monkeypatch.setitem(device.kernels, host_name(name), kernels[name])
+    CASES["species_linear"][0]()
+    with pytest.raises(AssertionError, match="multiply_rows: passes"):
+        assert_no_more_traffic("species_linear", interpreted.traffic)
 
 
 def test_every_kernel_has_a_case():

@@ -35,6 +35,7 @@ class EdgeIndex:
     sign: torch.Tensor  # [n_edges] +1 on representatives, -1 on their reverses
     graph: ConvGraph
     ends: Ends  # of the rows
+    by_pair: bool  # whether an edge and its reverse share a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,18 +50,27 @@ class Edges:
         """Of the convolutions."""
         return self.index.graph
 
+    def index_on_host(self, host: Batch) -> EdgeIndex:
+        """The index of a batch on the host that these are the edges of."""
+        return edge_index(host, self.index.by_pair)
+
 
 def edges_of(batch: Batch, by_pair: bool) -> Edges:
     """Edges with a row of their own or, `by_pair`, one for an edge and its reverse."""
-    index = batch.made(("edges", by_pair), lambda: _edge_index(batch, by_pair))
-    return Edges(_row_vectors(batch, index, by_pair).detach().requires_grad_(), index)
+    index = edge_index(batch, by_pair)
+    return Edges(_row_vectors(batch, index).detach().requires_grad_(), index)
 
 
-def _row_vectors(batch: Batch, index: EdgeIndex, by_pair: bool) -> torch.Tensor:
+def edge_index(batch: Batch, by_pair: bool) -> EdgeIndex:
+    """The index of edges_of; sorted and checked on the host, wherever the batch is, without waiting for a device."""
+    return batch.made_on_host(("edges", by_pair), lambda host: _edge_index(host, by_pair))
+
+
+def _row_vectors(batch: Batch, index: EdgeIndex) -> torch.Tensor:
     """Of the rows [n_rows, 3], made once for the positions, cells and shifts that the batch has."""
     given = (batch.positions, batch.cell, batch.unit_shifts)
     return batch.made(
-        ("vectors", by_pair),
+        ("vectors", index.by_pair),
         lambda: _vectors(batch, index.row_sender, index.row_receiver, batch.unit_shifts[index.first]),
         given,
     )
@@ -71,78 +81,77 @@ def _vectors(batch: Batch, sender: torch.Tensor, receiver: torch.Tensor, unit_sh
     return batch.positions[receiver] - batch.positions[sender] + shift
 
 
+def prepare(forward: Forward, batch: Batch) -> None:
+    """Make, on the host, what the forward will read of the batch, so that it goes along where the batch is moved."""
+    index = edge_index(batch, forward.by_pair)
+    _row_vectors(batch, index)
+    one_group(batch)
+    n_species = getattr(forward, "n_species", None)
+    if n_species is not None:
+        species_groups(batch, n_species)
+    tables = getattr(forward, "tables", None)
+    if tables is not None:
+        batch.made_on_host(SHORTEST, _shortest)
+        if tables.by_species:
+            pairs_of_species(batch, index, tables.n_species)
+
+
+SHORTEST = "shortest edge"
+
+
 def shortest_edge(batch: Batch, lengths: torch.Tensor) -> float:
     """The least of the lengths [n_rows] of the batch's rows, A. Where the batch is on a device, its copy on the host
     is asked, so that nobody waits."""
-    host = batch.host
-    if host is None:
+    if batch.host is None:
         return float(lengths.detach().min())
+    return batch.made_on_host(SHORTEST, _shortest)
 
-    def make() -> float:
-        return float(_vectors(host, host.sender, host.receiver, host.unit_shifts).norm(dim=1).min())
 
-    return batch.made(("shortest edge",), make)
+def _shortest(host: Batch) -> float:
+    if not host.sender.numel():
+        return math.inf
+    return float(_vectors(host, host.sender, host.receiver, host.unit_shifts).norm(dim=1).min())
 
 
 def _edge_index(batch: Batch, by_pair: bool) -> EdgeIndex:
-    # On the host, wherever the batch is: indices are sorted and checked there without waiting for a device.
-    host, device = batch.host or batch, batch.positions.device
-    n_edges = host.sender.numel()
+    n_edges, kind = batch.sender.numel(), batch.positions.dtype
     if by_pair:
-        row = host.pair
+        row = batch.pair
         # the first edge of each pair: edges are numbered so that pairs appear in ascending order
         order = torch.argsort(row, stable=True)
         first = order[0::2]
-        sign = torch.ones(n_edges, dtype=batch.positions.dtype).index_fill(0, order[1::2], -1.0)
+        sign = torch.ones(n_edges, dtype=kind).index_fill(0, order[1::2], -1.0)
     else:
         row = first = torch.arange(n_edges)
-        sign = torch.ones(n_edges, dtype=batch.positions.dtype)
-    graph = conv_graph(host.sender, host.receiver, host.n_nodes, row)
-    if device.type != "cpu":
-        graph, row, first, sign = graph.to(device), row.to(device), first.to(device), sign.to(device)
+        sign = torch.ones(n_edges, dtype=kind)
+    graph = conv_graph(batch.sender, batch.receiver, batch.n_nodes, row)
     sender, receiver = batch.sender[first], batch.receiver[first]
     by_node = (graph.receiver_ptr, row, -sign)  # a node receives one of a row's two edges, and sends the other
     if not by_pair:
-        by_node = tuple(t.to(device) for t in ends_by_node(host.sender, host.receiver, host.n_nodes, sign.dtype))
-    return EdgeIndex(sender, receiver, first, row, sign, graph, ends_of(sender, receiver, *by_node))
+        by_node = ends_by_node(batch.sender, batch.receiver, batch.n_nodes, kind)
+    return EdgeIndex(sender, receiver, first, row, sign, graph, ends_of(sender, receiver, *by_node), by_pair)
 
 
 def pairs_of_species(batch: Batch, index: EdgeIndex, n_species: int) -> tuple[torch.Tensor, list[tuple[int, int]]]:
     """For each row the lower species of its atoms times n_species plus the higher one, and the pairs that occur."""
 
-    def key_of(species: torch.Tensor, sender: torch.Tensor, receiver: torch.Tensor) -> torch.Tensor:
-        both = species[sender], species[receiver]
-        return torch.minimum(*both) * n_species + torch.maximum(*both)
+    def make(host: Batch) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+        rows = edge_index(host, index.by_pair)
+        both = host.species[rows.row_sender], host.species[rows.row_receiver]
+        key = torch.minimum(*both) * n_species + torch.maximum(*both)
+        return key, [divmod(k, n_species) for k in torch.unique(key).tolist()]
 
-    def make():
-        host = batch.host
-        key = key_of(batch.species, index.row_sender, index.row_receiver)
-        on_host = key if host is None else key_of(host.species, host.sender, host.receiver)
-        return key, [divmod(k, n_species) for k in torch.unique(on_host).tolist()]
-
-    return batch.made(("pairs of species", n_species), make)
+    return batch.made_on_host(("pairs of species", n_species), make)
 
 
 def species_groups(batch: Batch, n_species: int) -> SpeciesGroups:
     """Nodes of the batch by species, grouped on the host like the edges."""
-
-    def make():
-        groups = group_by_species((batch.host or batch).species, n_species)
-        device = batch.species.device
-        return groups if device.type == "cpu" else groups.to(device)
-
-    return batch.made(("species", n_species), make)
+    return batch.made_on_host(("species", n_species), lambda host: group_by_species(host.species, n_species))
 
 
 def one_group(batch: Batch) -> SpeciesGroups:
     """All nodes of the batch as if of one species, in their order."""
-
-    def make():
-        groups = group_by_species(torch.zeros_like((batch.host or batch).species), 1)
-        device = batch.species.device
-        return groups if device.type == "cpu" else groups.to(device)
-
-    return batch.made(("one group",), make)
+    return batch.made_on_host("one group", lambda host: group_by_species(torch.zeros_like(host.species), 1))
 
 
 def harmonics_factors(module: Any) -> list[float] | None:

@@ -10,7 +10,7 @@ import torch
 
 from pathtune.backbones._choice import choose, refuse_terms
 from pathtune.backbones._fingerprint import Blocks, fingerprint, layer_blocks, shapes
-from pathtune.backbones._geometry import differentiate
+from pathtune.backbones._geometry import differentiate, prepare
 from pathtune.backbones._initial import draw_anew
 from pathtune.backbones._mace_cueq import accelerated
 from pathtune.backbones._mace_files import converted, read_mace
@@ -86,6 +86,11 @@ class MaceBackbone:
         if needs_stress:
             result["stress"] = torch.where(batch.volume < NO_VOLUME_A3, 0.0, out["stress"])
         return {name: value for name, value in result.items() if name in request.outputs}
+
+    def prepare(self, batch: Batch) -> None:
+        """Make, on the host, what `predict` will read of the batch, and keep it with the batch."""
+        if self._forward is not None:
+            prepare(self._forward, batch)
 
     def with_weights(self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int) -> torch.nn.Module:
         """A stock MACE with these parameters and atomic energies."""

@@ -21,7 +21,7 @@ import torch
 from pathtune.backbones._choice import choose
 from pathtune.backbones._file_kind import begins_as_zip
 from pathtune.backbones._fingerprint import Fingerprinted
-from pathtune.backbones._geometry import FEATURES, Edges, differentiate
+from pathtune.backbones._geometry import FEATURES, Edges, differentiate, prepare
 from pathtune.backbones._nequip_file import AVERAGE, NequipFile, checked_config, checkpoint_content, read_nequip
 from pathtune.backbones._packages import import_nequip, quiet_torchscript
 from pathtune.data import Batch, Request
@@ -72,6 +72,10 @@ class NequipBackbone(Fingerprinted):
     def predict(self, weights: Weights, batch: Batch, request: Request) -> dict[str, torch.Tensor]:
         """What `request` asks, by name, with `weights` in place of the model's own."""
         return differentiate(self._forward, weights, batch, request)
+
+    def prepare(self, batch: Batch) -> None:
+        """Make, on the host, what `predict` will read of the batch, and keep it with the batch."""
+        prepare(self._forward, batch)
 
     def with_weights(self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int) -> torch.nn.Module:
         """A model of nequip with these parameters and E0 as its shifts."""

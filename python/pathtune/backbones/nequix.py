@@ -16,7 +16,7 @@ import torch
 
 from pathtune.backbones._choice import choose
 from pathtune.backbones._fingerprint import Fingerprinted
-from pathtune.backbones._geometry import FEATURES, Edges, differentiate
+from pathtune.backbones._geometry import FEATURES, Edges, differentiate, prepare
 from pathtune.backbones._nequix_file import read_nqx, write_nqx
 from pathtune.backbones._packages import import_e3nn, quiet_torchscript
 from pathtune.data import Batch, Request
@@ -59,6 +59,10 @@ class NequixBackbone(Fingerprinted):
     def predict(self, weights: Weights, batch: Batch, request: Request) -> dict[str, torch.Tensor]:
         """What `request` asks, by name, with `weights` in place of the model's own."""
         return differentiate(self._forward, weights, batch, request)
+
+    def prepare(self, batch: Batch) -> None:
+        """Make, on the host, what `predict` will read of the batch, and keep it with the batch."""
+        prepare(self._forward, batch)
 
     def with_weights(self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int) -> torch.nn.Module:
         """A plain model with these parameters and E0; the shift stays, the atom energies are what is left of E0."""

@@ -17,7 +17,7 @@ import torch
 
 from pathtune.backbones._choice import choose, refuse_terms
 from pathtune.backbones._fingerprint import Fingerprinted
-from pathtune.backbones._geometry import differentiate
+from pathtune.backbones._geometry import differentiate, prepare
 from pathtune.backbones._initial import draw_anew
 from pathtune.backbones._packages import import_sevenn, quiet_torchscript
 from pathtune.data import NO_VOLUME_A3, Batch, Request
@@ -84,6 +84,11 @@ class SevenNetBackbone(Fingerprinted):
             stress = voigt[:, [0, 3, 5, 3, 1, 4, 5, 4, 2]].reshape(-1, 3, 3)
             result["stress"] = torch.where(batch.volume < NO_VOLUME_A3, 0.0, stress)
         return {name: value for name, value in result.items() if name in request.outputs}
+
+    def prepare(self, batch: Batch) -> None:
+        """Make, on the host, what `predict` will read of the batch, and keep it with the batch."""
+        if self._forward is not None:
+            prepare(self._forward, batch)
 
     def with_weights(self, weights: Mapping[str, torch.Tensor], e0: torch.Tensor, head: int) -> torch.nn.Module:
         """A stock SevenNet with these parameters and E0 as its shifts."""

@@ -85,7 +85,8 @@ class SevenNetForward:
         for layer in self.layers:
             x = layer(parameters, x, y, radial, edges, groups)
         energy = self.out(self.hidden(x, parameters), parameters)
-        return {"energy": energy[:, 0] * self.scale.to(x)[batch.species], FEATURES: x}
+        self.scale = self.scale.to(x)  # once: no step waits for a copy
+        return {"energy": energy[:, 0] * self.scale[batch.species], FEATURES: x}
 
     def _radial(
         self, parameters: Mapping[str, Any], batch: Batch, edges: Edges, lengths: torch.Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,7 +12,7 @@ DEPTH = 2  # batches ahead
 WAIT_S = 0.1
 
 
-def read_ahead(items: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
+def read_ahead(items: Iterable[T], depth: int = DEPTH) -> Generator[T, None, None]:
     """The items, in order, made by a thread that is `depth` of them ahead; what it raises is raised here."""
     ready: queue.Queue = queue.Queue(depth)
     is_over = threading.Event()

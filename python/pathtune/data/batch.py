@@ -11,8 +11,9 @@ import torch
 
 from pathtune.data.labels import Label, labels, outputs
 from pathtune.data.neighbours import Graph, find_graph
+from pathtune.data.packing import Packed, moved
 from pathtune.data.structure import Structure
-from pathtune.watching import Watch
+from pathtune.watching import Watch, watch_of
 
 NO_VOLUME_A3 = 1e-6  # below: a molecule
 ALWAYS = frozenset({"energy", "forces"})  # asked of a model where nothing else is said
@@ -61,6 +62,14 @@ class Labelled(NamedTuple):
     mask: torch.Tensor  # [n_graphs] or [n_nodes] bool: where it is given
 
 
+class Kept(NamedTuple):
+    """What was made of a batch, and the tensors that it was made of, where these may be written to."""
+
+    given: tuple[torch.Tensor, ...]
+    watch: Watch  # of `given`
+    value: Any
+
+
 @dataclasses.dataclass
 class Batch:
     """Several structures as one graph."""
@@ -79,18 +88,23 @@ class Batch:
     config_type: tuple[str, ...]  # n_graphs of them
     labels: dict[str, Labelled]
     # what was made of the tensors above and will not be made again while they are the same (`made`)
-    kept: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    kept: dict[Any, Kept] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     host: Batch | None = None  # the same on the CPU, where this one is elsewhere: indices are made there
 
     def made(self, key: Any, make: Callable[[], Any], given: Sequence[torch.Tensor] = ()) -> Any:
         """What `make` gives, kept under `key` until one of the tensors `given` is another or is written to."""
-        watch, value = self.kept.get(key, (None, None))
-        if watch is None or watch.has_changed(given):
-            watch = Watch()
-            watch.has_changed(given)
-            value = make()
-            self.kept[key] = (watch, value)
-        return value
+        found = self.kept.get(key)
+        if found is None or found.watch.has_changed(given):
+            watch = watch_of(given)
+            found = self.kept[key] = Kept(tuple(given), watch, make())
+        return found.value
+
+    def made_on_host(self, key: Any, make: Callable[[Batch], Any]) -> Any:
+        """What `make` gives of the batch on the host, moved to where this one is; kept under `key` by both."""
+        host = self.host
+        if host is None:
+            return self.made(key, lambda: make(self))
+        return self.made(key, lambda: moved(host.made(key, lambda: make(host)), self.species.device))
 
     @property
     def n_graphs(self) -> int:
@@ -129,23 +143,29 @@ class Batch:
             if label.name in held and (label.name in ALWAYS or bool(held[label.name].mask.any()))
         )
 
-    def to(self, device: torch.device | str, pins: bool = False) -> Batch:
-        """The same batch on another device, from the CPU.
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device, from the CPU, with all that is kept with it: one copy."""
+        return self.packed(torch.device(device).type == "cuda").to(device)
 
-        `pins`: by way of page-locked memory, so that the copy to a CUDA device goes on beside the computation. Never
-        run on a device by us.
-        """
+    def packed(self, pins: bool = False) -> PackedBatch:
+        """The batch and all that is kept with it, ready to be moved; `pins` as in Packed."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("host", "kept")}
+        kept = {key: (found.given, found.value) for key, found in self.kept.items()}
+        return PackedBatch(self, Packed((fields, kept), pins))
 
-        def moved_to(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.pin_memory().to(device, non_blocking=True) if pins else tensor.to(device)
 
-        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved: dict[str, Any] = {name: moved_to(v) if isinstance(v, torch.Tensor) else v for name, v in fields.items()}
-        moved["weights"] = {name: moved_to(w) for name, w in self.weights.items()}
-        moved["labels"] = {name: Labelled(*(moved_to(t) for t in pair)) for name, pair in self.labels.items()}
-        moved["host"] = self
-        moved["kept"] = {}
-        return Batch(**moved)
+@dataclasses.dataclass(frozen=True)
+class PackedBatch:
+    """A batch on the host whose tensors lie in one buffer."""
+
+    host: Batch
+    buffer: Packed
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on a device: one copy, which the host does not wait for where the buffer is page-locked."""
+        fields, kept = self.buffer.to(device)
+        there = {key: Kept(given, watch_of(given), value) for key, (given, value) in kept.items()}
+        return Batch(**fields, kept=there, host=self.host)
 
 
 def collate(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import ase
 import numpy as np
+import torch
 
 from pathtune.data.ahead import read_ahead
 from pathtune.data.batch import Batch
@@ -23,6 +25,7 @@ from pathtune.data.structure import ISOLATED_ATOM, Structure, composition, eleme
 from pathtune.data.weights import checked_weight
 from pathtune.errors import InputError
 
+T = TypeVar("T")
 GRAPH_BYTES = 2_000_000_000  # of neighbours that one set keeps in memory
 
 
@@ -285,8 +288,13 @@ def checked(structure: Structure) -> Structure:
 class Collates(Protocol):
     """What `batches` needs of a model."""
 
-    def batch(self, source: Source, indices: Sequence[int]) -> Batch:
-        """These frames as one batch."""
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def staged(self, source: Source, indices: Sequence[int]) -> Callable[[], Batch]:
+        """These frames as one batch, but for its way to the device, which a call goes."""
         ...
 
 
@@ -298,9 +306,17 @@ def batches(model: Collates, source: Source, size: int, indices: Sequence[int] |
 
 
 def batches_of(model: Collates, source: Source, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
-    """The frames of each chunk as a batch of the model; read ahead where they stay in their files."""
-    found = (model.batch(source, chunk) for chunk in chunks)
-    return read_ahead(found) if streams(source) else found
+    """The frames of each chunk as a batch of the model, made ahead as by `made_ahead`."""
+    with made_ahead((model.staged(source, chunk) for chunk in chunks), source, model.device) as staged:
+        for batch in staged:
+            yield batch()
+
+
+def made_ahead(
+    staged: Generator[T, None, None], source: Source, device: torch.device
+) -> contextlib.closing[Generator[T, None, None]]:
+    """The items, to be closed: by a thread where frames stay in their files, or a device computes meanwhile."""
+    return contextlib.closing(read_ahead(staged) if streams(source) or device.type != "cpu" else staged)
 
 
 def _kind(part: Any) -> str:

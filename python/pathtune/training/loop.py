@@ -7,7 +7,8 @@ import functools
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +18,7 @@ import torch
 from pathtune.adaptations import Controller
 from pathtune.adaptations.gradients import weight_gradients
 from pathtune.atomic_energies import E0Fit
-from pathtune.data import Batch, Source, batches, streams
-from pathtune.data.ahead import read_ahead
+from pathtune.data import Batch, Source, batches, made_ahead
 from pathtune.data.plan import dealt, labelled_numbers, loads_of
 from pathtune.errors import DivergedError, InputError
 from pathtune.evaluation import mean_loss
@@ -27,6 +27,7 @@ from pathtune.model import Potential, Prediction
 from pathtune.processes import world
 from pathtune.training.checkpoint import bound_to, check_belongs, check_states
 from pathtune.training.folder import RunFolder
+from pathtune.training.late import LateNumber, StepDone, steps_late
 from pathtune.training.options import FitConfig, History, learning_rate, parameter_groups
 from pathtune.training.plans import Plans
 from pathtune.training.progress import Progress
@@ -41,7 +42,7 @@ class Piece(NamedTuple):
     """What this process has of a step."""
 
     indices: Sequence[int]  # of its structures
-    batch: Batch | None  # of them; None: there are none, or they could not be read
+    batch: Callable[[], Batch] | None  # moves them to the device; None: there are none, or they could not be read
     counts: (
         dict[str, int] | None
     )  # labelled numbers of the whole step, by output; None: this process has the whole step
@@ -86,6 +87,8 @@ class Loop:
         self.step = 0
         self.loss_sum = 0.0
         self.early: list[float] = []  # losses of the first steps
+        self.unread: deque[StepDone] = deque()
+        self.n_late = steps_late(model.device)
         self.seconds = 0.0
         self.start_loss = math.nan
         self.best_loss = math.inf
@@ -129,30 +132,28 @@ class Loop:
     def _train_epoch(self) -> None:
         plan = self.plans.of(self.epoch)
         pieces = (self._piece(plan.step(k)) for k in range(self.step, len(plan)))
-        for piece in read_ahead(pieces) if streams(self.train) else pieces:
-            began = time.monotonic()
-            value = self._train_step(piece)
-            self.loss_sum += value * len(plan.step(self.step))
-            self.step += 1
-            self._check_rise(value)
-            for controller in self.controllers:
-                if controller.after_step(self._steps_done, functools.partial(self._dense_gradients, piece)):
-                    check_candidates(self.world, self.model.adaptation.state(), self._steps_done)
-            self.seconds += time.monotonic() - began
-            self.progress.step(self.epoch, self.step, len(plan), value)
-            if self.is_stopped or self.is_due:
-                self._save()
-            if self.is_stopped:
-                raise StoppedError(f"stopped by SIGTERM in epoch {self.epoch + 1} after step {self.step}")
+        with made_ahead(pieces, self.train, self.model.device) as ahead:
+            for piece in ahead:
+                began = time.monotonic()
+                self._train_step(piece)
+                self.step += 1
+                for controller in self.controllers:
+                    if controller.after_step(self._steps_done, functools.partial(self._dense_gradients, piece)):
+                        check_candidates(self.world, self.model.adaptation.state(), self._steps_done)
+                self.seconds += time.monotonic() - began
+                if self.is_stopped or self.is_due:
+                    self._save()
+                if self.is_stopped:
+                    raise StoppedError(f"stopped by SIGTERM in epoch {self.epoch + 1} after step {self.step}")
 
     def _piece(self, indices: np.ndarray) -> Piece:
         """This process's part of a step."""
         if self.world.size == 1:
-            return Piece(indices.tolist(), self.model.batch(self.train, indices.tolist()), None, None)
+            return Piece(indices.tolist(), self.model.staged(self.train, indices.tolist()), None, None)
         counts = dict(labelled_numbers(self.train, indices))
         mine = indices[dealt(loads_of(self.train, indices), self.world.size)[self.world.rank]].tolist()
         try:
-            return Piece(mine, self.model.batch(self.train, mine) if len(mine) else None, counts, None)
+            return Piece(mine, self.model.staged(self.train, mine) if len(mine) else None, counts, None)
         except InputError as error:
             return Piece(mine, None, counts, error)
 
@@ -176,7 +177,7 @@ class Loop:
     def _loss(self, prediction: Prediction, batch: Batch, counts: dict[str, int] | None) -> torch.Tensor:
         return total(whole(self._terms_of(prediction, batch), counts), self.scale.weights)
 
-    def _train_step(self, piece: Piece) -> float:
+    def _train_step(self, piece: Piece) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         found = self._value_of(piece)
         if found.requires_grad:
@@ -184,30 +185,46 @@ class Loop:
         is_due = self.world.is_first and time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
         requests = (self.asked.is_asked, is_due)
         value, (self.is_stopped, self.is_due) = meet(self.world, found, self.parameters, requests, piece.failure)
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"fit: the loss is {value} in epoch {self.epoch + 1}, step {self.step + 1}, "
-                f"expected a finite number: try a learning rate below {self.lr:g}"
-            )
+        plan, k = self.plans.of(self.epoch), self.step
+        done = StepDone(self.epoch, k + 1, len(plan), self._steps_done + 1, len(plan.step(k)), LateNumber(value))
+        self.unread.append(done)
+        self._read_losses(self.n_late)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
         self.optimizer.step()
-        return value
+
+    def _read_losses(self, n_left: int = 0) -> None:
+        """Take note of the losses of the steps so far but the last `n_left`, in their order.
+
+        DivergedError for one that is not finite, or far above that of the start.
+        """
+        while len(self.unread) > n_left:
+            done = self.unread.popleft()
+            value = done.loss.read()
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"fit: the loss is {value} in epoch {done.epoch + 1}, step {done.step}, "
+                    f"expected a finite number: try a learning rate below {self.lr:g}"
+                )
+            self.loss_sum += value * done.n_structures
+            self._check_rise(value, done.n_before)
+            self.progress.step(done.epoch, done.step, done.n_steps, value)
 
     def _value_of(self, piece: Piece) -> torch.Tensor:
         """This process's part of the loss of a step; penalties are the first process's."""
         value = self.parameters[0].new_zeros(())
         if piece.batch is not None:
-            prediction = self.model(piece.batch, outputs=piece.batch.wanted, training=True)
-            value = self._loss(prediction, piece.batch, piece.counts)
+            batch = piece.batch()
+            prediction = self.model(batch, outputs=batch.wanted, training=True)
+            value = self._loss(prediction, batch, piece.counts)
         for component in self.model.adaptation.parts() if self.world.is_first else ():
             penalty = component.penalty(self.model)
             if penalty is not None:
                 value = value + penalty
         return value
 
-    def _check_rise(self, value: float) -> None:
+    def _check_rise(self, value: float, n_steps: int) -> None:
         """Raise DivergedError where the last three losses of the first steps are far above that of the start."""
-        if self._steps_done > EARLY_STEPS:
+        if n_steps > EARLY_STEPS:
             return
         self.early.append(value)
         start, now = max(self.early[0], self.start_loss), statistics.median(self.early[-3:])
@@ -219,6 +236,7 @@ class Loop:
 
     def _finish_epoch(self) -> None:
         began = time.monotonic()
+        self._read_losses()
         for controller in self.controllers:
             controller.after_epoch()
         # Only an epoch with what was asked may be the best.
@@ -301,6 +319,7 @@ class Loop:
     def _save(self) -> None:
         if self.folder is None:
             return
+        self._read_losses()  # what is not finite is never saved
         self.saved_at = time.monotonic()
         folder = self.folder
         self.world.first(lambda: folder.save_checkpoint(self._state()))

@@ -33,15 +33,15 @@ def meet(
     parameters: Sequence[torch.nn.Parameter],
     requests: Sequence[bool],
     failure: InputError | None = None,
-) -> tuple[float, list[bool]]:
+) -> tuple[torch.Tensor, list[bool]]:
     """The loss of all processes, and which requests any of them has; gradients of `parameters` are summed in place.
 
-    Raises in all what `failure` is in one.
+    One process alone reads nothing of a device. Raises in all what `failure` is in one.
     """
     if world.size == 1:
         if failure is not None:
             raise failure
-        return float(value.detach()), list(requests)
+        return value.detach(), list(requests)
     kind = functools.reduce(torch.promote_types, [p.dtype for p in parameters])
     device = parameters[0].device
     flags = torch.tensor([float(failure is not None), *map(float, requests)], dtype=kind, device=device)
@@ -51,15 +51,16 @@ def meet(
     ]
     flat = torch.cat([value.detach().to(device, kind).reshape(1), flags, has, *own])
     world.add(flat)
-    if float(flat[1]):
-        world.gather(functools.partial(_raise, failure))
     first = 1 + len(flags)
     start = first + len(parameters)
+    met = flat[:start].tolist()
+    if met[1]:
+        world.gather(functools.partial(_raise, failure))
     for k, p in enumerate(parameters):
-        if float(flat[first + k]):
+        if met[first + k]:
             p.grad = flat[start : start + p.numel()].reshape(p.shape).to(p.dtype)
         start += p.numel()
-    return float(flat[0]), [bool(flag) for flag in flat[2:first]]
+    return flat[0], [bool(flag) for flag in met[2:first]]
 
 
 def add_dense(world: OneProcess, gradients: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:

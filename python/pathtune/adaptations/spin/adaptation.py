@@ -98,7 +98,7 @@ class Spin(Adaptation):
         if self.is_started:
             return False
         seen = [_seen(model, batch) for batch in itertools.islice(frames, MOST_FRAMES)]
-        graphs = [spin_graph(s.batch, s.edges, self.energy.species) for s in seen]
+        graphs = [spin_graph(s.batch, s.edges, self.energy.element_of) for s in seen]
         self._warn_of_others([s.batch for s in seen], model)
         features = torch.cat([s.features[g.atoms] for s, g in zip(seen, graphs)])
         if not len(features):

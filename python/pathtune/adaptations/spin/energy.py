@@ -114,6 +114,7 @@ class SpinEnergy(torch.nn.Module):
         super().__init__()
         self.shape = shape
         self.register_buffer("species", species, persistent=False)
+        self.element_of = tuple(species.tolist())  # `species` on the host, where graphs are made
         n, f, h, k = len(shape.elements), shape.n_features, shape.n_hidden, shape.n_basis
         zeros = {"site_constants": (n, N_POWERS), "pair_constants": (n_pairs(n), N_PRODUCTS, k)}
         drawn = {}
@@ -136,7 +137,7 @@ class SpinEnergy(torch.nn.Module):
 
     def forward(self, features: torch.Tensor, edges: Any, batch: Batch) -> torch.Tensor:
         """Energies of the atoms [n_nodes], eV."""
-        graph = spin_graph(batch, edges, self.species)
+        graph = spin_graph(batch, edges, self.element_of)
         h = self.standardised(features[graph.atoms])
         moments = self.moments(batch, graph)
         vectors = edges.vectors[graph.rows]
@@ -189,7 +190,7 @@ class SpinEnergy(torch.nn.Module):
     @torch.no_grad()
     def density_squares(self, edges: Any, batch: Batch) -> torch.Tensor:
         """Mean squares [n_densities] of the densities' invariants in one batch, float64."""
-        graph = spin_graph(batch, edges, self.species)
+        graph = spin_graph(batch, edges, self.element_of)
         vectors = edges.vectors[graph.rows]
         lengths = vectors.norm(dim=1)
         basis = radial(lengths, self.shape.cutoff, self.shape.n_basis)

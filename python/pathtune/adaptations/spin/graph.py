@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,23 +36,24 @@ class SpinGraph:
         return centre, neighbour, torch.cat([order, order]), torch.cat([plus, -plus])
 
 
-def spin_graph(batch: Batch, edges: Any, elements: torch.Tensor) -> SpinGraph:
-    """The graph of a batch, made once for it. `elements` [n_species]: the layer's index of a species, or -1."""
-    key = ("spin", tuple(elements.tolist()), edges.index.first.numel())
-    return batch.made(key, lambda: _spin_graph(batch, edges.index, elements))
+def spin_graph(batch: Batch, edges: Any, elements: Sequence[int]) -> SpinGraph:
+    """The graph of a batch, made once for it, on the host. `elements`: by species the layer's index of it, or -1."""
+    key = ("spin", tuple(elements), edges.index.by_pair)
+    return batch.made_on_host(key, lambda host: _spin_graph(host, edges.index_on_host(host), elements))
 
 
-def _spin_graph(batch: Batch, index: Any, elements: torch.Tensor) -> SpinGraph:
-    element = elements[batch.species]
+def _spin_graph(batch: Batch, index: Any, elements: Sequence[int]) -> SpinGraph:
+    element = torch.tensor(elements)[batch.species]
     atoms = (element >= 0).nonzero().flatten()
     place = torch.full_like(element, -1)
-    place[atoms] = torch.arange(atoms.numel(), device=atoms.device)
+    place[atoms] = torch.arange(atoms.numel())
     sender, receiver = place[index.row_sender], place[index.row_receiver]
     rows = ((sender >= 0) & (receiver >= 0)).nonzero().flatten()
     sender, receiver, element = sender[rows], receiver[rows], element[atoms]
     low, high = torch.minimum(element[sender], element[receiver]), torch.maximum(element[sender], element[receiver])
-    by_pair = index.first.numel() < batch.sender.numel()
-    return SpinGraph(atoms, element, rows, sender, receiver, high * (high + 1) // 2 + low, 1.0 if by_pair else 0.5)
+    return SpinGraph(
+        atoms, element, rows, sender, receiver, high * (high + 1) // 2 + low, 1.0 if index.by_pair else 0.5
+    )
 
 
 def n_pairs(n_elements: int) -> int:

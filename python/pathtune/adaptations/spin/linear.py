@@ -165,7 +165,7 @@ def linear_columns(energy: SpinEnergy, edges: Any, batch: Batch) -> tuple[torch.
 
     The constants are those of the layer, Landau's first: in its units of moments, T in eV/mu_B.
     """
-    graph = spin_graph(batch, edges, energy.species)
+    graph = spin_graph(batch, edges, energy.element_of)
     n, k = len(energy.shape.elements), energy.shape.n_basis
     moments = energy.moments(batch, graph).double()
     basis = graph.share * radial(edges.vectors[graph.rows].norm(dim=1).double(), energy.shape.cutoff, k)
@@ -190,7 +190,7 @@ def linear_columns(energy: SpinEnergy, edges: Any, batch: Batch) -> tuple[torch.
 
 def force_columns(energy: SpinEnergy, edges: Any, batch: Batch) -> torch.Tensor:
     """Forces of the constants [n_constants, n_spin, 3], eV/A, float64; Landau's have none."""
-    graph = spin_graph(batch, edges, energy.species)
+    graph = spin_graph(batch, edges, energy.element_of)
     n, k, n_spin = n_pairs(len(energy.shape.elements)), energy.shape.n_basis, len(graph.atoms)
     moments = energy.moments(batch, graph).double()
     vectors = edges.vectors[graph.rows].double()
