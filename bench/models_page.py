@@ -41,7 +41,8 @@ tensors are kept. The installed nequip then builds the model from the file's con
 | trained by another class than `NequIPLightningModule` or `EMALightningModule` | refused: name the package of it |
 
 `merge` writes a checkpoint, with the averaged weights where training averaged them. `nequip-package build` and
-`nequip-compile` take it. tests/backbones/test_nequip.py holds each row. No step of a NequIP was timed yet.
+`nequip-compile` take it. tests/backbones/test_nequip.py holds each row. A step of
+its preset M is in [results.md](results.md).
 
 ## A MACE by cuEquivariance
 

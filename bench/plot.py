@@ -160,28 +160,28 @@ def plot_frontier() -> None:
 def plot_arms() -> None:
     """Against the values trained, for every arm: force error over full fine-tuning's, and what was forgotten."""
     groups = [group for group in evidence.GROUPS if any(evidence.group_of(r) == group for r in evidence.systems())]
-    figure, panels = plt.subplots(2, len(groups), figsize=(3.5 * len(groups), 5.4), sharex="col", squeeze=False)
-    for column, group in zip(panels.T, groups):
+    figure, panels = plt.subplots(len(groups), 2, figsize=(7.4, 3.1 * len(groups) + 0.3), squeeze=False)
+    for row, group in zip(panels, groups):
         mine = [r for r in evidence.systems() if evidence.group_of(r) == group]
         for kind, colour in ARM_COLOURS.items():
             points = [_points(mine, key) for key in _arms_of(mine, kind)]
-            for axes, of in zip(column, (1, 2)):
+            for axes, of in zip(row, (1, 2)):
                 for values, *ratios in points:
                     axes.plot([values] * len(ratios[of - 1]), ratios[of - 1], ".", color=colour, alpha=0.35, ms=5)
                 means = [(point[0], statistics.geometric_mean(point[of])) for point in points]
                 if means:
                     axes.plot(*zip(*means), "o-", color=colour, ms=7, lw=1, label=ARM_NAMES[kind])
-        column[0].axhline(1, color=COLOURS["pathtune full"], ls="--", lw=1)
-        column[0].set_title(f"{len(mine)} {evidence.GROUPS[group]}", fontsize=8)
-        column[1].set_xlabel("values trained", fontsize=8)
-        column[0].set_xscale("log")
-        for axes in column:
+        row[0].axhline(1, color=COLOURS["pathtune full"], ls="--", lw=1)
+        row[0].set_ylabel("force error / full fine-tuning's", fontsize=8)
+        row[1].set_ylabel("force error on what the base knows,\nafter / before", fontsize=8)
+        for axes in row:
+            axes.set_title(f"{len(mine)} {evidence.GROUPS[group]}", fontsize=8)
+            axes.set_xlabel("values trained", fontsize=8)
+            axes.set_xscale("log")
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=7)
-    panels[0][0].set_ylabel("force error / full fine-tuning's", fontsize=8)
-    panels[1][0].set_ylabel("force error on what the base knows,\nafter / before", fontsize=8)
     figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=4, loc="upper center")
-    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    figure.tight_layout(rect=(0, 0, 1, 0.94))
     figure.savefig(IMAGES / "arms.png", dpi=150)
 
 

@@ -23,7 +23,8 @@ import scale
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
-STEPS = ("step_mp-0b3-medium", "step_off23-medium", "step_demo", "step_sevennet-0", "step_mh-1", "step_sevennet-l3i5")
+STEPS = ("step_mp-0b3-medium", "step_off23-medium", "step_demo", "step_sevennet-0", "step_mh-1", "step_sevennet-l3i5",
+         "step_sevennet-mf-ompa", "step_nequip-m")  # fmt: skip
 
 
 def rows(header: list[str], body: list[list[str]]) -> str:
