@@ -77,7 +77,7 @@ def frontier() -> Table:
     """Force error over full fine-tuning's, by share and amount of data."""
     runs = _runs("frontier")
     scopes = {None: None, "linear": "linear"}  # else every kind that the model has
-    found = {(r["set"], r["frames"], r["share"], scopes.get(r["scope"], "all")): r["forces_mae_mev_a"] for r in runs}
+    found = {(r["set"], r["frames"], r["share"], scopes.get(r["scope"], "more")): r["forces_mae_mev_a"] for r in runs}
     columns, arms = sorted({key[:2] for key in found}), sorted({key[:1:-1] for key in found if key[2]})
     lines = [["full, meV/A", *(f"{found[*column, None, None]:.1f}" for column in columns)]]
     for scope, share in arms:

@@ -21,15 +21,13 @@ import unittest.mock
 import torch
 
 import pathtune
-from optimiser import ARMS as DEFAULT_ARMS
-from optimiser import DATA, load_base, read_set
+from optimiser import ARMS, DATA, load_base, read_set
 from pathtune.adaptations.averaging import averaging
 from pathtune.data import elements_of
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.training.options import learning_rate
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "rates.jsonl"
-ARMS = DEFAULT_ARMS | {"30 %": ("sparse", 0.3)}
 NEQUIX = "nequix-"
 RADIAL = " with radial"  # weights among the reachable
 OF = ("seed", "set", "factor", "warm_up", "beta2", "arm")
