@@ -35,7 +35,7 @@ class NequixBackbone(Fingerprinted):
     readouts: tuple[str, ...] = ("readout.",)
     outputs: tuple[str, ...] = ("energy", "forces", "stress")
     inputs: tuple[str, ...] = ()
-    rate = 0.5  # of every default learning rate: better for all weights and for 3 %, on copper and on silicon
+    rate = 0.5  # of every default learning rate: better than 1 for all weights and for 3 %, on copper and on silicon
 
     def __init__(self, stock: Any, backend: str = "auto", radial_tables: bool = True):
         from pathtune.backbones.nequix_forward import NequixForward
