@@ -21,9 +21,12 @@ SPARSE, BEST_LORA = "sparse_share0.03", "best low rank"
 
 
 def systems() -> list[dict]:
-    """Results there are: held-out systems first, then by model and name."""
+    """Results there are: by group, held-out systems first, then by name."""
     found = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
-    return sorted(found, key=lambda r: (list(GROUPS).index(group_of(r)), r["system"]["role"], r["system"]["name"]))
+    groups, roles = list(GROUPS), list(ROLES)
+    return sorted(
+        found, key=lambda r: (groups.index(group_of(r)), roles.index(r["system"]["role"]), r["system"]["name"])
+    )
 
 
 def group_of(result: dict) -> str:

@@ -3,11 +3,13 @@
 import copy
 
 import ase
+import ase.build
 import numpy as np
 import torch
 
 from pathtune.adaptations.gradients import weight_gradients
 from pathtune.backbones._packages import import_mace
+from pathtune.data import from_atoms
 
 ALL = ("energy", "forces", "stress")  # outputs of the models here
 
@@ -126,6 +128,15 @@ def crystal(seed=0, n=5):
     atoms.set_cell([[3.2, 0.3, 0.0], [0.0, 3.6, 0.4], [0.5, 0.0, 4.1]])
     atoms.pbc = True
     return atoms
+
+
+def named_molecules(*names):
+    """Structures of ase's molecules, with labels of zero."""
+    structures = []
+    for name in names:
+        structures.append(from_atoms(ase.build.molecule(name), where=name))
+        structures[-1].energy_ev, structures[-1].forces = 0.0, np.zeros((len(structures[-1]), 3))
+    return structures
 
 
 def labelled(frames, seed=0, stress=False):

@@ -4,32 +4,22 @@ import contextlib
 import os
 import sys
 
-import numpy as np
 import pytest
 import schedulefree
 import torch
-from ase.build import molecule
 
 sys.path.append(os.path.join(os.path.dirname(__file__), "emulation"))
 
 from launches import Preparing
 
 from capturing import CaptureError, CaptureLint, NoKernels, move_to_meta
-from models import deltas_of
+from models import deltas_of, named_molecules
 from pathtune import FitConfig, SparseDelta, load, sparsify
-from pathtune.data import Frames, from_atoms
+from pathtune.data import Frames
 from pathtune.losses import loss
 from pathtune.ops import _kernels, _operator
 from pathtune.training.late import LateNumber
 from pathtune.training.loop import Loop, Piece
-
-
-def structures_of(*names):
-    structures = []
-    for name in names:
-        structures.append(from_atoms(molecule(name), where=name))
-        structures[-1].energy_ev, structures[-1].forces = 0.0, np.zeros((len(structures[-1]), 3))
-    return structures
 
 
 def sparse_demo():
@@ -53,7 +43,7 @@ def step(needs_mace):
     It takes what to do with the energies on the way.
     """
     model = sparse_demo()
-    host = model.collate(structures_of("CH4", "NH3"))
+    host = model.collate(named_molecules("CH4", "NH3"))
     move_to_meta(model)
     batch, parameters = host.to("meta"), model.trainable()
     assert {p.device.type for p in parameters} == {"meta"}
@@ -87,7 +77,7 @@ def training(needs_mace, monkeypatch):
 
     It narrows nothing: a step that does reads how many candidates there are.
     """
-    source, model = Frames(structures_of("CH4", "NH3", "CH3CH2OH", "H2O", "CH3OH", "C2H6")), sparse_demo()
+    source, model = Frames(named_molecules("CH4", "NH3", "CH3CH2OH", "H2O", "CH3OH", "C2H6")), sparse_demo()
     config = FitConfig(epochs=4, batch_size=2, check_units=False)
     scale = config.scale_of(model, source)
     monkeypatch.setattr(FitConfig, "scale_of", lambda *_: scale)

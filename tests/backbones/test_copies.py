@@ -3,32 +3,21 @@
 import os
 import sys
 
-import numpy as np
 import pytest
 import torch
-from ase.build import molecule
 
 sys.path.append(os.path.join(os.path.dirname(__file__), "..", "emulation"))
 
 from launches import Preparing
 
+from models import named_molecules
 from nequips import nequip_file
 from nequixes import nequix_file
 from pathtune import load, unfreeze
-from pathtune.data import from_atoms
 from pathtune.losses import loss
 from pathtune.ops import _operator
 from sevennets import tiny_sevennet
 from test_device import on_meta
-
-
-def frames(*names):
-    structures = []
-    for name in names:
-        structures.append(from_atoms(molecule(name), where=name))
-        structures[-1].energy_ev, structures[-1].forces = 0.0, np.zeros((len(structures[-1]), 3))
-    return structures
-
 
 MODELS = {
     "mace": ("needs_mace", lambda folder: "demo"),
@@ -49,9 +38,9 @@ def test_a_new_batch_is_one_copy_that_nobody_waits_for_and_a_known_one_is_none(k
         loss(model(batch, training=True), batch).backward()
         return batch
 
-    step(model.collate(frames("CH4", "H2O")))
+    step(model.collate(named_molecules("CH4", "H2O")))
     with Preparing() as first:
-        batch = step(model.collate(frames("CH3OH")))
+        batch = step(model.collate(named_molecules("CH3OH")))
     with Preparing() as again:
         step(batch)
     assert (first.n_copies, first.n_blocking) == (1, 0)

@@ -187,4 +187,4 @@ class _SelfConnection:
             n = torch.Size(shape).numel()
             parts.append(torch.einsum("uvw,sv->usw", flat[begin : begin + n].reshape(shape), rows).flatten())
             begin += n
-        return species_linear(x, torch.cat(parts), groups.of_present(), self.table(rows.shape[0]))
+        return species_linear(x, torch.cat(parts), groups.of_present, self.table(rows.shape[0]))

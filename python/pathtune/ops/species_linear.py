@@ -7,6 +7,7 @@ slots, are closed under differentiation: each one's backward is made of the othe
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,8 +30,9 @@ class SpeciesGroups:
     present: torch.Tensor  # [n_present] int64
     species: tuple[int, ...] = ()  # `present` on the host, which a launch must not wait for
 
+    @functools.cached_property
     def of_present(self) -> SpeciesGroups:
-        """The same groups, for weights of the species that are present alone."""
+        """The same groups, for weights of the species that are present alone; made once."""
         n = len(self.present)
         return SpeciesGroups(self.order, self.ptr, torch.arange(n, device=self.present.device), tuple(range(n)))
 
