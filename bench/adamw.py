@@ -2,7 +2,7 @@
 
     python bench/adamw.py [SET ...]    # ethanol50 ethanol450
 
-Everything else is `fit` as it is: data, loss, clipping, narrowing. Three rates an arm, the best by validation
+Everything else is `fit` as it is: data, loss, clipping, narrowing. Four rates an arm, the best by validation
 counts. The default runs of schedule-free stand in bench/results/optimiser.jsonl. Results are kept one by one in
 bench/results/adamw.jsonl. PATHTUNE_DATA as in CONTRIBUTING.md; one thread; seed 0.
 """
@@ -20,7 +20,7 @@ from pathtune.ops.allocator import keep_large_blocks
 from pathtune.training import loop
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "adamw.jsonl"
-RATES = {"full": (0.001, 0.003, 0.01), "3 %": (0.01, 0.03, 0.1), "10 %": (0.01, 0.03, 0.1)}
+RATES = {"full": (0.001, 0.003, 0.01, 0.03), "3 %": (0.01, 0.03, 0.1, 0.3), "10 %": (0.01, 0.03, 0.1, 0.3)}
 
 
 class ConstantThenLinear(torch.optim.AdamW):

@@ -56,6 +56,14 @@ def tiny_mace(dtype=torch.float64, seed=0, **changes):
     return copy.deepcopy(stock)
 
 
+def nonlinear(**more):
+    from mace import modules
+
+    block = modules.RealAgnosticResidualNonLinearInteractionBlock
+    return {"interaction_cls": block, "interaction_cls_first": block, "edge_irreps": irreps_of("3x0e+3x1o"),
+            "apply_cutoff": False, "use_agnostic_product": True, **more}  # fmt: skip
+
+
 def _made(dtype, seed, **changes):
     mace = import_mace()
     from e3nn import o3

@@ -115,12 +115,12 @@ def paths(model: Potential, elements: Sequence[int] | None = None) -> list[PathR
     """
     species = model.species_of(elements or (model.is_adapted and model.elements) or model.atomic_numbers)
     heads = model.tuned_heads
-    parameters = model.backbone.parameters
-    changed = model.effective_weights() if model.is_adapted else {}
+    own = model.base.parameters
+    changed = {**model.backbone.parameters, **model.effective_weights()} if model.is_adapted else {}
     total = sum(p.numel() for p in model.backbone.stock.parameters())
     rows = []
     for layer in model.backbone.layers:
-        flat = parameters[layer.parameter].detach().double().flatten()
+        flat = own[layer.parameter].detach().double().flatten()
         delta = changed.get(layer.parameter, flat).detach().double().flatten() - flat
         for path in layer.paths:
             block = slice(path.offset, path.offset + path.numel)

@@ -29,7 +29,8 @@ class Backbone(Protocol):
     outputs: tuple[str, ...]  # names of the labels that `predict` can give; "energy" is one
     inputs: tuple[str, ...]  # names of the labels that it reads from the batch
     r_max: float  # A
-    # optional: `input_ranges`, by name of an input the least and greatest whole number that it takes;
+    # optional: `by_species`, names of the parameters that `predict` also takes as SpeciesRows;
+    # `input_ranges`, by name of an input the least and greatest whole number that it takes;
     # `rate`, by which default learning rates are multiplied (1)
     dtype: torch.dtype
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from pathtune.errors import InputError
-from pathtune.ops import SparseWeights
+from pathtune.ops import SparseWeights, SpeciesRows
 
-Weights = Mapping[str, torch.Tensor | SparseWeights]  # by parameter name, in place of a backbone's own
+Weights = Mapping[str, torch.Tensor | SparseWeights | SpeciesRows]  # by parameter name, in place of a backbone's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +94,11 @@ class Layer:
         return [
             (path.shape[0], 1 if path.species_axis is None else path.shape[1], path.shape[-1]) for path in self.paths
         ]
+
+    @property
+    def is_by_species(self) -> bool:
+        """Whether every weight of it is one species'."""
+        return all(path.species_axis is not None for path in self.paths)
 
     def reachable(self, species: Sequence[int], heads: Sequence[int] | None = None) -> torch.Tensor:
         """Ascending flat indices of the weights that data with only these species and heads can change."""

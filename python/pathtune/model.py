@@ -347,4 +347,5 @@ class Potential(torch.nn.Module):
 
     def _is_changed(self, parameter: torch.Tensor, name: str) -> bool:
         """Whether a weight of the adaptations' own copy is trained, or was before."""
-        return parameter.requires_grad or not torch.equal(parameter, self.base.parameters[name])
+        is_written = any(name in c.writes() for c in self.adaptation.parts())
+        return is_written or parameter.requires_grad or not torch.equal(parameter, self.base.parameters[name])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import ALL, crystal, irreps_of, labelled, molecule, tiny_mace
+from models import ALL, crystal, labelled, molecule, nonlinear, tiny_mace
 from pathtune import FitConfig, InputError, SparseDelta, evaluate, fit, load, merge, paths, refit_e0, sparsify, unfreeze
 from pathtune.data import as_source, from_atoms, heads_of
 from pathtune.layers import select_layers
@@ -18,14 +18,6 @@ pytestmark = [
 TWO_HEADS = {"heads": ["a", "b"], "atomic_energies": np.arange(6.0).reshape(2, 3), "atomic_inter_scale": [1.3, 0.7],
              "atomic_inter_shift": [0.1, -0.2]}  # fmt: skip
 SCOPES = ("linear", "contraction", "radial")
-
-
-def nonlinear(**more):
-    from mace import modules
-
-    block = modules.RealAgnosticResidualNonLinearInteractionBlock
-    return {"interaction_cls": block, "interaction_cls_first": block, "edge_irreps": irreps_of("3x0e+3x1o"),
-            "apply_cutoff": False, "use_agnostic_product": True, **more}  # fmt: skip
 
 
 def readout(name):

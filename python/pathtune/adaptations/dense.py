@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -13,7 +13,8 @@ from pathtune.adaptations.averaging import rate_for
 from pathtune.adaptations.base import Adaptation
 from pathtune.adaptations.stored import Stored, from_canonical, to_canonical
 from pathtune.errors import InputError
-from pathtune.layers import Layer, Path
+from pathtune.layers import Layer, Path, Weights
+from pathtune.ops import SpeciesRows, places_of
 from pathtune.options import check_fields, option
 
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ class FullOptions:
 
 
 class Full(Adaptation):
-    """Full fine-tuning: the weights of a copy of the backbone, every one by default."""
+    """Full fine-tuning: the weights of a copy of the backbone, every one by default.
+
+    Of species-indexed weights those of the training data's elements are trained, apart from the copy; the others have
+    no gradient.
+    """
 
     kind: ClassVar[str] = "full"
     options: ClassVar[type | None] = FullOptions
@@ -46,9 +51,10 @@ class Full(Adaptation):
     is_stored: ClassVar[bool] = False
     replaces: ClassVar[bool] = True
 
-    def __init__(self, backbone: Any, config: FullOptions | None = None):
-        """`backbone`: the copy, whose weights are trained in place.
+    def __init__(self, backbone: Any, config: FullOptions | None = None, species: Sequence[int] | None = None):
+        """`backbone`: the copy, whose weights are trained in place, but for those of single species.
 
+        `species`: ascending indices of those that the training data have; None: all, and all in place.
         Raises InputError for a pattern that matches no parameter, and where none is left to train.
         """
         super().__init__()
@@ -58,11 +64,27 @@ class Full(Adaptation):
             _check_patterns(config, list(backbone.parameters))
         for name, parameter in backbone.parameters.items():
             parameter.requires_grad_(parameter.is_floating_point() and self.trains(name))
+        self._rows = {} if species is None else self._taken_out(tuple(species))
+        self._values = torch.nn.ParameterList([rows.values for rows in self._rows.values()])
+
+    def _taken_out(self, species: tuple[int, ...]) -> dict[str, SpeciesRows]:
+        """By parameter name, the weights of these species where not all are trained; the whole is trained no more."""
+        n_species, found = len(self.backbone.atomic_numbers), {}
+        of_some = getattr(self.backbone, "by_species", frozenset()) if len(species) < n_species else frozenset()
+        for layer in self.backbone.layers:
+            whole = self.backbone.parameters.get(layer.parameter)
+            if layer.parameter in of_some and layer.is_by_species and whole is not None and whole.requires_grad:
+                indices = layer.reachable(species).to(whole.device)
+                values = torch.nn.Parameter(whole.detach().flatten()[indices])
+                places = places_of(species, n_species).to(whole.device)
+                whole.requires_grad_(False)
+                found[layer.parameter] = SpeciesRows(values, whole, indices, species, places)
+        return found
 
     @classmethod
     def build(cls, base: Potential, elements: Sequence[int], options: Any, seed: int) -> Adaptation:
         """A copy of the weights that `base` has; InputError as the constructor."""
-        return cls(base.backbone.copy(), options)
+        return cls(base.backbone.copy(), options, base.species_of(elements))
 
     def learning_rate(self, n_steps: int) -> float:
         """It grows with the root of the run's length: 0.012 for 240 steps, 0.038 for 2,280."""
@@ -95,9 +117,24 @@ class Full(Adaptation):
         """Whether the parameter `name` of the backbone is trained."""
         return self.config.trains(name)
 
+    def writes(self) -> frozenset[str]:
+        """Names of the species-indexed parameters that are trained for some species; the others are the copy's own."""
+        return frozenset(self._rows)
+
+    def weights(self, parameters: Mapping[str, Any], plain: frozenset[str] = frozenset()) -> Weights:
+        """Those of `writes`, as SpeciesRows."""
+        return {name: rows.plain() if name in plain else rows for name, rows in self._rows.items()}
+
     def trainable(self) -> list[torch.nn.Parameter]:
         """The weights, in the order of the stock model."""
-        return [p for p in self.backbone.stock.parameters() if p.requires_grad]
+        rows: dict[str, Any] = {name: rows.values for name, rows in self._rows.items()}
+        named = self.backbone.stock.named_parameters()
+        return [rows.get(name, p) for name, p in named if p.requires_grad or name in rows]
+
+    def n_changed(self) -> int:
+        """Number of weights of the parameters that are trained, those of elements that do not occur included."""
+        parameters = self.backbone.parameters
+        return sum(p.numel() for name, p in parameters.items() if p.requires_grad or name in self._rows)
 
 
 class Tuned(Full):
@@ -166,7 +203,7 @@ class Scratch(Full):
         """Another draw for each seed; InputError for a backbone whose weights cannot be drawn."""
         backbone = base.backbone.copy()
         backbone.draw_anew(seed)
-        return cls(backbone)
+        return cls(backbone, species=base.species_of(elements))
 
 
 def _all_layers(backbone: Any) -> list[Layer]:

@@ -9,7 +9,15 @@ import torch
 from e3nn import o3
 
 from pathtune.layers import Layer, Path
-from pathtune.ops import SparseWeights, SpeciesGroups, sparse_path_linear, sparse_species_linear, species_linear
+from pathtune.ops import (
+    SparseWeights,
+    SpeciesGroups,
+    SpeciesRows,
+    sparse_path_linear,
+    sparse_species_linear,
+    species_linear,
+    species_rows_linear,
+)
 from pathtune.tables.edge_conv import EdgeConvTable, edge_conv_table
 from pathtune.tables.irreps import blocks
 from pathtune.tables.species_linear import SpeciesLinearTable, species_linear_table
@@ -96,11 +104,14 @@ class PathLinear:
 
 
 def apply_species_linear(
-    x: torch.Tensor, weights: torch.Tensor | SparseWeights, groups: SpeciesGroups, table: Any
+    x: torch.Tensor, weights: torch.Tensor | SparseWeights | SpeciesRows, groups: SpeciesGroups, table: Any
 ) -> torch.Tensor:
-    """A species linear [n_nodes, dim_out] of x [n_nodes, dim_in], with dense or sparse weights."""
-    operator = sparse_species_linear if isinstance(weights, SparseWeights) else species_linear
-    return operator(x, weights, groups, table)  # type: ignore
+    """A species linear [n_nodes, dim_out] of x [n_nodes, dim_in]: dense, trained sparsely, or for some species."""
+    if isinstance(weights, SparseWeights):
+        return sparse_species_linear(x, weights, groups, table)
+    if isinstance(weights, SpeciesRows):
+        return species_rows_linear(x, weights, groups, table)
+    return species_linear(x, weights, groups, table)
 
 
 def skip_table(module: Any, n_species: int) -> SpeciesLinearTable:

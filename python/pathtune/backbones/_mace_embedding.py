@@ -10,6 +10,9 @@ import torch
 from pathtune.backbones._e3nn import PathLinear
 from pathtune.data import Batch
 from pathtune.layers import Weights
+from pathtune.ops import SpeciesRows
+
+EMBEDDING = "node_embedding.linear.weight"
 
 
 class Embedding:
@@ -28,8 +31,12 @@ class Embedding:
         self, parameters: Weights, batch: Batch, head: int | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Features [n_nodes, mul], and what these alone give to the energy of each atom [n_nodes], if anything."""
-        rows: Any = parameters["node_embedding.linear.weight"]
-        x = torch.nn.functional.embedding(batch.species, rows.reshape(self._n_species, -1)) * self._weight
+        rows: Any = parameters[EMBEDDING]
+        if isinstance(rows, SpeciesRows):
+            table, species = rows.values.view(len(rows.species), -1), rows.places[batch.species]
+        else:
+            table, species = rows.reshape(self._n_species, -1), batch.species
+        x = torch.nn.functional.embedding(species, table) * self._weight
         if self._joint is None:
             return x, None
         replaced: dict[str, Any] = {name.partition(".")[2]: parameters[name] for name in self._names}
@@ -37,7 +44,8 @@ class Embedding:
         x = x + torch.func.functional_call(self._joint, replaced, (batch.node_graph, features))
         if self._readout is None:
             return x, None
-        return x, column(self._readout(x, parameters["embedding_readout.linear.weight"]), head)
+        weight: Any = parameters["embedding_readout.linear.weight"]
+        return x, column(self._readout(x, weight), head)
 
 
 def column(y: torch.Tensor, head: int | torch.Tensor) -> torch.Tensor:  # [n_nodes]

@@ -47,6 +47,7 @@ class NonLinearLayer:
         self._gate = _gate(block.equivariant_nonlin)
         self._embedding_weight = float(block.source_embedding.instructions[0].path_weight)
         self.sparse_layers = tuple(f"{self.name}.{name}" for name in LINEARS)
+        self.by_species: tuple[str, ...] = ()
 
     def __call__(
         self, parameters: Any, x: torch.Tensor, y: torch.Tensor, radial: Any, batch: Batch, edges: Edges

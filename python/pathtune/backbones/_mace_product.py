@@ -9,7 +9,7 @@ import torch
 from pathtune.backbones._e3nn import PathLinear
 from pathtune.backbones._geometry import one_group
 from pathtune.data import Batch
-from pathtune.ops import SpeciesGroups, symmetric_contraction
+from pathtune.ops import SpeciesGroups, SpeciesRows, symmetric_contraction
 from pathtune.tables.contraction import ContractionTable, contraction_coefficients, contraction_table
 from pathtune.watching import Watch
 
@@ -25,6 +25,7 @@ class Product:
         self.linear = PathLinear(block.linear)
         self.mul = int(block.symmetric_contractions.contractions[0].num_features)
         self.is_agnostic = bool(getattr(block, "use_agnostic_product", False))
+        self.by_species = () if self.is_agnostic else tuple(self._weights)  # names of what SpeciesRows may replace
         self._uses_skip = bool(block.use_sc)
         self._frozen: dict[tuple[int, ...], torch.Tensor] = {}  # coefficients by the species present
         self._watch = Watch()  # of the weights that they are made of
@@ -44,6 +45,9 @@ class Product:
     def _coefficients(self, parameters: Any, groups: SpeciesGroups) -> torch.Tensor:
         """Of the contraction; kept from call to call while the weights are frozen."""
         weights = [parameters[name] for name in self._weights]
+        if any(isinstance(w, SpeciesRows) for w in weights):
+            mine = [_of_species(w, groups.present) for w in weights]
+            return contraction_coefficients(mine, groups.of_present.present, self.contraction)
         if any(w.requires_grad for w in weights):
             return contraction_coefficients(weights, groups.present, self.contraction)
         if self._watch.has_changed(weights):
@@ -54,6 +58,13 @@ class Product:
                 self._frozen.pop(next(iter(self._frozen)))
             self._frozen[present] = contraction_coefficients(weights, groups.present, self.contraction)
         return self._frozen[present]
+
+
+def _of_species(weights: torch.Tensor | SpeciesRows, species: torch.Tensor) -> torch.Tensor:
+    """The weights [len(species), n_params, mul] of these species."""
+    if isinstance(weights, SpeciesRows):
+        return weights.by_species().index_select(0, weights.places[species])
+    return weights.index_select(0, species)
 
 
 def _contraction(block: Any, name: str) -> tuple[ContractionTable, list[str]]:

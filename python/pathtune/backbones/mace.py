@@ -51,6 +51,7 @@ class MaceBackbone:
         self.layers = layers_of(stock)
         self.readouts: tuple[str, ...] = ("readouts.",)
         self.sparse_layers = self._forward.sparse_layers if self._forward is not None else frozenset()
+        self.by_species = self._forward.by_species if self._forward is not None else frozenset()
         self.atomic_numbers = tuple(int(z) for z in stock.atomic_numbers)
         self.heads: tuple[str, ...] = tuple(getattr(stock, "heads", None) or ("Default",))
         self.outputs: tuple[str, ...] = ("energy", "forces", "stress")

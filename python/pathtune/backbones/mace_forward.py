@@ -16,14 +16,14 @@ import torch
 from pathtune.backbones._e3nn import PathLinear, apply_species_linear, conv_table, skip_table
 from pathtune.backbones._gate import silu_factor
 from pathtune.backbones._geometry import FEATURES, Edges, Harmonics, species_groups
-from pathtune.backbones._mace_embedding import Embedding, column
+from pathtune.backbones._mace_embedding import EMBEDDING, Embedding, column
 from pathtune.backbones._mace_nonlinear import NONLINEAR, NonLinearLayer, unsupported_nonlinear
 from pathtune.backbones._mace_product import Product
 from pathtune.backbones._mace_radial import depends_on_species, radial_functions, radial_parameters
 from pathtune.backbones._radial_tables import RadialTables
 from pathtune.data import Batch
 from pathtune.layers import Weights
-from pathtune.ops import SpeciesGroups, edge_conv, silu, sum_at_nodes
+from pathtune.ops import SpeciesGroups, edge_conv, rows_where_known, silu, sum_at_nodes
 from pathtune.tables.edge_conv import EdgeConvTable
 from pathtune.tables.species_linear import SpeciesLinearTable
 
@@ -90,6 +90,8 @@ class MaceForward:
             + [f"{product.name}.linear" for product in self.products]
             + [name for readout in self.readouts for name in readout.sparse_layers]
         )
+        # names of the parameters that may be SpeciesRows
+        self.by_species = frozenset([EMBEDDING]).union(*(part.by_species for part in (*self.layers, *self.products)))
         self.tables: RadialTables | None = None
         if radial_tables and self.by_pair and next(iter(self.parameters.values())).dtype == torch.float32:
             watched = {name: self.parameters[name] for name in radial_parameters(stock)}
@@ -104,6 +106,7 @@ class MaceForward:
         lengths, y = self.harmonics(edges)
         radial = self._radial(parameters, batch, edges, lengths)
         groups = species_groups(batch, self.n_species)
+        parameters = rows_where_known(parameters, groups.species)
         x, own_energy = self.embedding(parameters, batch, head)
         parts = [radial.pair_repulsion()] if hasattr(stock, "pair_repulsion") else []
         features = []
@@ -216,6 +219,7 @@ class _Layer:
         self.species_linear: SpeciesLinearTable = skip_table(block.skip_tp, n_species)  # type: ignore
         self.linears, self.radial = (self.linear_up, self.linear), block.conv_tp_weights
         self.sparse_layers = tuple(f"{self.name}.{linear}" for linear in ("linear_up", "linear", "skip_tp"))
+        self.by_species = (f"{self.name}.skip_tp.weight",)
 
     def __call__(
         self, parameters, x, y, radial: _Radial | _TabledRadial, edges: Edges, groups: SpeciesGroups

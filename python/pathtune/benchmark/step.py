@@ -23,6 +23,7 @@ from pathtune.layers import select_layers
 from pathtune.loading import load
 from pathtune.losses import loss
 from pathtune.model import Potential
+from pathtune.ops import SpeciesRows
 from pathtune.training.provenance import processor
 
 Step = Callable[[], None]
@@ -116,10 +117,14 @@ def agreement(stock: Potential, ours: Potential, batch: Batch) -> dict[str, floa
     }
     gradients = []
     for model in (stock, ours):
-        parameters = model.trainable()
         value = loss(model(batch, training=True), batch, "weighted")
-        gradients.append(torch.autograd.grad(value, parameters, allow_unused=True))
-    pairs = [(a, b) for a, b in zip(*gradients) if a is not None and b is not None]
+        gradients.append(torch.autograd.grad(value, model.trainable(), allow_unused=True))
+    rows = ours.adaptation.weights(ours.backbone.parameters)
+    pairs = []
+    for name, a, b in zip([name for name, _ in stock.backbone.stock.named_parameters()], *gradients):
+        if a is not None and b is not None:
+            row = rows.get(name)
+            pairs.append((a.flatten()[row.indices] if isinstance(row, SpeciesRows) else a, b))
     result["gradient_relative"] = max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in pairs)
     return result
 

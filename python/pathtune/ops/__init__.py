@@ -12,6 +12,7 @@ from pathtune.ops.silu import silu
 from pathtune.ops.soft_threshold import ThresholdedLayer, soft_threshold
 from pathtune.ops.sparse_linear import SparseWeights, sparse_path_linear, sparse_species_linear
 from pathtune.ops.species_linear import SpeciesGroups, group_by_species, species_linear
+from pathtune.ops.species_rows import SpeciesRows, places_of, rows_where_known, species_rows_linear
 from pathtune.ops.symmetric_contraction import symmetric_contraction
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "RadialTable",
     "SparseWeights",
     "SpeciesGroups",
+    "SpeciesRows",
     "ThresholdedLayer",
     "conv_graph",
     "cuda_status",
@@ -33,7 +35,9 @@ __all__ = [
     "ends_of",
     "group_by_species",
     "group_candidates",
+    "places_of",
     "radial_table",
+    "rows_where_known",
     "sampled_gradient",
     "silu",
     "soft_threshold",
@@ -41,6 +45,7 @@ __all__ = [
     "sparse_species_linear",
     "sparse_weights",
     "species_linear",
+    "species_rows_linear",
     "sum_at_nodes",
     "symmetric_contraction",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,19 @@ class SpeciesLinearTable:
     dim_out: int
     n_species: int
     weight_numel: int
+
+    def for_species(self, n: int) -> SpeciesLinearTable:
+        """The same paths of a layer with the weights of `n` species; made once."""
+        if n not in self._others:
+            paths = self.paths.clone()
+            paths[:, 2] = paths[:, 2] // self.n_species * n
+            numel = self.weight_numel // self.n_species * n
+            self._others[n] = dataclasses.replace(self, paths=paths, n_species=n, weight_numel=numel)
+        return self._others[n]
+
+    @functools.cached_property
+    def _others(self) -> dict[int, SpeciesLinearTable]:
+        return {}
 
 
 def species_linear_table(
