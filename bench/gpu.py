@@ -7,7 +7,9 @@ Identical inputs, arms in turn, medians. Stock MACE, and stock MACE converted by
 OpenEquivariance where those are installed, train all weights; ours all weights, and 3 % of the reachable ones. Kernel
 times are of torch's profiler; the bytes and FLOPs they are divided by are bench/cost_model.py's. Batches are made, and
 their edges sorted, before the clock starts, for every arm alike. `varying`: four batches of other sizes in turn, since
-kernels that are compiled or planned for a shape may be slower then.
+kernels that are compiled or planned for a shape may be slower then. `new batch`: each step makes its batch of its
+structures first, as a training does without a thread that makes it ahead; with `captured`, where there is a device, the
+step is a CUDA graph.
 """
 
 from __future__ import annotations
@@ -24,13 +26,17 @@ import statistics
 import time
 import warnings
 
+import numpy as np
+import schedulefree
 import torch
 
 from cost_model import by_kernel, step_costs
-from pathtune import InputError, load, unfreeze
+from pathtune import FitConfig, InputError, load, unfreeze
 from pathtune.benchmark import cases
 from pathtune.benchmark.step import make_batch, make_model, training_step
-from pathtune.data import Batch, elements_of
+from pathtune.data import Batch, Frames, elements_of
+from pathtune.losses import loss
+from pathtune.training.captured import captured_steps
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # operator: how the names of its CUDA kernels begin; on a CPU the operator's own name is looked for
@@ -149,6 +155,36 @@ def of_varying_sizes(model, name: str, atoms: int):
     return lambda: next(turn)()
 
 
+def labelled_structures(name: str, atoms: int) -> list:
+    """The case's structures with random forces and energies of zero."""
+    structures = cases.structures(name, atoms)
+    generator = np.random.default_rng(1)
+    for s in structures:
+        s.energy_ev, s.forces = 0.0, generator.normal(size=(len(s), 3))
+    return structures
+
+
+def of_new_batches(model, name: str, atoms: int, captured: bool):
+    """A step that makes its batch first; `captured`: and does the rest by a CUDA graph."""
+    source = Frames(labelled_structures(name, atoms))
+    indices, config = list(range(len(source))), FitConfig(capture=captured)
+    parameters = model.trainable()
+    optimizer = schedulefree.AdamWScheduleFree(parameters, lr=1e-6)
+    optimizer.train()
+    steps = captured_steps(model, source, config, config.scale_of(model, source)) if captured else None
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        if steps is not None:
+            steps.staged(indices)()
+        else:
+            batch = model.batch(source, indices)
+            loss(model(batch, training=True), batch).backward(inputs=parameters)
+        optimizer.step()
+
+    return step
+
+
 def measure(name: str, atoms: int, device: torch.device, rounds: int, top: dict) -> dict:
     """One model and size: all arms."""
     models, missing = arms(name, atoms, device)
@@ -169,6 +205,11 @@ def measure(name: str, atoms: int, device: torch.device, rounds: int, top: dict)
             peak[label] = torch.cuda.max_memory_allocated(device) - before
     times = alternating(steps, device, rounds)
     median = {label: statistics.median(t) for label, t in times.items()}
+    anew = {label: of_new_batches(models[label], name, atoms, False) for label in steps}
+    if device.type == "cuda":
+        ours = [label for label in steps if label.startswith("pathtune")]
+        anew |= {f"{label}, captured": of_new_batches(models[label], name, atoms, True) for label in ours}
+    new_batch = alternating(anew, device, rounds)
     varying = alternating({label: of_varying_sizes(models[label], name, atoms) for label in steps}, device, rounds)
     batch = batches["pathtune, sparse"]
     kernels = kernel_times(steps["pathtune, sparse"], device)
@@ -176,6 +217,7 @@ def measure(name: str, atoms: int, device: torch.device, rounds: int, top: dict)
             "median_seconds": median, "all_seconds": times, "peak_bytes": peak,
             "ratio": {label: median["MACE, full"] / s for label, s in median.items()},
             "varying_median_seconds": {label: statistics.median(t) for label, t in varying.items()},
+            "new_batch_median_seconds": {label: statistics.median(t) for label, t in new_batch.items()},
             "kernels": against_ceilings(kernels, name, batch, top)}  # fmt: skip
 
 

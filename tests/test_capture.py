@@ -18,6 +18,7 @@ from pathtune import FitConfig, SparseDelta, load, sparsify
 from pathtune.data import Frames
 from pathtune.losses import loss
 from pathtune.ops import _kernels, _operator
+from pathtune.training.captured import CapturedSteps
 from pathtune.training.late import LateNumber
 from pathtune.training.loop import Loop, Piece
 
@@ -104,12 +105,42 @@ def test_a_training_step_copies_its_batch_once_and_neither_waits_nor_reads_anyth
         assert lint.n_seen > 50
 
 
+class Linting:
+    """Records nothing, and looks at what would be recorded."""
+
+    def __init__(self):
+        self.seen = []
+
+    def run(self, step):
+        return step()
+
+    def record(self, step):
+        with CaptureLint() as lint:
+            outcome = step()
+        self.seen.append(lint.n_seen)
+        return lambda: None, outcome
+
+
+def test_what_a_graph_is_to_record_has_nothing_that_it_cannot_capture(training):
+    config = FitConfig(config_type_weights=("Default=2",))
+    recorder = Linting()
+    steps = CapturedSteps(training.model, training.train, config, training.scale, recorder)
+    for k in range(6):
+        with Preparing() as seen:
+            steps.staged([0, 1] if k % 2 else [1, 2])()
+        assert (seen.n_copies, seen.n_blocking) == (1, 0)
+        assert all(p.grad is not None and p.grad.is_meta for p in training.model.trainable())
+    assert len(recorder.seen) == steps.n_graphs == 2
+    assert min(recorder.seen) > 50
+
+
 def test_a_blocking_copy_and_a_second_one_are_counted():
     with Preparing() as seen:
         torch.zeros(3).to("meta")
         torch.zeros(3).to("meta", non_blocking=True)
         torch.empty(3, device="meta").copy_(torch.zeros(3))
-    assert (seen.n_copies, seen.n_blocking) == (3, 2)
+        torch.empty(3, device="meta").copy_(torch.zeros(3), non_blocking=True)
+    assert (seen.n_copies, seen.n_blocking) == (4, 2)
 
 
 def by_number(energy, batch):

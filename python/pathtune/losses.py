@@ -118,6 +118,36 @@ def _type_weights(batch: Batch, type_weights: Mapping[str, float]) -> torch.Tens
     return batch.made_on_host(key, lambda host: torch.tensor(kept, dtype=host.positions.dtype))
 
 
+FACTORS = "factors of the loss"
+
+
+def keep_factors(
+    host: Batch,
+    counts: Mapping[str, int],
+    weights: Mapping[str, float],
+    type_weights: Mapping[str, float] | None = None,
+) -> None:
+    """Keep with a batch on the host what a loss by `total_of_kept` reads, so that it is moved with the batch.
+
+    `counts`: labelled numbers, by label.
+    """
+
+    def make(batch: Batch) -> dict[str, torch.Tensor]:
+        asked = [label for label in outputs() if counts.get(label.name)]
+        factors = {label.name: weights.get(label.name, label.weight) / counts[label.name] for label in asked}
+        return {name: torch.tensor(f, dtype=batch.positions.dtype) for name, f in factors.items()}
+
+    host.made_on_host(FACTORS, make)
+    if type_weights:
+        _type_weights(host, type_weights)
+
+
+def total_of_kept(terms: Mapping[str, Term], batch: Batch) -> torch.Tensor:
+    """`total`, with denominators that are tensors of the batch (keep_factors) in place of numbers of the host."""
+    factors: dict[str, torch.Tensor] = batch.made_on_host(FACTORS, lambda host: {})
+    return functools.reduce(torch.add, [factors[name] * term.sum for name, term in terms.items() if name in factors])
+
+
 def total(terms: Mapping[str, Term], weights: Mapping[str, float] | None = None) -> torch.Tensor:
     """The loss: the sum of the terms' means, times `weights` by label, by default the labels' own."""
     result = None

@@ -243,22 +243,30 @@ class Potential(torch.nn.Module):
 
         The first may run in a thread while the device computes another batch. InputError as collate.
         """
+        return self._staged(*self.read(source, indices))
+
+    def read(self, source: Source, indices: Sequence[int]) -> tuple[list[Structure], list[Graph]]:
+        """Frames of a source, and their edges within the cutoff."""
         indices = [int(i) for i in indices]
         structures = [source.read(i) for i in indices]
         r_max = self.backbone.r_max
         if streams(source):  # it would only read the structure again
-            return self._staged(structures, [find_graph(s, r_max) for s in structures])
-        return self._staged(structures, [source.graph(i, r_max) for i in indices])
+            return structures, [find_graph(s, r_max) for s in structures]
+        return structures, [source.graph(i, r_max) for i in indices]
 
-    def _staged(self, structures: Sequence[Structure], graphs: Sequence[Graph] | None) -> Callable[[], Batch]:
+    def on_host(self, structures: Sequence[Structure], graphs: Sequence[Graph] | None = None) -> Batch:
+        """`collate` on the CPU, wherever the model is; InputError as there."""
         self._check_inputs(structures)
         backbone = self.backbone
         heads = [self.head_index(s.head, s.where) for s in structures]
         names = (*self.outputs, *self.inputs)
-        batch = collate(structures, self.atomic_numbers, backbone.r_max, backbone.dtype, graphs, heads, names)
+        return collate(structures, self.atomic_numbers, backbone.r_max, backbone.dtype, graphs, heads, names)
+
+    def _staged(self, structures: Sequence[Structure], graphs: Sequence[Graph] | None) -> Callable[[], Batch]:
+        batch = self.on_host(structures, graphs)
         if self.device.type == "cpu":
             return lambda: batch
-        backbone.prepare(batch)
+        self.backbone.prepare(batch)
         return functools.partial(batch.packed(self.device.type == "cuda").to, self.device)
 
     def _check_inputs(self, structures: Sequence[Structure]) -> None:

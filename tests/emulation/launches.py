@@ -55,7 +55,7 @@ class Preparing(TorchDispatchMode):
         if torch.is_tensor(result) and result.is_meta and does_launch(function, result):
             is_copy = any(torch.is_tensor(t) and not t.is_meta for t in args)
             self.n_copies += is_copy
-            self.n_blocking += is_copy and not (kwargs or {}).get("non_blocking")
+            self.n_blocking += is_copy and True not in (*args[2:3], (kwargs or {}).get("non_blocking"))
             self.n_operations += not is_copy
         return result
 

@@ -14,7 +14,8 @@ import laws.radial_table
 import laws.sampled_gradient
 import laws.species_linear
 import laws.symmetric_contraction
-from pathtune import SparseDelta, load, sparsify
+from models import labelled
+from pathtune import FitConfig, SparseDelta, adapt, fit, load, sparsify
 from pathtune.data import from_atoms
 from pathtune.losses import loss
 from pathtune.ops import (
@@ -201,3 +202,16 @@ def test_sparse_training_steps_give_the_cpus_loss(cuda):
             optimizer.step()
         losses.append(value.item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("arm", ["sparse", "full"])
+def test_a_run_of_captured_steps_ends_where_a_run_step_by_step_ends(arm, cuda, needs_mace):
+    frames = [from_atoms(atoms) for atoms in labelled([molecule(name) for name in ("CH4", "NH3", "CH3OH", "C2H6") * 6])]
+    ends = []
+    for capture in (False, True):
+        base = load("demo", dtype="float64", device=str(cuda))
+        model = adapt(base, [arm], (1, 6, 7, 8), {"delta": SparseDelta(active_share=0.05)}, seed=1)
+        config = FitConfig(epochs=6, batch_size=4, capture=capture, check_units=False)
+        history = fit(model, frames, frames[:4], config)
+        ends.append([line["train_loss"] for line in history.epochs])
+    assert ends[1] == pytest.approx(ends[0], rel=1e-6)

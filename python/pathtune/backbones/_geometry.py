@@ -107,6 +107,11 @@ def shortest_edge(batch: Batch, lengths: torch.Tensor) -> float:
     return batch.made_on_host(SHORTEST, _shortest)
 
 
+def closest_a(host: Batch) -> float:
+    """The shortest edge of a batch that is on the host, A."""
+    return host.made_on_host(SHORTEST, _shortest)
+
+
 def _shortest(host: Batch) -> float:
     if not host.sender.numel():
         return math.inf

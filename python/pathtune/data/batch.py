@@ -163,7 +163,11 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on a device: one copy, which the host does not wait for where the buffer is page-locked."""
-        fields, kept = self.buffer.to(device)
+        return self.seen_in(self.buffer.moved_to(device))
+
+    def seen_in(self, moved: torch.Tensor) -> Batch:
+        """The batch with its tensors as views of `moved`, a copy of the buffer."""
+        fields, kept = self.buffer.seen_in(moved)
         there = {key: Kept(given, watch_of(given), value) for key, (given, value) in kept.items()}
         return Batch(**fields, kept=there, host=self.host)
 

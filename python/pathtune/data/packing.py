@@ -27,9 +27,21 @@ class Packed:
             self._views[key] = flat.view(tensor.shape).copy_(tensor.detach())
             start += size
 
+    @property
+    def layout(self) -> tuple[tuple[torch.dtype, torch.Size], ...]:
+        """Of the tensors in the buffer: nests of equal layout can share one."""
+        return tuple((view.dtype, view.shape) for view in self._views.values())
+
     def to(self, device: torch.device | str) -> Any:
         """The nest with its tensors on the device, where nothing but the one copy has run."""
-        moved = self.buffer.to(device, non_blocking=True, copy=True)
+        return self.seen_in(self.moved_to(device))
+
+    def moved_to(self, device: torch.device | str) -> torch.Tensor:
+        """A copy of the buffer on the device."""
+        return self.buffer.to(device, non_blocking=True, copy=True)
+
+    def seen_in(self, moved: torch.Tensor) -> Any:
+        """The nest with its tensors as views of `moved`, a copy of the buffer."""
         of_kind = {view.dtype: moved.view(view.dtype) for view in self._views.values()}
 
         # data: a view that counts its own writes (watching.py), not those to its neighbours

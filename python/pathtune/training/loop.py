@@ -25,6 +25,7 @@ from pathtune.evaluation import mean_loss
 from pathtune.losses import ErrorSums, Term, TermSums, total
 from pathtune.model import Potential, Prediction
 from pathtune.processes import world
+from pathtune.training.captured import captured_steps
 from pathtune.training.checkpoint import bound_to, check_belongs, check_states
 from pathtune.training.folder import RunFolder
 from pathtune.training.late import LateNumber, StepDone, steps_late
@@ -43,10 +44,10 @@ class Piece(NamedTuple):
 
     indices: Sequence[int]  # of its structures
     batch: Callable[[], Batch] | None  # moves them to the device; None: there are none, or they could not be read
-    counts: (
-        dict[str, int] | None
-    )  # labelled numbers of the whole step, by output; None: this process has the whole step
-    failure: InputError | None  # why they could not be read
+    # labelled numbers of the whole step, by output; None: this process has the whole step
+    counts: dict[str, int] | None = None
+    failure: InputError | None = None  # why they could not be read
+    captured: Callable[[], torch.Tensor] | None = None  # the loss and all gradients, in place of `batch`
 
 
 class Loop:
@@ -79,6 +80,7 @@ class Loop:
         n_steps = self.plans.before(self.planned_epochs)
         self.scale = config.scale_of(model, train)
         self.loss_of = functools.partial(config.loss_of, scale=self.scale)
+        self.captured = captured_steps(model, train, config, self.scale)
         self.lr = learning_rate(model, config, n_steps)
         groups = parameter_groups(model, config, n_steps)
         self.optimizer = schedulefree.AdamWScheduleFree([g for mine in groups for g in mine], lr=self.lr)
@@ -140,6 +142,8 @@ class Loop:
                 for controller in self.controllers:
                     if controller.after_step(self._steps_done, functools.partial(self._dense_gradients, piece)):
                         check_candidates(self.world, self.model.adaptation.state(), self._steps_done)
+                        if self.captured:
+                            self.captured.forget()
                 self.seconds += time.monotonic() - began
                 if self.is_stopped or self.is_due:
                     self._save()
@@ -148,12 +152,15 @@ class Loop:
 
     def _piece(self, indices: np.ndarray) -> Piece:
         """This process's part of a step."""
+        if self.captured:
+            again = functools.partial(self.model.batch, self.train, indices.tolist())
+            return Piece(indices.tolist(), again, captured=self.captured.staged(indices.tolist()))
         if self.world.size == 1:
-            return Piece(indices.tolist(), self.model.staged(self.train, indices.tolist()), None, None)
+            return Piece(indices.tolist(), self.model.staged(self.train, indices.tolist()))
         counts = dict(labelled_numbers(self.train, indices))
         mine = indices[dealt(loads_of(self.train, indices), self.world.size)[self.world.rank]].tolist()
         try:
-            return Piece(mine, self.model.staged(self.train, mine) if len(mine) else None, counts, None)
+            return Piece(mine, self.model.staged(self.train, mine) if len(mine) else None, counts)
         except InputError as error:
             return Piece(mine, None, counts, error)
 
@@ -179,7 +186,7 @@ class Loop:
 
     def _train_step(self, piece: Piece) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        found = self._value_of(piece)
+        found = piece.captured() if piece.captured else self._value_of(piece)
         if found.requires_grad:
             found.backward(inputs=self.parameters)  # inputs: the engine skips what leads to frozen weights only
         is_due = self.world.is_first and time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes

@@ -90,6 +90,11 @@ class FitConfig:
     )
     refit_e0: bool = option(True, "refit the energy of each element to the training data first")
     refit_e0_last: bool = option(True, "and once more at the end, which takes out what the energies drifted by")
+    capture: bool = option(
+        False,
+        "on a CUDA device: record the steps as CUDA graphs, with batches padded to few shapes, and replay them "
+        "(never run on a GPU by us; nothing on a CPU)",
+    )
     checkpoint_minutes: float = option(5.0, "longest time between checkpoints, which also end every epoch")
     seed: int = option(0, "of the order of structures and the initial delta")
     check_units: bool = option(
