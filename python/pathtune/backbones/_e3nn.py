@@ -13,6 +13,7 @@ from pathtune.ops import (
     SparseWeights,
     SpeciesGroups,
     SpeciesRows,
+    path_linear,
     sparse_path_linear,
     sparse_species_linear,
     species_linear,
@@ -59,7 +60,8 @@ def layer_of(name: str, module: Any, species_input: bool = False) -> Layer | Non
 
 
 class PathLinear:
-    """An o3.Linear in layout ir_mul: dense products through torch, one for each path.
+    """An o3.Linear in layout ir_mul. Dense products are our kernel's on a CPU, where it is up to twice as fast as one
+    product of torch for each path, and torch's elsewhere.
 
     `n_single`: the last block of the input is so many scalars, each of which counts as an irrep of its own
     (with one path to each output instead of one row of a path's weights). `scale`: what the output is multiplied by.
@@ -90,6 +92,8 @@ class PathLinear:
         """y [n_nodes, dim_out] from x [n_nodes, dim_in] and the flat weights."""
         if isinstance(weight, SparseWeights):
             return sparse_path_linear(x, weight, self.table)
+        if x.device.type == "cpu":
+            return path_linear(x, weight, self.table)
         outputs = []
         for paths, (n_components, mul_out) in zip(self.by_output, self.out_shapes):
             total = None

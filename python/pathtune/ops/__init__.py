@@ -11,7 +11,7 @@ from pathtune.ops.sampled_gradient import DeltaCotangent, delta_gradients, sampl
 from pathtune.ops.silu import silu
 from pathtune.ops.soft_threshold import ThresholdedLayer, soft_threshold
 from pathtune.ops.sparse_linear import SparseWeights, sparse_path_linear, sparse_species_linear
-from pathtune.ops.species_linear import SpeciesGroups, group_by_species, species_linear
+from pathtune.ops.species_linear import SpeciesGroups, group_by_species, path_linear, species_linear
 from pathtune.ops.species_rows import SpeciesRows, places_of, rows_where_known, species_rows_linear
 from pathtune.ops.symmetric_contraction import symmetric_contraction
 
@@ -35,6 +35,7 @@ __all__ = [
     "ends_of",
     "group_by_species",
     "group_candidates",
+    "path_linear",
     "places_of",
     "radial_table",
     "rows_where_known",

@@ -7,14 +7,13 @@ gradient in its place. The operators and their derivatives are in _bilinear.py.
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import torch
 
 from pathtune.ops import _bilinear
 from pathtune.ops._check import check_same_kind, check_size
 from pathtune.ops.candidates import Candidates
-from pathtune.ops.species_linear import SpeciesGroups, sizes_of
+from pathtune.ops.species_linear import SpeciesGroups, one_group, sizes_of
 from pathtune.tables.species_linear import SpeciesLinearTable
 
 
@@ -61,12 +60,4 @@ def sparse_path_linear(
 ) -> torch.Tensor:  # [n_nodes, dim_out]
     """A path linear, which is a species linear of one species; see sparse_species_linear."""
     check_size("sparse_path_linear", "number of species of the table", table.n_species, 1)
-    return sparse_species_linear(x, weights, _one_group(x.shape[0], x.device), table)
-
-
-@functools.lru_cache(maxsize=8)
-def _one_group(n_nodes: int, device: torch.device) -> SpeciesGroups:
-    """All nodes, in their order, as of species 0: made where they are, so that no step waits for a copy."""
-    nodes = torch.arange(n_nodes, device=device)
-    ptr = torch.arange(0, n_nodes + 1, n_nodes, device=device) if n_nodes else nodes.new_zeros(2)
-    return SpeciesGroups(nodes, ptr, nodes.new_zeros(1), (0,))
+    return sparse_species_linear(x, weights, one_group(x.shape[0], x.device), table)

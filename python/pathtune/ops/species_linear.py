@@ -117,6 +117,24 @@ def species_linear(
     return _forward(x, weights, index_of(groups, table), sizes_of(x, groups, table))
 
 
+@functools.lru_cache(maxsize=8)
+def one_group(n_nodes: int, device: torch.device) -> SpeciesGroups:
+    """All nodes, in their order, as of species 0: made where they are, so that no step waits for a copy."""
+    nodes = torch.arange(n_nodes, device=device)
+    ptr = torch.arange(0, n_nodes + 1, n_nodes, device=device) if n_nodes else nodes.new_zeros(2)
+    return SpeciesGroups(nodes, ptr, nodes.new_zeros(1), (0,))
+
+
+def path_linear(
+    x: torch.Tensor,  # [n_nodes, dim_in]
+    weights: torch.Tensor,  # [weight_numel]
+    table: SpeciesLinearTable,  # of one species
+) -> torch.Tensor:  # [n_nodes, dim_out]
+    """A path linear, which is a species linear of one species; see there."""
+    check_size("path_linear", "number of species of the table", table.n_species, 1)
+    return species_linear(x, weights, one_group(x.shape[0], x.device), table)
+
+
 def written(
     out: torch.Tensor, name: str, a: torch.Tensor, b: torch.Tensor, index: Sequence[torch.Tensor], sizes: Sequence[int]
 ) -> torch.Tensor:
