@@ -110,5 +110,29 @@ def rates() -> Table:
     return ["set, weights changed", *VARIANTS], lines
 
 
+def adamw() -> Table:
+    """AdamW at its best rate by validation against schedule-free, seed 0."""
+    runs, lines = _runs("adamw"), []
+    for name, arm in dict.fromkeys((r["set"], r["arm"]) for r in runs):
+        mine = _of(runs, name, arm)
+        best = min(mine, key=lambda r: r["valid_loss"])
+        ours = next(r for r in _of(_runs("optimiser"), name, arm) if r["seed"] == 0)
+        lines.append([f"{name}, {arm}", f"{best['rate']:g}", _errors(best), _errors(ours)])
+    return ["set, weights changed", "rate of AdamW", "AdamW", "schedule-free"], lines
+
+
+def radial() -> Table:
+    """`auto` with and without radial weights: means over the seeds of force errors, in brackets of energies."""
+    runs = [r for r in _runs("rates") if (r["factor"], r["warm_up"], r["beta2"]) == VARIANTS["default"]]
+    lines = []
+    for name in ("agau", "copper", "titanium"):
+        arms = ("full", "auto", "auto with radial")
+        found = {arm: _of(_runs("optimiser"), name, arm) or _of(runs, name, arm) for arm in arms}
+        n_seeds = {len({r["seed"] for r in mine}) for mine in found.values()}
+        cells = [f"{_mean(mine):.1f} ({_mean(mine, 'energy_mae_mev_atom'):.1f})" for mine in found.values()]
+        lines.append([name, *cells, str(min(n_seeds))])
+    return ["set", "all weights", "auto", "auto with radial weights", "seeds"], lines
+
+
 def _errors(run: dict | None) -> str:
     return f"{run['forces_mae_mev_a']:.1f} ({run['energy_mae_mev_atom']:.1f})" if run else ""

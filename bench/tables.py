@@ -299,6 +299,8 @@ def operator_table() -> str:
 TABLES = {
     "interpretation": lambda: rows(*interpretation_classes.table()),
     **{name: (lambda make=make: rows(*make())) for name, make in interpretation_map.TABLES.items()},
+    "adamw": lambda: rows(*optimiser_tables.adamw()),
+    "radial": lambda: rows(*optimiser_tables.radial()),
     "rates": lambda: rows(*optimiser_tables.rates()),
     "frontier": lambda: rows(*optimiser_tables.frontier()),
     **{name: (lambda make=make: rows(*make())) for name, make in scale.TABLES.items()},
