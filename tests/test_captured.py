@@ -181,3 +181,44 @@ def test_what_cannot_be_captured_is_said_in_one_sentence(base):
     stock = load(tiny_mace(), backend="reference")
     with pytest.raises(InputError, match="capture is on, but the model has the reference backend, expected"):
         steps_of(stock, source)
+
+
+def test_a_step_without_a_label_has_a_loss_of_zero(base):
+    source = Frames(frames(0, 6))
+    for name in ("energy", "forces"):
+        source.read(2).labels.pop(name)
+        source.present[name][2] = False
+    steps = steps_of(adapt(base, ["full"], source.elements), source)
+    assert steps.staged([2])().item() == 0
+
+
+def test_weights_of_config_types_are_no_part_of_a_key(base):
+    structures = [from_atoms(a) for a in labelled([molecule(i, n=4) for i in range(12)])]
+    for i, s in enumerate(structures):
+        s.config_type = "abc"[i % 3]
+    source = Frames(structures)
+    config = FitConfig(config_type_weights=("a=2", "b=0.5"))
+    model = adapt(base, ["full"], source.elements)
+    steps = steps_of(model, source, config)
+    generator = np.random.default_rng(0)
+    keys = set()
+    for _ in range(12):
+        indices = generator.choice(12, 4, replace=False)
+        keys.add(steps.on_host(indices).key)
+        batch = model.batch(source, indices)
+        expected = config.loss_of(model(batch, outputs=batch.wanted, training=True), batch)
+        assert steps.staged(indices)().item() == pytest.approx(expected.item(), rel=1e-12)
+    assert len(keys) <= 3
+    assert steps.n_graphs
+
+
+def test_a_graph_holds_the_coefficients_that_validation_may_replace(base):
+    source = Frames(frames(0, 6))
+    steps = steps_of(adapt(base, ["sparse"], source.elements, {"delta": SparseDelta(initial_share=0.3)}), source)
+    for _ in range(2):
+        steps.staged([0, 1])()
+    (graph,) = steps._graphs.values()
+    frozen = [c for product in base.backbone._forward.products for c in product.kept()]
+    kept = [t for part in graph.held for t in part]
+    assert frozen
+    assert all(any(t is c for t in kept) for c in frozen)

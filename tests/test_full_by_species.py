@@ -94,3 +94,27 @@ def test_a_run_that_was_stopped_goes_on_bitwise(base, tmp_path):
         trained(adapt(base, ["full"], ELEMENTS), folder=folder)
     found = trained(adapt(base, ["full"], ELEMENTS), folder=folder)
     assert all(torch.equal(found[name], w) for name, w in expected.items())
+
+
+def test_replayed_structures_train_their_elements_too(base):
+    model = adapt(base, ["full"], ELEMENTS)
+    config = FitConfig(epochs=2, batch_size=2, lr=1e-2)
+    fit(model, hydroxides(0), hydroxides(50), config, replay=with_carbon())
+    whole = trained_whole(base)
+    fit(whole, hydroxides(0), hydroxides(50), config, replay=with_carbon())
+    found, expected = (dict(merge(m).named_parameters()) for m in (model, whole))
+    carbon = base.species_of([6])
+    for layer in base.backbone.layers:
+        assert torch.allclose(found[layer.parameter], expected[layer.parameter], rtol=0, atol=1e-9), layer.parameter
+        own = base.backbone.parameters[layer.parameter].flatten()
+        its = layer.reachable(carbon)
+        assert not torch.equal(found[layer.parameter].flatten()[its], own[its]), layer.parameter
+
+
+def test_a_model_that_saw_more_species_keeps_what_it_had_learnt(base):
+    model = adapt(base, ["full"], ELEMENTS)
+    before = trained(model)
+    model.adaptation.parts()[0].sees(base.species_of([1, 6]))
+    after = {name: p.detach() for name, p in merge(model).named_parameters()}
+    assert all(torch.equal(after[name], w) for name, w in before.items())
+    assert len(model.trainable()) == len(list(base.backbone.stock.parameters()))

@@ -114,7 +114,7 @@ def loss_terms(
 def _type_weights(batch: Batch, type_weights: Mapping[str, float]) -> torch.Tensor:
     """[n_graphs]; made once for a batch."""
     kept = [type_weights.get(t, 1.0) for t in batch.config_type]
-    key = ("type weights", *kept)
+    key = ("type weights", *sorted(type_weights.items()))
     return batch.made_on_host(key, lambda host: torch.tensor(kept, dtype=host.positions.dtype))
 
 
@@ -145,7 +145,8 @@ def keep_factors(
 def total_of_kept(terms: Mapping[str, Term], batch: Batch) -> torch.Tensor:
     """`total`, with denominators that are tensors of the batch (keep_factors) in place of numbers of the host."""
     factors: dict[str, torch.Tensor] = batch.made_on_host(FACTORS, lambda host: {})
-    return functools.reduce(torch.add, [factors[name] * term.sum for name, term in terms.items() if name in factors])
+    counted = [factors[name] * term.sum for name, term in terms.items() if name in factors]
+    return functools.reduce(torch.add, counted or [0.0 * term.sum for term in terms.values()])
 
 
 def total(terms: Mapping[str, Term], weights: Mapping[str, float] | None = None) -> torch.Tensor:

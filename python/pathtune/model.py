@@ -311,7 +311,7 @@ class Potential(torch.nn.Module):
         total = self.e0.new_zeros(batch.n_graphs)
         if batch.shared_head == self.head:
             return total.index_add(0, batch.node_graph, self.e0[batch.species])
-        by_head = self.backbone.atomic_energies().to(self.e0)
+        by_head = self.backbone.atomic_energies().to(self.e0).clone()  # of a float64 model it is the model's own
         by_head[self.head] = self.e0
         return total.index_add(0, batch.node_graph, by_head[batch.head[batch.node_graph], batch.species])
 

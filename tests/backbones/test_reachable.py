@@ -135,3 +135,13 @@ def test_a_head_that_the_model_lacks_is_named_and_a_model_without_heads_takes_an
     with pytest.raises(InputError, match="heads: head is 'c', expected one of a, b"):
         sparsify(model_of("two heads"), heads=["c"])
     assert evaluate(model_of("one head"), [atoms])["n_structures"] == 1
+
+
+def test_a_batch_of_mixed_heads_leaves_the_atomic_energies_of_the_base():
+    model = load(model_of("two heads").backbone.stock, head="a")
+    before = model.backbone.atomic_energies().clone()
+    structures = [from_atoms(molecule(1)), from_atoms(molecule(2))]
+    structures[0].head, structures[1].head = "a", "b"
+    other = model.with_e0(model.e0 + 9)
+    assert other(other.collate(structures)).e0_energy.shape == (2,)
+    assert torch.equal(model.backbone.atomic_energies(), before)

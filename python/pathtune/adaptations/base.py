@@ -117,6 +117,9 @@ class Adaptation(torch.nn.Module):
         """A term of the loss of `model`, which uses it, that asks no data; None where there is none."""
         return None
 
+    def sees(self, species: Sequence[int]) -> None:
+        """Before a training: species indices, ascending, of all structures that it will be trained on."""
+
     def begin(self, model: Potential, frames: Iterable[Batch], loss: Loss) -> bool:
         """Before step 0: whatever needs the training data, `frames` of one structure each; whether it did anything."""
         return False

@@ -64,7 +64,24 @@ class Full(Adaptation):
             _check_patterns(config, list(backbone.parameters))
         for name, parameter in backbone.parameters.items():
             parameter.requires_grad_(parameter.is_floating_point() and self.trains(name))
-        self._rows = {} if species is None else self._taken_out(tuple(species))
+        self._rows: dict[str, SpeciesRows] = {}
+        self._values = torch.nn.ParameterList()
+        self._species: frozenset[int] = frozenset()
+        if species is None:
+            self._species = frozenset(range(len(backbone.atomic_numbers)))
+        else:
+            self.sees(species)
+
+    def sees(self, species: Sequence[int]) -> None:
+        """Train the weights of these species, beside those of the species seen before."""
+        if self._species.issuperset(species):
+            return
+        self._species = self._species.union(species)
+        with torch.no_grad():
+            for rows in self._rows.values():
+                rows.whole.copy_(rows.plain())
+                rows.whole.requires_grad_(True)
+        self._rows = self._taken_out(tuple(sorted(self._species)))
         self._values = torch.nn.ParameterList([rows.values for rows in self._rows.values()])
 
     def _taken_out(self, species: tuple[int, ...]) -> dict[str, SpeciesRows]:

@@ -123,7 +123,8 @@ class Pull(Adaptation):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The reverse of `state`."""
-        self.fisher = dict(state["fisher"])
+        own = self.base.parameters
+        self.fisher = {name: f.to(own[name].device) for name, f in state["fisher"].items()}
 
     def tensors(self, atomic_numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """None: an adapter file only says that there was a pull."""

@@ -96,6 +96,13 @@ def prepare(forward: Forward, batch: Batch) -> None:
             pairs_of_species(batch, index, tables.n_species)
 
 
+def held(forward: Any) -> list[Any]:
+    """What a forward keeps from call to call on a device and might give up: a CUDA graph that reads it must hold it."""
+    tables = getattr(forward, "tables", None)
+    coefficients = [product.kept() for product in getattr(forward, "products", ())]
+    return [*coefficients, *([] if tables is None else [tables.kept()])]
+
+
 SHORTEST = "shortest edge"
 
 

@@ -42,6 +42,10 @@ class Product:
         out = self.linear(b, parameters[f"{self.name}.linear.weight"])
         return out + skip if skip is not None and self._uses_skip else out
 
+    def kept(self) -> list[torch.Tensor]:
+        """Coefficients of frozen weights."""
+        return list(self._frozen.values())
+
     def _coefficients(self, parameters: Any, groups: SpeciesGroups) -> torch.Tensor:
         """Of the contraction; kept from call to call while the weights are frozen."""
         weights = [parameters[name] for name in self._weights]

@@ -68,6 +68,10 @@ class RadialTables:
         self._slot_of = torch.full((self.n_species**2,), -1, dtype=torch.int64, device=device)
         self.shortest_a = 0.0  # below it, an edge is left to the network
 
+    def kept(self) -> list[Any]:
+        """The tables of now, which others replace when pairs are added."""
+        return [*self._tables.values(), self._slot_of]
+
     def made_for(self, pairs: Sequence[tuple[int, int]], device: torch.device) -> dict[str, RadialTable] | None:
         """The tables by name, with these pairs of species among them; None where they are off."""
         if self._watch.has_changed(list(self.watched.values())) or device != self._device:

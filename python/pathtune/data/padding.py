@@ -15,7 +15,7 @@ import numpy as np
 from pathtune.data.neighbours import Graph
 from pathtune.data.structure import Structure
 
-PER_OCTAVE = 4  # sizes of the grid between a number and its double: a batch grows by 25 % at most
+PER_OCTAVE = 4  # sizes of the grid between a number and its double: rounding adds 25 % at most
 SMALLEST = 16
 
 

@@ -117,12 +117,19 @@ def species_linear(
     return _forward(x, weights, index_of(groups, table), sizes_of(x, groups, table))
 
 
-@functools.lru_cache(maxsize=8)
+_NODES: dict[torch.device, list[torch.Tensor]] = {}  # 0, 1, 2, ...: each twice as long as the one before, none given up
+
+
+@functools.cache  # not one is given up: a CUDA graph may read it; its nodes are shared
 def one_group(n_nodes: int, device: torch.device) -> SpeciesGroups:
     """All nodes, in their order, as of species 0: made where they are, so that no step waits for a copy."""
-    nodes = torch.arange(n_nodes, device=device)
-    ptr = torch.arange(0, n_nodes + 1, n_nodes, device=device) if n_nodes else nodes.new_zeros(2)
-    return SpeciesGroups(nodes, ptr, nodes.new_zeros(1), (0,))
+    with torch.inference_mode(False):
+        known = _NODES.setdefault(device, [torch.arange(1024, device=device)])
+        if known[-1].numel() < n_nodes:
+            known.append(torch.arange(max(n_nodes, 2 * known[-1].numel()), device=device))
+        nodes = known[-1][:n_nodes]
+        ptr = torch.arange(0, n_nodes + 1, n_nodes, device=device) if n_nodes else nodes.new_zeros(2)
+        return SpeciesGroups(nodes, ptr, known[0][:1], (0,))
 
 
 def path_linear(

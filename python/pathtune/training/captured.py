@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from pathtune.backbones._geometry import closest_a
+from pathtune.backbones._geometry import closest_a, held
 from pathtune.data import Batch, Source, elements_of
 from pathtune.data.batch import PackedBatch
 from pathtune.data.padding import padding
@@ -34,6 +34,7 @@ from pathtune.model import Potential
 from pathtune.processes import world
 from pathtune.training.options import FitConfig, LossScale
 
+MOST_ELEMENTS = 12  # of every pair of which a batch gets an edge, and a model its radial tables
 MOST_GRAPHS = 16  # kept at a time; each keeps the gradients of what is trained
 NEAR_A = 0.5  # atoms nearer than that make a model's radial tables give way: a step of its own
 
@@ -66,6 +67,8 @@ class CudaRecorder:
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        # one graph that stays: a pool whose graphs are all gone is refused
+        self._first, _ = self.record(lambda: (torch.zeros((), device=device), []))
 
     def run(self, step: Callable[[], Outcome]) -> Outcome:
         """The outcome of the step, on the stream of the recordings, which autograd then knows."""
@@ -96,6 +99,7 @@ class CudaRecorder:
 
 class _Graph(NamedTuple):
     buffer: torch.Tensor  # what a batch is copied to
+    held: list[Any]  # what else it reads, and what others might give up
     replay: Callable[[], None]
     outcome: Outcome
 
@@ -114,6 +118,11 @@ class CapturedSteps:
         self._model, self._train, self._config, self._scale = model, train, config, scale
         self._recorder = recorder
         self._elements = elements_of(train)
+        if len(self._elements) > MOST_ELEMENTS:
+            n = len(self._elements)
+            raise InputError(
+                f"capture is on, but the training data have {n} elements, expected {MOST_ELEMENTS} at most"
+            )
         self._shapes: list[torch.Size] = []  # of what is trained
         self._seen: set[Any] = set()
         self._graphs: dict[Any, _Graph] = {}
@@ -170,7 +179,8 @@ class CapturedSteps:
             if batch.key is None or batch.key not in self._seen:
                 self._seen.add(batch.key)
                 return self._recorder.run(step)
-            graph = _Graph(buffer, *self._recorder.record(step))
+            replay, outcome = self._recorder.record(step)
+            graph = _Graph(buffer, held(getattr(self._model.backbone, "_forward", None)), replay, outcome)
             if len(self._graphs) == MOST_GRAPHS:
                 self._graphs.pop(next(iter(self._graphs)))
         self._graphs[batch.key] = graph

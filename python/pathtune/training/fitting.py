@@ -7,7 +7,7 @@ from typing import Any
 
 from pathtune.atomic_energies import energy_error, refit_e0
 from pathtune.conventions import check_conventions
-from pathtune.data import Joined, LabelKeys, Source, as_source, check_cutoff, check_elements
+from pathtune.data import Joined, LabelKeys, Source, as_source, check_cutoff, check_elements, elements_of
 from pathtune.energy_offsets import settle_energies
 from pathtune.errors import InputError
 from pathtune.losses import check_outputs
@@ -70,6 +70,8 @@ def fit(
         mixed = Joined([train, replayed(model, replay, config.replay_weight, config.replay_labels == "base")])
     if isinstance(progress, bool):
         progress = shown_progress(config.epochs) if progress else Progress(config.epochs, quiet=True)
+    for component in model.adaptation.parts():
+        component.sees(model.species_of(elements_of(mixed)))
     history = Loop(model, mixed, valid, config, folder, progress, e0_fit).run()
     if config.refit_e0_last and config.e0 is None:
         _refit_last(model, train, valid, config, history)

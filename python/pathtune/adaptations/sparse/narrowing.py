@@ -73,15 +73,17 @@ class Narrowing(Controller):
         self._set_rate(step)
         if self.config.final_share is None or (step % self.interval and step != self.by_step):
             return False
+        has_changed = False
         if step <= self.by_step:
             n_keep = self._n_at(step)
-            self._narrow(n_keep)
+            has_changed = self._narrow(n_keep)
             is_last, is_few = step == self.by_step, self.config.final_share <= RESTART_SHARE
             if is_last and is_few and self.n_steps - step >= RESTART_STEPS:
                 self._restart_average()
             if self.config.regrow and dense_gradients and step <= REGROW_UNTIL * self.by_step:
                 self._regrow(n_keep, dense_gradients())
-        return step <= self.by_step
+                has_changed = True
+        return has_changed
 
     @torch.no_grad()
     def after_epoch(self) -> None:
@@ -98,14 +100,16 @@ class Narrowing(Controller):
             group["lr"] = rate * self.config.rate_at(step, self.by_step)
 
     @torch.no_grad()
-    def _narrow(self, n_keep: int) -> None:
+    def _narrow(self, n_keep: int) -> bool:
+        """Keep so many candidates; whether any was dropped."""
         if n_keep >= sum(d.values.numel() for d in self.deltas):
-            return
+            return False
         scores = [saliency(d.values, self._state(d).get("exp_avg_sq")) for d in self.deltas]
         caps = [math.ceil(self.config.layer_limit * d.n_reachable) for d in self.deltas]
         for d, keep in zip(self.deltas, largest(scores, n_keep, caps)):
             if not bool(keep.all()):
                 keep_candidates(d, keep, self._state(d))
+        return True
 
     @torch.no_grad()
     def _restart_average(self) -> None:
