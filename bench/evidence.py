@@ -91,7 +91,7 @@ def arms_table() -> tuple[list[str], list[list[str]]]:
             steps = [row["step_seconds"] / full["step_seconds"] for row, full, _ in there]
             below = f"{sum(f <= 1 for f in forces)} of {len(forces)}"
             lines.append([
-                f"{len(there)} {words}", there[0][0]["title"], _span(values),
+                _number(len(there), words), there[0][0]["title"], _span(values),
                 *(("1", "", "1") if key == "full" else (interval(forces), below, f"{_mean(energies):.2f}")),
                 f"{_mean(known):.2f}" if known else "", f"{_mean(steps):.2f}",
             ])  # fmt: skip
@@ -140,6 +140,12 @@ def interval(ratios: list[float]) -> str:
 
 def _error(row: dict) -> str:
     return f"{row['test'][FORCES][0]:.1f}{'*' if row['is_edge'] else ''}"
+
+
+def _number(n: int, words: str) -> str:
+    """So many systems, of a group in words whose first is their plural."""
+    first, _, rest = words.partition("s, ")
+    return f"{n} {first}{'' if n == 1 else 's'}, {rest}"
 
 
 def _mean(ratios: list[float]) -> float:

@@ -19,8 +19,11 @@ import tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS, IMAGES = ROOT / "bench" / "results", ROOT / "docs" / "images"
-ARM_COLOURS = {"full": "#4c8bb8", "sparse": "#d1603d", "lora": "#5a9367", "modulation": "#8a6bb1"}
-ARM_NAMES = {"full": "full fine-tuning", "sparse": "sparse", "lora": "low rank", "modulation": "modulation"}
+ARM_COLOURS = {"full": "#4c8bb8", "sparse": "#d1603d", "lora": "#5a9367", "modulation": "#8a6bb1",
+               "sparse+lora": "#c9a227"}  # fmt: skip
+ARM_NAMES = {"full": "full fine-tuning", "sparse": "sparse", "lora": "low rank", "modulation": "modulation",
+             "sparse+lora": "sparse + low rank"}  # fmt: skip
+FEWEST_SYSTEMS = 3  # of a kind, for a picture of it
 COLOURS = {"stock full": "#b0b0b0", "pathtune full": "#4c8bb8", "pathtune sparse": "#d1603d"}
 
 
@@ -159,7 +162,8 @@ def plot_frontier() -> None:
 
 def plot_arms() -> None:
     """Against the values trained, for every arm: force error over full fine-tuning's, and what was forgotten."""
-    groups = [group for group in evidence.GROUPS if any(evidence.group_of(r) == group for r in evidence.systems())]
+    held = [evidence.group_of(r) for r in evidence.systems()]
+    groups = [group for group in evidence.GROUPS if held.count(group) >= FEWEST_SYSTEMS]
     figure, panels = plt.subplots(len(groups), 2, figsize=(7.4, 3.1 * len(groups) + 0.3), squeeze=False)
     for row, group in zip(panels, groups):
         mine = [r for r in evidence.systems() if evidence.group_of(r) == group]
@@ -180,14 +184,15 @@ def plot_arms() -> None:
             axes.set_xscale("log")
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=7)
-    figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=4, loc="upper center")
-    figure.tight_layout(rect=(0, 0, 1, 0.94))
+    figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=5, loc="upper center")
+    figure.tight_layout(rect=(0, 0, 1, 0.92))
     figure.savefig(IMAGES / "arms.png", dpi=150)
 
 
 def _arms_of(results: list[dict], kind: str) -> list[str]:
     """Keys of the arms of a kind, in the order of the values that they train."""
-    found = {key: row["values"] for r in results for key, row in evidence.trained(r).items() if key.startswith(kind)}
+    rows = [item for r in results for item in evidence.trained(r).items()]
+    found = {key: row["values"] for key, row in rows if key.partition("_")[0] == kind}
     return sorted(found, key=lambda key: found[key])
 
 
