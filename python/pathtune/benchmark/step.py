@@ -39,6 +39,8 @@ OPERATORS = (
     "radial",
     "edge_geometry",
 )
+# Nodes of autograd that call an operator without torch's dispatch, by their names in a profile.
+NODES = {"_Deltas": "soft_threshold", "_DeltasBackward": "delta_gradients"}
 
 
 def make_model(
@@ -138,7 +140,9 @@ def shares(step: Step) -> dict[str, float]:
     for event in profile.key_averages():
         time_us = event.self_cpu_time_total
         total += time_us
-        family = next((f for f in families if f"pathtune_{f}" in event.key or f"pathtune::{f}" in event.key), None)
+        family = NODES.get(event.key)
+        if family is None:
+            family = next((f for f in families if f"pathtune_{f}" in event.key or f"pathtune::{f}" in event.key), None)
         if family is None:
             is_gemm = event.key in ("aten::mm", "aten::addmm", "aten::bmm")
             family = "matrix products" if is_gemm else "other"
