@@ -222,3 +222,21 @@ def test_a_graph_holds_the_coefficients_that_validation_may_replace(base):
     kept = [t for part in graph.held for t in part]
     assert frozen
     assert all(any(t is c for t in kept) for c in frozen)
+
+
+def test_a_run_that_drops_nothing_keeps_its_graphs(base, monkeypatch):
+    recorder = Replaying()
+    monkeypatch.setattr(loop, "captured_steps", lambda *given: CapturedSteps(*given, recorder))
+    delta = SparseDelta(active_share=0.05, initial_share=0.05)
+    model = adapt(base, ["sparse"], (1, 6, 8), {"delta": delta}, seed=1)
+    structures = [from_atoms(a) for a in labelled([molecule(i, n=4) for i in range(4)])]
+    fit(model, structures, structures[:2], FitConfig(epochs=10, batch_size=4))
+    assert recorder.n_recorded == 1
+    assert recorder.n_replayed == 9
+
+
+def test_data_of_many_elements_are_refused_in_one_sentence(base):
+    atoms = molecule(1, n=13)
+    atoms.numbers = np.arange(1, 14)
+    with pytest.raises(InputError, match="capture is on, but the training data have 13 elements, expected 12 at most"):
+        steps_of(adapt(base, ["full"], (1, 6, 8)), Frames([from_atoms(labelled([atoms])[0])]))
