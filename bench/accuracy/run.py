@@ -75,7 +75,11 @@ def main() -> None:
         file = RESULTS / f"{name}.json"
         if file.exists():
             continue
-        result = run(known[name], args.work.resolve())
+        try:
+            result = run(known[name], args.work.resolve())
+        except pathtune.InputError as error:  # such as a comparison of other options in --work: the others go on
+            print(f"{name}: {error}", flush=True)
+            continue
         file.write_text(json.dumps(result, indent=1) + "\n")
         errors = {row["title"]: row["test"]["forces_mae_mev_a"][0] for row in result["rows"] if row.get("test")}
         print(name, errors, flush=True)
