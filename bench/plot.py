@@ -162,11 +162,12 @@ def plot_frontier() -> None:
 
 def plot_arms() -> None:
     """Against the values trained, for every arm: force error over full fine-tuning's, and what was forgotten."""
-    held = [evidence.group_of(r) for r in evidence.systems()]
+    results = evidence.systems()
+    held = [evidence.group_of(r) for r in results]
     groups = [group for group in evidence.GROUPS if held.count(group) >= FEWEST_SYSTEMS]
     figure, panels = plt.subplots(len(groups), 2, figsize=(7.4, 3.1 * len(groups) + 0.3), squeeze=False)
     for row, group in zip(panels, groups):
-        mine = [r for r in evidence.systems() if evidence.group_of(r) == group]
+        mine = [r for r, its in zip(results, held) if its == group]
         for kind, colour in ARM_COLOURS.items():
             points = [_points(mine, key) for key in _arms_of(mine, kind)]
             for axes, of in zip(row, (1, 2)):

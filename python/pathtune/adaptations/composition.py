@@ -88,6 +88,11 @@ class Composition(torch.nn.Module):
         terms = [c.energy_term() for c in self.parts()]
         return tuple(term for term in terms if term is not None)
 
+    def penalties(self, model: Any) -> list[torch.Tensor]:
+        """What the components add to the loss of `model`, which uses them."""
+        found = [c.penalty(model) for c in self.parts()]
+        return [penalty for penalty in found if penalty is not None]
+
     def predictors(self) -> dict[str, Predictor]:
         """Outputs that components predict of the final features, by name; the last that has one decides."""
         return {name: found for c in self.parts() for name, found in c.predictors().items()}

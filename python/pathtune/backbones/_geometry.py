@@ -91,7 +91,7 @@ def prepare(forward: Forward, batch: Batch) -> None:
         species_groups(batch, n_species)
     tables = getattr(forward, "tables", None)
     if tables is not None:
-        batch.made_on_host(SHORTEST, _shortest)
+        closest_a(batch)
         if tables.by_species:
             pairs_of_species(batch, index, tables.n_species)
 
@@ -111,12 +111,12 @@ def shortest_edge(batch: Batch, lengths: torch.Tensor) -> float:
     is asked, so that nobody waits."""
     if batch.host is None:
         return float(lengths.detach().min())
+    return closest_a(batch)
+
+
+def closest_a(batch: Batch) -> float:
+    """The shortest edge, A, of the batch's copy on the host."""
     return batch.made_on_host(SHORTEST, _shortest)
-
-
-def closest_a(host: Batch) -> float:
-    """The shortest edge of a batch that is on the host, A."""
-    return host.made_on_host(SHORTEST, _shortest)
 
 
 def _shortest(host: Batch) -> float:

@@ -192,9 +192,8 @@ class CapturedSteps:
         prediction = self._model(batch, outputs=batch.wanted, training=True)
         terms = self._config.terms_of(prediction, batch, self._scale.spreads)
         value = total_of_kept(terms, batch)
-        for component in self._model.adaptation.parts():
-            penalty = component.penalty(self._model)
-            value = value if penalty is None else value + penalty
+        for penalty in self._model.adaptation.penalties(self._model):
+            value = value + penalty
         parameters = self._model.trainable()
         return value.detach(), torch.autograd.grad(value, parameters, allow_unused=True)
 

@@ -223,10 +223,8 @@ class Loop:
             batch = piece.batch()
             prediction = self.model(batch, outputs=batch.wanted, training=True)
             value = self._loss(prediction, batch, piece.counts)
-        for component in self.model.adaptation.parts() if self.world.is_first else ():
-            penalty = component.penalty(self.model)
-            if penalty is not None:
-                value = value + penalty
+        for penalty in self.model.adaptation.penalties(self.model) if self.world.is_first else ():
+            value = value + penalty
         return value
 
     def _check_rise(self, value: float, n_steps: int) -> None:
