@@ -18,7 +18,7 @@ from launching import launched
 from models import labelled, molecule, tiny_mace
 from pathtune import CompareOptions, FitConfig, InputError
 from pathtune.cli import main
-from pathtune.comparing import comparison, probe
+from pathtune.comparing import comparison, probe, running
 from pathtune.comparing.arms import Arm, Plan, Trial, arms_of
 from pathtune.comparing.running import result_of
 from pathtune.comparing.table import add_ratios, arm_row, markdown
@@ -341,9 +341,26 @@ def test_a_mistake_is_one_sentence_and_trains_nothing(world, tmp_path, capsys, m
     assert (captured.out, captured.err.strip().count("\n")) == ("", 0)
 
 
+def test_further_arms_and_seeds_train_only_what_is_new(world, finished, tmp_path, monkeypatch):
+    out = shutil.copytree(finished, tmp_path / "out")
+    measure_here(monkeypatch)
+    before = json.loads((out / "compare.json").read_text())
+    trained, run_arm = [], running.run_arm
+    monkeypatch.setattr(running, "run_arm", lambda *given: (trained.append(given[4].folder.name), run_arm(*given)))
+    more = ("--arms", "full", "sparse", "readout", "--active-share", "0.1", "--n-rates", "2", "--more-rates", "0")
+    assert command(world, out, *more, "--seeds", "3", "4", "5", "--known", str(world / "test.xyz")) == 0
+    after = json.loads((out / "compare.json").read_text())
+    runs = {run["name"]: run for run in after["runs"]}
+    assert sorted(trained) == sorted(set(runs) - {run["name"] for run in before["runs"]})
+    assert len(trained) == 2 + 4  # a seed of two arms; two rates and two seeds of the third
+    assert {run["name"]: run for run in before["runs"]}.items() <= runs.items()
+    assert [row["arm"] for row in after["rows"]][2:] == ["full", "sparse_share0.1", "readout"]
+
+
 def test_what_is_in_a_folder_is_never_mixed_with_another_comparison(world, finished, tmp_path, capsys):
-    assert command(world, finished, *ARMS) == 2
-    assert "holds a comparison with other options" in capsys.readouterr().err
+    for other in ((), ("--known", str(world / "test.xyz"), "--seeds", "4", "3")):
+        assert command(world, finished, *ARMS, *other) == 2
+        assert "holds a comparison with other options" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("precious")
     assert command(world, tmp_path / "mine") == 2

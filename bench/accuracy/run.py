@@ -4,7 +4,8 @@
     python bench/accuracy/run.py uracil toluene   # some; crystals in the environment of sevenn
 
 A system's runs lie in --work; its table is written to bench/results/accuracy/NAME.json when it is finished, and what
-is there already is not run again. PATHTUNE_DATA as in CONTRIBUTING.md. `python bench/tables.py` writes the tables.
+is there already is not run again, unless systems.toml asks something else of it now. PATHTUNE_DATA as in
+CONTRIBUTING.md. `python bench/tables.py` writes the tables.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tomllib
 
 import pathtune
+from pathtune.adaptations.pull import PullOptions
 from pathtune.training.provenance import processor
 from pathtune.training.run import ModelOptions
 
@@ -29,7 +31,14 @@ RESULTS = HERE.parent / "results" / "accuracy"
 def systems() -> list[dict]:
     """Every system with all its options."""
     tables = tomllib.loads((HERE / "systems.toml").read_text())
-    return [tables["default"] | tables.get(system.get("of"), {}) | system for system in tables["system"]]
+    return [tables["default"] | _table(tables, system.get("of")) | system for system in tables["system"]]
+
+
+def _table(tables: dict, name: str | None) -> dict:
+    """A table of options after that which it is `of` itself."""
+    if name is None:
+        return {}
+    return _table(tables, tables[name].get("of")) | tables[name]
 
 
 def model_of(name: str, work: pathlib.Path) -> str:
@@ -52,13 +61,18 @@ def run(system: dict, work: pathlib.Path) -> dict:
     options = pathtune.CompareOptions(
         out=str(work / system["name"]),
         n_rates=system["n_rates"],
+        equal=system.get("equal", "steps"),
         known=(str(DATA / system["known"]),),
         replay=str(DATA / system["replay"]) if "replay" in system else None,
         **{name: tuple(system[name]) for name in names},
     )
-    config = pathtune.FitConfig(epochs=system["epochs"], batch_size=system["batch_size"])
+    weight = {"replay_weight": system["replay_weight"]} if "replay_weight" in system else {}
+    config = pathtune.FitConfig(epochs=system["epochs"], batch_size=system["batch_size"], **weight)
     model = model_of(system["model"], work)
     more = {"model": ModelOptions(dtype="float32")}
+    if "pull" in system:
+        data = str(DATA / system["pull_data"]) if "pull_data" in system else None
+        more["pull"] = PullOptions(pull=system["pull"], pull_data=data)
     result = pathtune.compare(model, *files, options=options, config=config, more=more)
     kept = {key: result[key] for key in ("pathtune", "torch", "threads", "n_structures", "equal", "rows")}
     return {"system": system, "machine": processor(), **kept}
@@ -73,7 +87,7 @@ def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in args.names or known:
         file = RESULTS / f"{name}.json"
-        if file.exists():
+        if file.exists() and json.loads(file.read_text())["system"] == known[name]:
             continue
         try:
             result = run(known[name], args.work.resolve())

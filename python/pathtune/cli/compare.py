@@ -1,8 +1,8 @@
 """Train several arms alike on your model and data, and say which errs less at which cost.
 
 Every arm gets the same structures, the same steps (or seconds) and the same number of learning rates, the best chosen
-on validation. An interrupted comparison goes on when the same command is given again. Processes that torchrun starts
-share the runs.
+on validation. An interrupted comparison goes on when the same command is given again; with other arms, rates or more
+seeds it trains what is new. Processes that torchrun starts share the runs.
 """
 
 from __future__ import annotations

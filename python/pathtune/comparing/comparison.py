@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from pathtune.data import LabelKeys
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
 from pathtune.files import checked_path, read_text, write_text
-from pathtune.forms import read_json
+from pathtune.forms import read_json, read_toml
 from pathtune.model import Potential
 from pathtune.options import to_mapping, to_toml
 from pathtune.training import FitConfig
@@ -35,7 +36,7 @@ from pathtune.training.run import ModelOptions, adapt_as
 COSTS = {...: {"step_seconds": float, "clock": str, "peak_bytes": (int, None)}}
 MOST_SECONDS = 1e6  # of a step; above, the file is damaged
 RESULT = {"rows": [{"arm": str, "title": str}], "runs": [{"name": str, "arm": str}], "equal": {...: object}}
-IN_MEMORY = ("train", "valid", "test", "known", "replay")
+GROWING = ("arms", "active_share", "rank", "seeds", "n_rates", "more_rates", "lrs")  # what a later call may change
 
 
 def compare(
@@ -52,8 +53,9 @@ def compare(
     `model`: a name or file as `load` takes it, or a Potential. `train`, `valid`, `test`: as of `fit`; `options` may
     name files in their place. `more`: other sections of a config file by name, such as `model`, `data` or `delta`.
     With more than one job, model and structures must be names of files, and a script must guard its work by
-    `if __name__ == "__main__"`. An interrupted comparison goes on where it was. Raises InputError as fit does, for
-    arms that are unknown or asked twice, and for a folder that holds something else.
+    `if __name__ == "__main__"`. An interrupted comparison goes on where it was; asked for other arms, rates
+    or more seeds it trains what is new. Raises InputError as fit does, for arms that are unknown or asked twice, and
+    for a folder that holds something else.
     """
     options, more = options or CompareOptions(), dict(more or {})
     given = {name: data for name, data in (("train", train), ("valid", valid), ("test", test)) if data is not None}
@@ -124,7 +126,11 @@ def _write(folder: pathlib.Path, result: Mapping[str, Any]) -> None:
 
 
 def claim(folder: pathlib.Path, plan: Plan) -> None:
-    """Write the options into the folder. Raises InputError where it holds something else or cannot be written."""
+    """Write the options into the folder. Raises InputError where it holds something else or cannot be written.
+
+    A comparison that is there may be asked for other arms, rates and further seeds: its runs are kept, its result is
+    made anew.
+    """
     free = {"out": None, "jobs": 1}  # what a call that goes on may change
     kept = dataclasses.replace(plan, compare=dataclasses.replace(plan.compare, **free))
     file, text = folder / "compare.toml", to_toml(**kept.sections())
@@ -132,12 +138,24 @@ def claim(folder: pathlib.Path, plan: Plan) -> None:
         raise InputError(f"{folder}: is a file, expected a folder for the comparison")
     if file.exists():
         if read_text(file) != text:
-            raise InputError(
-                f"{folder}: holds a comparison with other options ({file}), expected the same or a new folder"
-            )
+            there = _without_growing(read_toml(file))
+            if there != _without_growing(tomllib.loads(text)):
+                known = ", ".join(GROWING)
+                raise InputError(
+                    f"{folder}: holds a comparison with other options ({file}), expected the same but for {known}, "
+                    "with the same first seed, or a new folder"
+                )
+            (folder / "compare.json").unlink(missing_ok=True)
     elif folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and holds no comparison, expected a new folder")
     write_text(file, text)
+
+
+def _without_growing(sections: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same in all calls on one folder: options that are not of GROWING, and the first seed."""
+    asked = sections.get("compare", {})
+    same = {name: value for name, value in asked.items() if name not in GROWING}
+    return sections | {"compare": same | {"first_seed": asked.get("seeds", [None])[:1]}}
 
 
 def compare_arms(
