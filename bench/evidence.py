@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pathlib
@@ -12,26 +13,36 @@ from scipy import stats
 RESULTS = pathlib.Path(__file__).parent / "results" / "accuracy"
 FORCES, ENERGY = "forces_mae_mev_a", "energy_mae_mev_atom"
 ROLES = {"held_out": "held out", "development": "development"}
-GROUPS = {  # by the table of systems.toml that a system is of
-    "default": "molecules, MACE_SPICE",
-    "crystal": "crystals, SevenNet-0",
-    "replay": "molecules, MACE_SPICE, with replay",
+GROUPS = {"default": "molecules, MACE_SPICE", "crystal": "crystals, SevenNet-0"}  # by the table of systems.toml
+CURVES = {"ethanol_curve": "ethanol", "3bpa_curve": "3BPA"}  # the same, of systems with several amounts of data
+CARES = {  # the same, of what is done against forgetting
+    "default": "nothing",
+    "replay": "replay",
+    "replay_tenth": "replay, weight 0.1",
+    "l2sp": "pull by L2-SP",
+    "ewc": "pull by EWC",
 }
 SPARSE, BEST_LORA, BETTER = "sparse_share0.03", "best low rank", "the better of the two"
 MIXED, ALONE = "sparse+lora_share0.1975_rank1", ("sparse_share0.26", "lora_rank4")  # of as many values
 
 
-def systems() -> list[dict]:
-    """Results there are: by group, held-out systems first, then by name; sparse and low rank together, which were run
-    apart, with the other arms of their system."""
+@functools.cache
+def everything() -> list[dict]:
+    """Every result there is: by table, held-out systems first, then by name; sparse and low rank together, which were
+    run apart, with the other arms of their system."""
     files = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))}
-    for name in [name for name in files if name.endswith("_mixed")]:
-        files[name.removesuffix("_mixed")]["rows"] += [row for row in files.pop(name)["rows"] if row["values"]]
-    found = list(files.values())
-    groups, roles = list(GROUPS), list(ROLES)
-    return sorted(
-        found, key=lambda r: (groups.index(group_of(r)), roles.index(r["system"]["role"]), r["system"]["name"])
-    )
+    for name in [name for name in files if name.endswith(("_mixed", "_all"))]:
+        rows = [row for row in files.pop(name)["rows"] if row["values"]]
+        of = name.removesuffix("_mixed").removesuffix("_all")
+        if of in files:
+            files[of]["rows"] += rows
+    roles = list(ROLES)
+    return sorted(files.values(), key=lambda r: (group_of(r), roles.index(r["system"]["role"]), r["system"]["name"]))
+
+
+def systems(*groups: str) -> list[dict]:
+    """Results of these tables, those of GROUPS by default."""
+    return [result for group in groups or GROUPS for result in everything() if group_of(result) == group]
 
 
 def group_of(result: dict) -> str:
@@ -80,7 +91,7 @@ def arms_table() -> tuple[list[str], list[list[str]]]:
                "F on what the base knows, after / before", "seconds a step / full"]  # fmt: skip
     lines = []
     for group, words in GROUPS.items():
-        mine = [r for r in systems() if group_of(r) == group]
+        mine = systems(group)
         keys = list(dict.fromkeys(key for r in mine for key in trained(r)))
         for key in keys:
             there = [(trained(r)[key], trained(r)["full"], untrained(r)) for r in mine if key in trained(r)]
@@ -115,7 +126,7 @@ def claims() -> tuple[list[str], list[list[str]]]:
     lines = []
     for mine, theirs, words in RIVALS:
         for role, of in (*ROLES.items(), (None, "all")):
-            asked = [r for r in systems() if group_of(r) != "replay" and role in (None, r["system"]["role"])]
+            asked = [r for r in systems() if role in (None, r["system"]["role"])]
             rows = [rivals(r) for r in asked]
             pairs = [(row[mine], row[theirs]) for row in rows if mine in row and theirs in row]
             if not pairs:

@@ -1,29 +1,22 @@
 """Plots from the JSON files in bench/results: step times, and force error against the share of weights changed.
 
-python bench/plot.py    # writes step, accuracy, demo_curves, time_to_error, frontier and arms.png in docs/images
+python bench/plot.py    # writes step, accuracy, demo_curves, time_to_error and frontier.png in docs/images
 """
 
 from __future__ import annotations
 
 import json
 import pathlib
-import statistics
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-import evidence
 import tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS, IMAGES = ROOT / "bench" / "results", ROOT / "docs" / "images"
-ARM_COLOURS = {"full": "#4c8bb8", "sparse": "#d1603d", "lora": "#5a9367", "modulation": "#8a6bb1",
-               "sparse+lora": "#c9a227"}  # fmt: skip
-ARM_NAMES = {"full": "full fine-tuning", "sparse": "sparse", "lora": "low rank", "modulation": "modulation",
-             "sparse+lora": "sparse + low rank"}  # fmt: skip
-FEWEST_SYSTEMS = 3  # of a kind, for a picture of it
 COLOURS = {"stock full": "#b0b0b0", "pathtune full": "#4c8bb8", "pathtune sparse": "#d1603d"}
 
 
@@ -160,52 +153,6 @@ def plot_frontier() -> None:
     figure.savefig(IMAGES / "frontier.png", dpi=150)
 
 
-def plot_arms() -> None:
-    """Against the values trained, for every arm: force error over full fine-tuning's, and what was forgotten."""
-    results = evidence.systems()
-    held = [evidence.group_of(r) for r in results]
-    groups = [group for group in evidence.GROUPS if held.count(group) >= FEWEST_SYSTEMS]
-    figure, panels = plt.subplots(len(groups), 2, figsize=(7.4, 3.1 * len(groups) + 0.3), squeeze=False)
-    for row, group in zip(panels, groups):
-        mine = [r for r, its in zip(results, held) if its == group]
-        for kind, colour in ARM_COLOURS.items():
-            points = [_points(mine, key) for key in _arms_of(mine, kind)]
-            for axes, of in zip(row, (1, 2)):
-                for values, *ratios in points:
-                    axes.plot([values] * len(ratios[of - 1]), ratios[of - 1], ".", color=colour, alpha=0.35, ms=5)
-                means = [(point[0], statistics.geometric_mean(point[of])) for point in points]
-                if means:
-                    axes.plot(*zip(*means), "o-", color=colour, ms=7, lw=1, label=ARM_NAMES[kind])
-        row[0].axhline(1, color=COLOURS["pathtune full"], ls="--", lw=1)
-        row[0].set_ylabel("force error / full fine-tuning's", fontsize=8)
-        row[1].set_ylabel("force error on what the base knows,\nafter / before", fontsize=8)
-        for axes in row:
-            axes.set_title(f"{len(mine)} {evidence.GROUPS[group]}", fontsize=8)
-            axes.set_xlabel("values trained", fontsize=8)
-            axes.set_xscale("log")
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.tick_params(labelsize=7)
-    figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=5, loc="upper center")
-    figure.tight_layout(rect=(0, 0, 1, 0.92))
-    figure.savefig(IMAGES / "arms.png", dpi=150)
-
-
-def _arms_of(results: list[dict], kind: str) -> list[str]:
-    """Keys of the arms of a kind, in the order of the values that they train."""
-    rows = [item for r in results for item in evidence.trained(r).items()]
-    found = {key: row["values"] for key, row in rows if key.partition("_")[0] == kind}
-    return sorted(found, key=lambda key: found[key])
-
-
-def _points(results: list[dict], key: str) -> tuple[float, list[float], list[float]]:
-    """Of an arm: values trained, errors over full fine-tuning's, and errors on what is known, after over before."""
-    there = [(evidence.trained(r), evidence.untrained(r)) for r in results if key in evidence.trained(r)]
-    of = evidence.FORCES
-    values = statistics.geometric_mean(rows[key]["values"] for rows, _ in there)
-    errors = [rows[key]["test"][of][0] / rows["full"]["test"][of][0] for rows, _ in there]
-    return values, errors, [rows[key]["known"][of][0] / base["known"][of][0] for rows, base in there]
-
-
 if __name__ == "__main__":
     IMAGES.mkdir(parents=True, exist_ok=True)
     plot_steps()
@@ -213,4 +160,3 @@ if __name__ == "__main__":
     plot_demo_curves()
     plot_time_to_error()
     plot_frontier()
-    plot_arms()

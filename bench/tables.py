@@ -13,6 +13,7 @@ import statistics
 import sys
 
 import evidence
+import evidence_answers
 import gpu_tables
 import interpretation_classes
 import interpretation_map
@@ -312,6 +313,12 @@ TABLES = {
     "evidence": lambda: rows(*evidence.forces_table()),
     "arms": lambda: rows(*evidence.arms_table()),
     "claims": lambda: rows(*evidence.claims()),
+    "answer": lambda: rows(*evidence_answers.answer_table()),
+    "curves": lambda: rows(*evidence_answers.curves_table()),
+    "ablation": lambda: rows(*evidence_answers.ablation_table()),
+    "elsewhere": lambda: rows(*evidence_answers.elsewhere_table()),
+    "cares": lambda: rows(*evidence_answers.cares_table()),
+    "seconds": lambda: rows(*evidence_answers.seconds_table()),
     "demo_model": demo_model_table,
     "demo_shares": share_table,
     "scaling": scaling_table,

@@ -347,13 +347,13 @@ def test_further_arms_and_seeds_train_only_what_is_new(world, finished, tmp_path
     before = json.loads((out / "compare.json").read_text())
     trained, run_arm = [], running.run_arm
     monkeypatch.setattr(running, "run_arm", lambda *given: (trained.append(given[4].folder.name), run_arm(*given)))
-    more = ("--arms", "full", "sparse", "readout", "--active-share", "0.1", "--n-rates", "2", "--more-rates", "0")
-    assert command(world, out, *more, "--seeds", "3", "4", "5", "--known", str(world / "test.xyz")) == 0
+    more = ("--arms", "full", "sparse", "readout", *ARMS[3:], "5", "--known", str(world / "test.xyz"))
+    assert command(world, out, *more) == 0
     after = json.loads((out / "compare.json").read_text())
-    runs = {run["name"]: run for run in after["runs"]}
-    assert sorted(trained) == sorted(set(runs) - {run["name"] for run in before["runs"]})
+    old, runs = ({run["name"]: run for run in result["runs"]} for result in (before, after))
+    assert sorted(trained) == sorted(set(runs) - set(old))
     assert len(trained) == 2 + 4  # a seed of two arms; two rates and two seeds of the third
-    assert {run["name"]: run for run in before["runs"]}.items() <= runs.items()
+    assert old.items() <= runs.items()
     assert [row["arm"] for row in after["rows"]][2:] == ["full", "sparse_share0.1", "readout"]
 
 

@@ -1,5 +1,6 @@
 """Laws of choosing the active share."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from models import labelled, molecule, tiny_mace
 from pathtune import FitConfig, InputError, SparseDelta, guidance, load, share_for, sparsify
 from pathtune.data import elements_of, from_atoms
-from pathtune.guidance import SweepPoint, choose_share, draw_sweep, one_standard_error
+from pathtune.guidance import SweepPoint, beside_full, choose_share, draw_sweep, one_standard_error
 
 
 def point(share, *losses):
@@ -33,6 +34,13 @@ def test_the_smallest_share_wins_when_it_is_the_best():
     assert "and is the smallest" in choice.reason
 
 
+@pytest.mark.parametrize(("losses", "is_better"), [((0.5, 0.6), True), ((0.5, 2.0), False), ((1.1, 1.0), False)])
+def test_full_fine_tuning_is_named_where_it_is_better_by_more_than_a_standard_error(losses, is_better):
+    choice = beside_full(one_standard_error([point(0.1, 1.0, 1.0)]), SweepPoint(1.0, 10, list(losses), is_full=True))
+    assert (choice.share, choice.is_full_better) == (0.1, is_better)
+    assert ("--arm full" in choice.reason) == is_better
+
+
 def structures(n=4, seed=0):
     return [from_atoms(a) for a in labelled([molecule(seed + i, n=4) for i in range(n)], seed)]
 
@@ -46,8 +54,12 @@ def test_a_sweep_tries_every_share_once_and_resumes(tmp_path, monkeypatch):
     choice = choose_share(*arguments, config=config, shares=(0.5, 0.1, 1e-6), file=file, report=lines.append)
     assert [p.share for p in choice.points] == [0.1, 0.5]  # 1e-6 is less than one weight
     assert choice.epochs == 1
-    assert len(lines) == 2
-    assert [p["share"] for p in json.loads(file.read_text())["points"]] == [0.1, 0.5]
+    assert len(lines) == 3
+    assert [(p["share"], p["is_full"]) for p in json.loads(file.read_text())["points"]] == [
+        (0.1, False), (0.5, False), (1.0, True)]  # fmt: skip
+    assert choice.full.active > choice.points[-1].active
+    alone = choose_share(*arguments, config=dataclasses.replace(config, lr=0.01), shares=(0.5,))
+    assert alone.full is None  # a rate is one arm's
     monkeypatch.setattr(guidance, "fit", None)  # nothing is trained again
     assert choose_share(*arguments, config=config, shares=(0.5, 0.1), file=file) == choice
     draw_sweep(choice, tmp_path / "sweep.png")

@@ -155,7 +155,7 @@ def test_more_epochs_than_planned_go_on_with_the_rates_of_the_plan_and_say_so(wo
 
 
 def test_a_sweep_is_not_repeated_where_epochs_are_raised(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(guidance.choose_share, "__defaults__", (None, None, (0.05, 0.5), None, None))
+    monkeypatch.setattr(guidance.choose_share, "__defaults__", (None, None, (0.05, 0.5), None, None, False))
     out = tmp_path / "run"
     assert world.fit(out, "--active-share", "sweep", stop_after=1) == 130
     before = (out / "sweep.json").read_bytes()

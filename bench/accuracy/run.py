@@ -31,7 +31,14 @@ RESULTS = HERE.parent / "results" / "accuracy"
 def systems() -> list[dict]:
     """Every system with all its options."""
     tables = tomllib.loads((HERE / "systems.toml").read_text())
-    return [tables["default"] | _table(tables, system.get("of")) | system for system in tables["system"]]
+    named = [tables["default"] | _table(tables, system.get("of")) | system for system in tables["system"]]
+    by_name, ablation = {system["name"]: system for system in named}, tables["ablation"]
+    variants = [(variant, by_name[molecule]) for variant in ablation["variant"] for molecule in ablation["molecules"]]
+    common = {key: value for key, value in ablation.items() if key not in ("molecules", "variant")}
+    return named + [
+        molecule | common | variant | {"of": "ablation", "name": f"{molecule['name']}_{variant['name']}"}
+        for variant, molecule in variants
+    ]
 
 
 def _table(tables: dict, name: str | None) -> dict:
@@ -57,7 +64,8 @@ def run(system: dict, work: pathlib.Path) -> dict:
     """The comparison of one system, as its file in results holds it."""
     folder = DATA / system["data"]
     files = [f"{folder / file}.extxyz.xz@{frames}" for file, frames in zip(system["files"], system["frames"])]
-    names = ("arms", "active_share", "rank", "seeds")
+    kinds = {kind for arm in system["arms"] for kind in arm.split("+")}
+    names = ["arms", "seeds", *(["active_share"] if "sparse" in kinds else []), *(["rank"] if "lora" in kinds else [])]
     options = pathtune.CompareOptions(
         out=str(work / system["name"]),
         n_rates=system["n_rates"],
@@ -70,12 +78,24 @@ def run(system: dict, work: pathlib.Path) -> dict:
     config = pathtune.FitConfig(epochs=system["epochs"], batch_size=system["batch_size"], **weight)
     model = model_of(system["model"], work)
     more = {"model": ModelOptions(dtype="float32")}
+    if "delta" in system:
+        lists = {key: tuple(value) if isinstance(value, list) else value for key, value in system["delta"].items()}
+        more["delta"] = pathtune.SparseDelta(**lists)
     if "pull" in system:
         data = str(DATA / system["pull_data"]) if "pull_data" in system else None
         more["pull"] = PullOptions(pull=system["pull"], pull_data=data)
     result = pathtune.compare(model, *files, options=options, config=config, more=more)
+    if "elsewhere" in system:
+        for row in result["rows"]:
+            merged = work / system["name"] / "runs" / f"{row['arm']}_lr{row.get('lr') or 0:g}" / "merged.model"
+            row["elsewhere"] = errors_elsewhere(str(merged) if row["values"] else model, system["elsewhere"])
     kept = {key: result[key] for key in ("pathtune", "torch", "threads", "n_structures", "equal", "rows")}
     return {"system": system, "machine": processor(), **kept}
+
+
+def errors_elsewhere(model: str, file: str) -> float:
+    """Force MAE on structures of another kind than those trained on, meV/A; forces need no E0."""
+    return round(pathtune.evaluate(pathtune.load(model, "float32"), str(DATA / file))["forces_mae_mev_a"], 4)
 
 
 def main() -> None:

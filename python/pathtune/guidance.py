@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pathtune.adaptations import SparseDelta
-from pathtune.adapting import sparsify
+from pathtune.adapting import adapt, sparsify
 from pathtune.conventions import check_conventions
 from pathtune.data import Source, as_source, elements_of, heads_of
 from pathtune.data.plan import labelled_numbers
@@ -36,8 +36,8 @@ from pathtune.training import FitConfig, fit
 
 WEIGHTS_PER_LABEL = 1.6  # that may change, for each labelled number
 LEAST_SHARE = 0.3
-SHARES = (0.003, 0.01, 0.03, 0.1, 0.3)
-EPOCHS_SHARE = 0.25  # of the run's epochs, for each run of the sweep
+SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
+EPOCHS_SHARE = 0.2  # of the run's epochs, for each run of the sweep
 SWEEP = {"epochs": int, "points": [{"share": float, "active": int, "losses": [numbers.Real]}]}  # of a sweep's file
 
 
@@ -48,6 +48,7 @@ class SweepPoint:
     share: float
     active: int  # weights changed
     losses: list[float]  # of each validation structure
+    is_full: bool = False  # full fine-tuning, whose share is 1
 
     @property
     def mean(self) -> float:
@@ -63,6 +64,8 @@ class ShareChoice:
     reason: str
     points: list[SweepPoint] = dataclasses.field(default_factory=list)  # ascending in the share
     epochs: int = 0  # of each run of the sweep
+    full: SweepPoint | None = None  # full fine-tuning, where it was tried
+    is_full_better: bool = False  # than the chosen share, clearly
 
 
 def share_for(base: Potential, train: Any, delta: SparseDelta | None = None) -> ShareChoice:
@@ -96,10 +99,12 @@ def choose_share(
     shares: Sequence[float] = SHARES,
     file: str | pathlib.Path | None = None,
     report: Callable[[str], None] | None = None,
+    has_full: bool = True,
 ) -> ShareChoice:
     """The smallest active share that is not clearly worse than the best of a short sweep.
 
-    `train` and `valid`: as of `fit`. One run for each share, a quarter of the epochs of `config` long, all on `base`
+    `train` and `valid`: as of `fit`. One run for each share, and with `has_full` one of full fine-tuning unless
+    `config` has a rate, which would be one arm's; each a fifth of the epochs of `config` long, all on `base`
     with the E0 that `fit` would find, unless `config.refit_e0` is off.
     With a `file` (JSON), finished runs are kept there and not repeated. Several processes share the runs.
     Raises InputError for fewer than two validation structures, shares outside (0, 1], a `file` that is no sweep's, or
@@ -118,26 +123,35 @@ def choose_share(
     config = dataclasses.replace(config.after_e0(), epochs=epochs, patience=0, keep_worse=True)
     said = report or (lambda line: None)
     points = world().first(lambda: _read(file, epochs, len(valid)))
-    asked = [share for share in sorted(set(shares)) if all(p.share != share for p in points)]
+    arms = [(share, False) for share in sorted(set(shares))]
+    arms += [(1.0, True)] if has_full and config.lr is None else []
+    asked = [arm for arm in arms if all((p.share, p.is_full) != arm for p in points)]
     for first in range(0, len(asked), world().size):  # as many runs at a time as there are processes
-        jobs = [functools.partial(_run, base, train, valid, delta, config, s) for s in asked[first:][: world().size]]
+        jobs = [functools.partial(_run, base, train, valid, delta, config, *a) for a in asked[first:][: world().size]]
         new = [point for point in world().share(jobs) if point is not None]
         points += new
         for point in new:
-            said(f"share {100 * point.share:5.2f} %  {point.active:8,d} weights  validation {point.mean:.4g}")
+            name = "full fine-tuning" if point.is_full else f"share {100 * point.share:5.2f} %"
+            said(f"{name:16s}  {point.active:8,d} weights  validation {point.mean:.4g}")
         if file is not None:
             text = json.dumps({"epochs": epochs, "points": _plain(points)}, indent=1) + "\n"
             world().first(functools.partial(write_text, pathlib.Path(file), text))
-    if not points:
+    sparse = sorted((p for p in points if not p.is_full), key=lambda p: p.share)
+    if not sparse:
         tried = ", ".join(map(str, shares))
         raise InputError(f"shares are {tried}: each is less than one weight, expected larger ones")
-    return one_standard_error(sorted(points, key=lambda p: p.share), epochs)
+    full = next((p for p in points if p.is_full), None)
+    return beside_full(one_standard_error(sparse, epochs), full)
 
 
 def _run(
-    base: Potential, train: Source, valid: Source, delta: SparseDelta, config: FitConfig, share: float
+    base: Potential, train: Source, valid: Source, delta: SparseDelta, config: FitConfig, share: float, is_full: bool
 ) -> SweepPoint | None:
     """One short run; None where the share is less than one weight of a small model."""
+    if is_full:
+        model = adapt(base, ["full"], elements_of(train), seed=config.seed, heads=heads_of(train))
+        fit(model, train, valid, config, progress=False)
+        return SweepPoint(share, model.counts()["active"], losses(model, valid, config.loss_of), is_full=True)
     try:
         plan = dataclasses.replace(delta, active_share=share, by_step=None)
         model = sparsify(base, plan, elements_of(train), config.seed, heads=heads_of(train))
@@ -175,6 +189,22 @@ def one_standard_error(points: Sequence[SweepPoint], epochs: int = 0) -> ShareCh
     return ShareChoice(point.share, reason, list(points), epochs)
 
 
+def beside_full(choice: ShareChoice, full: SweepPoint | None) -> ShareChoice:
+    """The choice, and whether full fine-tuning is better by more than one standard error of the paired difference."""
+    if full is None:
+        return choice
+    chosen = next(p for p in choice.points if p.share == choice.share)
+    differences = [a - b for a, b in zip(chosen.losses, full.losses)]
+    error, gain = statistics.stdev(differences) / math.sqrt(len(differences)), chosen.mean - full.mean
+    is_better = gain > error
+    words = (
+        f"; full fine-tuning is better, {full.mean:.4g} (--arm full)"
+        if is_better
+        else f"; full fine-tuning is not clearly better, {full.mean:.4g}"
+    )
+    return dataclasses.replace(choice, reason=choice.reason + words, full=full, is_full_better=is_better)
+
+
 def draw_sweep(choice: ShareChoice, file: str | pathlib.Path) -> None:
     """A PNG of the validation loss against the active share, with the choice marked."""
     figure = new_figure(4.5, 3.2)
@@ -183,6 +213,8 @@ def draw_sweep(choice: ShareChoice, file: str | pathlib.Path) -> None:
     errors = [statistics.stdev(p.losses) / math.sqrt(len(p.losses)) for p in choice.points]
     axes.errorbar([100 * s for s in shares], [p.mean for p in choice.points], errors, fmt="o-", color=BLUE, capsize=3)
     axes.axvline(100 * choice.share, color=ORANGE, ls="--", label=f"chosen: {_percent(choice.share)}")
+    if choice.full is not None:
+        axes.axhline(choice.full.mean, color=BLUE, ls=":", label="full fine-tuning")
     draw_share_axis(axes, shares)
     axes.set_ylabel(f"validation loss after {choice.epochs} epochs")
     axes.legend(frameon=False, fontsize=8)
@@ -201,5 +233,5 @@ def _read(file: str | pathlib.Path | None, epochs: int, n_valid: int) -> list[Sw
     if file is None or not pathlib.Path(file).exists():
         return []
     state = read_json(file, SWEEP)
-    points = [SweepPoint(p["share"], p["active"], p["losses"]) for p in state["points"]]
+    points = [SweepPoint(p["share"], p["active"], p["losses"], p.get("is_full") is True) for p in state["points"]]
     return points if state["epochs"] == epochs and all(len(p.losses) == n_valid for p in points) else []

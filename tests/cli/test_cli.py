@@ -260,7 +260,7 @@ def test_a_share_by_default_is_said_with_that_of_the_data(world, tmp_path, capsy
     assert "active share: 3 % by default; --active-share auto would take 30 %" in capsys.readouterr().out
 
 def test_a_swept_share_is_explained_drawn_and_used(world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(guidance.choose_share, "__defaults__", (None, None, (0.05, 0.5), None, None))
+    monkeypatch.setattr(guidance.choose_share, "__defaults__", (None, None, (0.05, 0.5), None, None, False))
     assert main([*fit_arguments(world, tmp_path / "run"), "--active-share", "sweep"]) == 0
     out = capsys.readouterr().out
     assert "active share: " in out

@@ -34,6 +34,7 @@ from pathtune.training.stopping import StoppedError
 
 # Of other sections: here lists, or the same for every arm.
 NOT_ASKED = ("active_share", "rank", "lr", "seed", "keep_worse")
+ARM_WIDTH = 24  # of the first column, whose words may go on in the next line
 
 
 def sections() -> dict[str, type]:
@@ -91,11 +92,24 @@ def _print(result: dict[str, Any], out: str) -> None:
 
 
 def _print_table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    kept = [i for i in range(len(heading)) if any(line[i] for line in lines)]
-    for i in kept:
-        table.add_column(heading[i], justify="left" if i == 0 else "right", no_wrap=i == 0)
-    for line in lines:
-        table.add_row(*(line[i] for i in kept))
+    """Print it as one table, or as several one below the other where the terminal is too narrow for all columns."""
     width = Console().width if sys.stdout.isatty() else 100
-    Console(width=width).print(table, highlight=False)
+    stacked = [head.replace(" /", "\u00a0/").replace(" ", "\n") for head in heading]
+    words = [[*head.split("\n"), *(line[i] for line in lines)] for i, head in enumerate(stacked)]
+    taken = [1 + max(map(len, column)) for column in words]
+    taken[0] = min(taken[0], ARM_WIDTH)
+    tables: list[list[int]] = [[]]
+    for i in range(1, len(heading)):
+        if not any(line[i] for line in lines):
+            continue
+        if tables[-1] and taken[0] + sum(taken[k] for k in tables[-1]) + taken[i] > width:
+            tables.append([])
+        tables[-1].append(i)
+    for columns in tables:
+        table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+        table.add_column(stacked[0])
+        for i in columns:
+            table.add_column(stacked[i], justify="right", no_wrap=True)
+        for line in lines:
+            table.add_row(line[0].replace(" %", "\u00a0%"), *(line[i] for i in columns))
+        Console(width=width).print(table, highlight=False)
