@@ -93,12 +93,12 @@ def curves_table() -> tuple[list[str], list[list[str]]]:
 def cares_points() -> list[tuple[str, str, int, float, float]]:
     """What is done against forgetting, arm, systems, error over that of plain full fine-tuning, what is forgotten."""
     by_care = {care: {r["system"]["data"]: r for r in everything() if group_of(r) == care} for care in CARES}
-    asked = set.union(*(set(found) for care, found in by_care.items() if care != "default"))
+    asked = set.intersection(*(set(found) for found in by_care.values() if found))  # the same systems for all
     plain = by_care["default"]
     points = []
     for care, found in by_care.items():
         for title, key in (("full fine-tuning", "full"), ("sparse, 3 %", SPARSE), ("low rank, rank 4", "lora_rank4")):
-            results = [r for data, r in found.items() if data in asked & set(plain)]
+            results = [r for data, r in found.items() if data in asked]
             keys = (key, _pulled(key))
             rows = [(r, next((trained(r)[k] for k in keys if k in trained(r)), None)) for r in results]
             rows = [(r, row) for r, row in rows if row is not None]

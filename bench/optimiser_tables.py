@@ -88,6 +88,25 @@ def frontier() -> Table:
     return ["weights changed", *(f"{name}, {n}" for name, n in columns)], lines
 
 
+def sweeps() -> Table:
+    """What `choose_share` answered (bench/choose.py) against full-length runs at every share it tried."""
+    grid = {(r["set"], r["frames"], r["share"]): r for r in _runs("frontier") if r["scope"] in (None, "linear")}
+    lines, near, costs = [], [], []
+    for r in _runs("choose"):
+        tried = [None if p["is_full"] else p["share"] for p in r["points"]]
+        runs = {share: grid[r["set"], r["frames"], share] for share in tried}
+        errors = {share: run["forces_mae_mev_a"] for share, run in runs.items()}
+        answer = None if r["is_full_better"] else r["share"]
+        costs.append(r["cpu_seconds"] / sum(run["cpu_seconds"] for run in runs.values()))
+        near.append(errors[answer] / min(errors.values()))
+        best = min(errors, key=lambda share: errors[share])
+        words = ["full" if share is None else f"{100 * share:g} %" for share in (answer, best)]
+        lines.append([f"{r['set']}, {r['frames']}", *words, f"{near[-1]:.3f}", f"{costs[-1]:.2f}"])
+    within = f"{sum(ratio <= 1.03 for ratio in near)} of {len(near)} within 3 %"
+    lines.append(["all", "", "", within, f"{statistics.median(costs):.2f}"] if near else [])
+    return ["structures", "answer", "lowest error", "error of the answer / lowest", "seconds / all runs"], lines
+
+
 VARIANTS = {  # factor of the default rate, warm-up, beta2: what is searched in rates.jsonl
     "default": (1.0, 0.0, 0.999), "half the rate": (0.5, 0.0, 0.999), "a quarter": (0.25, 0.0, 0.999),
     "twice": (2.0, 0.0, 0.999), "warm-up": (1.0, 0.1, 0.999), "warm-up, half": (0.5, 0.1, 0.999),

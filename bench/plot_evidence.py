@@ -108,7 +108,7 @@ def plot_arms() -> None:
 def _arms_of(results: list[dict], kind: str) -> list[str]:
     """Keys of the arms of a kind, in the order of the values that they train."""
     rows = [item for r in results for item in evidence.trained(r).items()]
-    found = {key: row["values"] for key, row in rows if key.partition("_")[0] == kind}
+    found = {key: evidence.values_of(row) for key, row in rows if key.partition("_")[0] == kind}
     return sorted(found, key=lambda key: found[key])
 
 
@@ -116,7 +116,7 @@ def _points(results: list[dict], key: str) -> tuple[float, list[float], list[flo
     """Of an arm: values trained, errors over full fine-tuning's, and errors on what is known, after over before."""
     there = [(evidence.trained(r), evidence.untrained(r)) for r in results if key in evidence.trained(r)]
     of = evidence.FORCES
-    values = statistics.geometric_mean(rows[key]["values"] for rows, _ in there)
+    values = statistics.geometric_mean(evidence.values_of(rows[key]) for rows, _ in there)
     errors = [rows[key]["test"][of][0] / rows["full"]["test"][of][0] for rows, _ in there]
     return values, errors, [rows[key]["known"][of][0] / base["known"][of][0] for rows, base in there]
 

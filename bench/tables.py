@@ -303,6 +303,7 @@ TABLES = {
     "adamw": lambda: rows(*optimiser_tables.adamw()),
     "radial": lambda: rows(*optimiser_tables.radial()),
     "rates": lambda: rows(*optimiser_tables.rates()),
+    "sweeps": lambda: rows(*optimiser_tables.sweeps()),
     "frontier": lambda: rows(*optimiser_tables.frontier()),
     **{name: (lambda make=make: rows(*make())) for name, make in scale.TABLES.items()},
     **{name: (lambda make=make: rows(*make())) for name, make in magnetism_tables.TABLES.items()},

@@ -8,6 +8,7 @@ import pytest
 from models import labelled, molecule, tiny_mace
 from pathtune import FitConfig, InputError, SparseDelta, guidance, load, share_for, sparsify
 from pathtune.data import elements_of, from_atoms
+from pathtune.errors import DivergedError
 from pathtune.guidance import SweepPoint, beside_full, choose_share, draw_sweep, one_standard_error
 
 
@@ -53,8 +54,8 @@ def test_a_sweep_tries_every_share_once_and_resumes(tmp_path, monkeypatch):
     lines = []
     choice = choose_share(*arguments, config=config, shares=(0.5, 0.1, 1e-6), file=file, report=lines.append)
     assert [p.share for p in choice.points] == [0.1, 0.5]  # 1e-6 is less than one weight
-    assert choice.epochs == 1
-    assert len(lines) == 3
+    assert choice.epochs == 4  # a fifth would be one step
+    assert len(lines) == 4
     assert [(p["share"], p["is_full"]) for p in json.loads(file.read_text())["points"]] == [
         (0.1, False), (0.5, False), (1.0, True)]  # fmt: skip
     assert choice.full.active > choice.points[-1].active
@@ -90,3 +91,40 @@ def test_the_share_by_data_grows_with_the_labels_between_its_bounds_and_counts_w
     wider = share_for(base, structures(10), SparseDelta(scope=("linear", "contraction", "radial")))
     assert wider.share < more.share
     assert "--arm full" in many.reason
+
+
+@pytest.mark.usefixtures("needs_mace")
+def test_a_sweeps_file_serves_only_the_sweep_that_wrote_it(tmp_path):
+    base, file, config = load(tiny_mace()), tmp_path / "sweep.json", FitConfig(epochs=1, batch_size=4)
+    lines = []
+    asked = {"config": config, "shares": (0.5,), "file": file, "report": lines.append, "has_full": False}
+    choose_share(base, structures(), structures(3, seed=9), **asked)
+    others = (
+        (structures(seed=20), structures(3, seed=9), asked),
+        (structures(seed=20), structures(3, seed=30), asked),
+        (structures(seed=20), structures(3, seed=30), asked | {"delta": SparseDelta(scope=("radial",))}),
+        (structures(seed=20), structures(3, seed=30), asked | {"config": dataclasses.replace(config, seed=1)}),
+    )
+    for i, (train, valid, options) in enumerate(others, 1):
+        choose_share(base, train, valid, **options)
+        assert len(lines) == 1 + i
+    choose_share(base, train, valid, **options)
+    assert len(lines) == 1 + i
+
+
+@pytest.mark.usefixtures("needs_mace")
+def test_a_share_whose_short_run_diverges_is_said_and_left_out(monkeypatch):
+    base, lines, train = load(tiny_mace()), [], guidance.fit
+
+    def diverges(model, *given, **options):
+        if next(iter(model.adaptation.parts())).config.active_share == 1.0:
+            raise DivergedError("fit: the loss is nan")
+        return train(model, *given, **options)
+
+    monkeypatch.setattr(guidance, "fit", diverges)
+    given = {"config": FitConfig(epochs=1, batch_size=4), "report": lines.append, "has_full": False}
+    choice = choose_share(base, structures(), structures(3, seed=9), shares=(0.1, 1.0), **given)
+    assert [p.share for p in choice.points] == [0.1]
+    assert "share 100.00 %: no run, or it diverged" in lines
+    with pytest.raises(InputError, match="or its run diverged"):
+        choose_share(base, structures(), structures(3, seed=9), shares=(1.0,), **given)

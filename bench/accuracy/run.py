@@ -88,7 +88,7 @@ def run(system: dict, work: pathlib.Path) -> dict:
     if "elsewhere" in system:
         for row in result["rows"]:
             merged = work / system["name"] / "runs" / f"{row['arm']}_lr{row.get('lr') or 0:g}" / "merged.model"
-            row["elsewhere"] = errors_elsewhere(str(merged) if row["values"] else model, system["elsewhere"])
+            row["elsewhere"] = errors_elsewhere(str(merged) if row.get("values") else model, system["elsewhere"])
     kept = {key: result[key] for key in ("pathtune", "torch", "threads", "n_structures", "equal", "rows")}
     return {"system": system, "machine": processor(), **kept}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import numbers
@@ -24,20 +25,23 @@ from pathtune.conventions import check_conventions
 from pathtune.data import Source, as_source, elements_of, heads_of
 from pathtune.data.plan import labelled_numbers
 from pathtune.energy_offsets import settle_energies
-from pathtune.errors import InputError
+from pathtune.errors import DivergedError, InputError
 from pathtune.evaluation import losses
 from pathtune.files import write_text
 from pathtune.forms import read_json
 from pathtune.layers import select_layers
 from pathtune.model import Potential
+from pathtune.options import to_toml
 from pathtune.plots import BLUE, ORANGE, draw_share_axis, new_figure, save_png
 from pathtune.processes import world
 from pathtune.training import FitConfig, fit
+from pathtune.training.agreement import model_hash
 
 WEIGHTS_PER_LABEL = 1.6  # that may change, for each labelled number
 LEAST_SHARE = 0.3
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 EPOCHS_SHARE = 0.2  # of the run's epochs, for each run of the sweep
+LEAST_STEPS = 50  # of each run of the sweep, as far as the whole run has so many
 SWEEP = {"epochs": int, "points": [{"share": float, "active": int, "losses": [numbers.Real]}]}  # of a sweep's file
 
 
@@ -114,7 +118,8 @@ def choose_share(
     train, valid = as_source(train), as_source(valid)
     if len(valid) < 2:
         raise InputError(f"the sweep has {len(valid)} validation structures, expected at least 2")
-    epochs = max(1, round(EPOCHS_SHARE * config.epochs))
+    least = -(-LEAST_STEPS // -(-len(train) // config.batch_size))
+    epochs = min(config.epochs, max(1, least, round(EPOCHS_SHARE * config.epochs)))
     given = {"train": train, "valid": valid}
     base, _, sets, _ = settle_energies(base, given, config.energy_offsets, config.e0, config.refit_e0)
     train, valid = sets["train"], sets["valid"]
@@ -122,24 +127,29 @@ def choose_share(
         check_conventions(base, train)
     config = dataclasses.replace(config.after_e0(), epochs=epochs, patience=0, keep_worse=True)
     said = report or (lambda line: None)
-    points = world().first(lambda: _read(file, epochs, len(valid)))
+    of = _digest(base, delta, config, train, valid)
+    points = world().first(lambda: _read(file, of))
     arms = [(share, False) for share in sorted(set(shares))]
     arms += [(1.0, True)] if has_full and config.lr is None else []
     asked = [arm for arm in arms if all((p.share, p.is_full) != arm for p in points)]
     for first in range(0, len(asked), world().size):  # as many runs at a time as there are processes
         jobs = [functools.partial(_run, base, train, valid, delta, config, *a) for a in asked[first:][: world().size]]
-        new = [point for point in world().share(jobs) if point is not None]
+        found = world().share(jobs)
+        for (share, is_full), point in zip(asked[first:], found):
+            if point is None:
+                said(f"{'full fine-tuning' if is_full else f'share {100 * share:5.2f} %'}: no run, or it diverged")
+        new = [point for point in found if point is not None]
         points += new
         for point in new:
             name = "full fine-tuning" if point.is_full else f"share {100 * point.share:5.2f} %"
             said(f"{name:16s}  {point.active:8,d} weights  validation {point.mean:.4g}")
         if file is not None:
-            text = json.dumps({"epochs": epochs, "points": _plain(points)}, indent=1) + "\n"
+            text = json.dumps({"of": of, "epochs": epochs, "points": _plain(points)}, indent=1) + "\n"
             world().first(functools.partial(write_text, pathlib.Path(file), text))
     sparse = sorted((p for p in points if not p.is_full), key=lambda p: p.share)
     if not sparse:
         tried = ", ".join(map(str, shares))
-        raise InputError(f"shares are {tried}: each is less than one weight, expected larger ones")
+        raise InputError(f"shares are {tried}: each is less than one weight or its run diverged, expected others")
     full = next((p for p in points if p.is_full), None)
     return beside_full(one_standard_error(sparse, epochs), full)
 
@@ -147,20 +157,29 @@ def choose_share(
 def _run(
     base: Potential, train: Source, valid: Source, delta: SparseDelta, config: FitConfig, share: float, is_full: bool
 ) -> SweepPoint | None:
-    """One short run; None where the share is less than one weight of a small model."""
-    if is_full:
-        model = adapt(base, ["full"], elements_of(train), seed=config.seed, heads=heads_of(train))
+    """One short run; None where the share is less than one weight of a small model, or the run diverges."""
+    try:
+        model = _model(base, train, delta, config, share, is_full)
+        if model is None:
+            return None
         fit(model, train, valid, config, progress=False)
-        return SweepPoint(share, model.counts()["active"], losses(model, valid, config.loss_of), is_full=True)
+    except DivergedError:
+        return None
+    return SweepPoint(share, model.counts()["active"], losses(model, valid, config.loss_of), is_full)
+
+
+def _model(
+    base: Potential, train: Source, delta: SparseDelta, config: FitConfig, share: float, is_full: bool
+) -> Potential | None:
+    if is_full:
+        return adapt(base, ["full"], elements_of(train), seed=config.seed, heads=heads_of(train))
     try:
         plan = dataclasses.replace(delta, active_share=share, by_step=None)
-        model = sparsify(base, plan, elements_of(train), config.seed, heads=heads_of(train))
+        return sparsify(base, plan, elements_of(train), config.seed, heads=heads_of(train))
     except InputError:
         if 0 < share <= 1:
             return None
         raise
-    fit(model, train, valid, config, progress=False)
-    return SweepPoint(share, model.counts()["active"], losses(model, valid, config.loss_of))
 
 
 def one_standard_error(points: Sequence[SweepPoint], epochs: int = 0) -> ShareChoice:
@@ -229,9 +248,16 @@ def _plain(points: Sequence[SweepPoint]) -> list[dict[str, Any]]:
     return [dataclasses.asdict(p) for p in points]
 
 
-def _read(file: str | pathlib.Path | None, epochs: int, n_valid: int) -> list[SweepPoint]:
+def _read(file: str | pathlib.Path | None, of: str) -> list[SweepPoint]:
     if file is None or not pathlib.Path(file).exists():
         return []
     state = read_json(file, SWEEP)
     points = [SweepPoint(p["share"], p["active"], p["losses"], p.get("is_full") is True) for p in state["points"]]
-    return points if state["epochs"] == epochs and all(len(p.losses) == n_valid for p in points) else []
+    return points if state.get("of") == of else []
+
+
+def _digest(base: Potential, delta: SparseDelta, config: FitConfig, train: Source, valid: Source) -> str:
+    """A hash of all that the runs of a sweep depend on."""
+    options = to_toml(delta=delta, fit=config)
+    parts = (options, model_hash(base), train.fingerprint, valid.fingerprint)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

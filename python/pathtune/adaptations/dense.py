@@ -149,9 +149,8 @@ class Full(Adaptation):
         return [rows.get(name, p) for name, p in named if p.requires_grad or name in rows]
 
     def n_changed(self) -> int:
-        """Number of weights of the parameters that are trained, those of elements that do not occur included."""
-        parameters = self.backbone.parameters
-        return sum(p.numel() for name, p in parameters.items() if p.requires_grad or name in self._rows)
+        """Number of weights that are trained: of those of one element each, the ones of elements that occur."""
+        return sum(p.numel() for p in self.trainable())
 
 
 class Tuned(Full):

@@ -80,7 +80,7 @@ def _print(result: dict[str, Any], out: str) -> None:
     notes = []
     if equal["mode"] == "seconds":
         ratios = ", ".join(f"{arm} {ratio:.2f}" for arm, ratio in equal["step_time_ratio"].items())
-        notes.append(f"The same seconds: epochs by the ratio of {reference}'s median step to the arm's ({ratios}).")
+        notes.append(f"The same seconds: epochs by the ratio of {reference}'s step to the arm's ({ratios}).")
     if any(row.get("is_edge") for row in rows):
         notes.append("*: the best rate is the lowest or the highest tried; others may be better.")
     for row in rows:

@@ -79,6 +79,8 @@ def arms_of(plan: Plan) -> list[Arm]:
     arms = []
     for word in asked.arms:
         kinds = tuple(word.split("+"))
+        if len(set(kinds)) < len(kinds):
+            raise InputError(f"arms has {word!r}, expected each kind once in an arm")
         for kind in kinds:
             if kind not in adaptation_kinds():
                 known = ", ".join(adaptation_kinds())
@@ -91,7 +93,22 @@ def arms_of(plan: Plan) -> list[Arm]:
         if kind not in named and getattr(asked, option_name) != _default(CompareOptions, option_name):
             raise InputError(f"{option_name} is given, but no arm has {kind}, expected {kind} among the arms")
     _check_kinds(plan, named)
+    _check_several(plan)
     return arms
+
+
+def _check_several(plan: Plan) -> None:
+    """Raise InputError for an option of one run in whose place a comparison has a list."""
+    delta, lora = plan.kinds.get("delta"), plan.kinds.get("lora")
+    asked = {
+        "lr": (plan.fit.lr, FitConfig.lr, "lrs"),
+        "seed": (plan.fit.seed, FitConfig.seed, "seeds"),
+        "active_share": (getattr(delta, "active_share", None), None, "active_share of [compare]"),
+        "rank": (getattr(lora, "rank", LowRankOptions.rank), LowRankOptions.rank, "rank of [compare]"),
+    }
+    for name, (value, default, instead) in asked.items():
+        if value != default:
+            raise InputError(f"{name} is {value!r} for all arms, expected {instead}, from which each run has its own")
 
 
 def _check_kinds(plan: Plan, named: set[str]) -> None:

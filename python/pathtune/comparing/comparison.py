@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from pathtune import processes
 from pathtune._version import __version__
 from pathtune.comparing.arms import Arm, Plan, Trial, arms_of, by_arm, sections_of
+from pathtune.comparing.claim import claim, is_finished
 from pathtune.comparing.figure import draw
 from pathtune.comparing.options import CompareOptions
 from pathtune.comparing.probe import Cost, costs
@@ -22,10 +22,10 @@ from pathtune.comparing.table import Row, add_ratios, arm_row, best_of, markdown
 from pathtune.data import LabelKeys
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate
-from pathtune.files import checked_path, read_text, write_text
-from pathtune.forms import read_json, read_toml
+from pathtune.files import write_text
+from pathtune.forms import read_json
 from pathtune.model import Potential
-from pathtune.options import to_mapping, to_toml
+from pathtune.options import to_mapping
 from pathtune.training import FitConfig
 from pathtune.training.agreement import check_alike
 from pathtune.training.options import learning_rate
@@ -36,7 +36,6 @@ from pathtune.training.run import ModelOptions, adapt_as
 COSTS = {...: {"step_seconds": float, "clock": str, "peak_bytes": (int, None)}}
 MOST_SECONDS = 1e6  # of a step; above, the file is damaged
 RESULT = {"rows": [{"arm": str, "title": str}], "runs": [{"name": str, "arm": str}], "equal": {...: object}}
-GROWING = ("arms", "active_share", "rank", "seeds", "n_rates", "more_rates", "lrs")  # what a later call may change
 
 
 def compare(
@@ -86,22 +85,25 @@ def run_comparison(
 ) -> dict[str, Any]:
     """Train what is not trained yet, and write compare.json, compare.md and compare.png; returns what the first holds.
 
-    A finished folder is only read. Under torchrun the processes share the runs; each run is one process's own.
-    InputError as compare.
+    A finished folder is only read, once model and structures are found to be those of its runs. Under torchrun the
+    processes share the runs; each run is one process's own. InputError as compare.
     """
     arms, here = arms_of(plan), processes.world()
     if plan.compare.jobs > 1 and (in_memory or here.size > 1):
         several = f"in each of {here.size} processes of torchrun, expected 1"
         why = "beside data in memory, expected files that each job can read" if in_memory else several
         raise InputError(f"jobs is {plan.compare.jobs} {why}")
-    here.first(lambda: claim(folder, plan))
-    if here.first((folder / "compare.json").exists):
-        return read_json(folder / "compare.json", RESULT)
+    is_done = here.first(lambda: is_finished(folder, plan))
     with processes.alone():
-        world = open_world(plan, folder, in_memory)
+        opened = dataclasses.replace(plan, fit=plan.fit.after_e0()) if is_done else plan
+        world = open_world(opened, folder, in_memory)
+    reference = next((arm for arm in arms if arm.kinds == ("full",)), arms[0]).key
+    reference = here.first(lambda: claim(folder, plan, world.content(), reference))
+    if is_done:
+        return read_json(folder / "compare.json", RESULT)
     check_alike(here, world.base, world.sets, plan.fit)
     found = here.share([lambda: _costs(arms, world, is_on_disk=not in_memory)])[0]
-    lengths, equal = _lengths(arms, found, plan)
+    lengths, equal = _lengths(arms, found, plan, reference)
     with progress:
         rows, runs = compare_arms(arms, world, progress, lengths, found)
     result = {
@@ -123,39 +125,6 @@ def _write(folder: pathlib.Path, result: Mapping[str, Any]) -> None:
     write_text(folder / "compare.md", markdown(result["rows"]))
     draw(folder / "compare.png", result["rows"])
     write_text(folder / "compare.json", json.dumps(result, indent=1) + "\n")
-
-
-def claim(folder: pathlib.Path, plan: Plan) -> None:
-    """Write the options into the folder. Raises InputError where it holds something else or cannot be written.
-
-    A comparison that is there may be asked for other arms, rates and further seeds: its runs are kept, its result is
-    made anew.
-    """
-    free = {"out": None, "jobs": 1}  # what a call that goes on may change
-    kept = dataclasses.replace(plan, compare=dataclasses.replace(plan.compare, **free))
-    file, text = folder / "compare.toml", to_toml(**kept.sections())
-    if checked_path(folder).exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file, expected a folder for the comparison")
-    if file.exists():
-        if read_text(file) != text:
-            there = _without_growing(read_toml(file))
-            if there != _without_growing(tomllib.loads(text)):
-                known = ", ".join(GROWING)
-                raise InputError(
-                    f"{folder}: holds a comparison with other options ({file}), expected the same but for {known}, "
-                    "with the same first seed, or a new folder"
-                )
-            (folder / "compare.json").unlink(missing_ok=True)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder}: is not empty and holds no comparison, expected a new folder")
-    write_text(file, text)
-
-
-def _without_growing(sections: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same in all calls on one folder: options that are not of GROWING, and the first seed."""
-    asked = sections.get("compare", {})
-    same = {name: value for name, value in asked.items() if name not in GROWING}
-    return sections | {"compare": same | {"first_seed": asked.get("seeds", [None])[:1]}}
 
 
 def compare_arms(
@@ -229,10 +198,17 @@ def _costs(arms: Iterable[Arm], world: World, is_on_disk: bool) -> dict[str, Cos
     return kept
 
 
-def _lengths(arms: Sequence[Arm], found: Mapping[str, Cost], plan: Plan) -> tuple[dict[str, int], dict[str, Any]]:
+def _lengths(
+    arms: Sequence[Arm], found: Mapping[str, Cost], plan: Plan, reference: str
+) -> tuple[dict[str, int], dict[str, Any]]:
     """Epochs by the key of the arm, and what was the same for all, for the record."""
     mode, asked = plan.compare.equal, plan.fit.epochs
-    reference = next((arm for arm in arms if arm.kinds == ("full",)), arms[0]).key
+    clocks = {found[key].clock for key in (reference, *(arm.key for arm in arms))}
+    if mode == "seconds" and len(clocks) > 1:
+        raise InputError(
+            "the steps of some arms were timed with one thread and those of others with several, expected as many "
+            "threads as in the first call on this folder"
+        )
     ratio = {arm.key: found[reference].step_seconds / found[arm.key].step_seconds for arm in arms}
     epochs = {arm.key: asked if mode == "steps" else max(1, round(asked * ratio[arm.key])) for arm in arms}
     return epochs, {"mode": mode, "reference": reference, "step_time_ratio": ratio, "epochs": epochs}

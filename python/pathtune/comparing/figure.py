@@ -34,7 +34,7 @@ def draw(file: pathlib.Path, rows: Sequence[Row]) -> None:
     heights = [_error(row, label.mae_key)[0] for row in points]
     if heights:
         left.set_ylim(min(heights) / 1.2, 1.4 * max(heights))
-    right.set_xlabel("seconds of training (steps times the median step)")
+    right.set_xlabel("seconds of training (steps times the time of a step)")
     on = "test" if any(row.get("test") for row in rows) else "validation"
     left.set_ylabel(f"{label.word} MAE on {on}, {label.report_unit}")
     figure.legend(*left.get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside upper center", ncols=4)

@@ -27,14 +27,14 @@ class CompareOptions:
     )
     active_share: tuple[float, ...] = option((0.03,), "shares of the reachable weights, an arm for each with sparse")
     rank: tuple[int, ...] = option((4,), "ranks, an arm for each with lora")
-    n_rates: int = option(3, "learning rates tried for every arm: its default times powers of two around 1")
+    n_rates: int = option(3, "learning rates tried for every arm, a factor of two apart, around its default")
     more_rates: int = option(
         2, "at most so many more, one by one, beyond the highest or lowest where it was the best; none with --lrs"
     )
     lrs: tuple[float, ...] = option((), "learning rates tried for every arm, in the place of --n-rates")
     seeds: tuple[int, ...] = option((0,), "of order and start; the first one chooses the learning rate")
     equal: str = option(
-        "steps", "what every arm gets the same of; seconds: steps by median step times", choices=("steps", "seconds")
+        "steps", "what every arm gets the same of; seconds: epochs by the times of a step", choices=("steps", "seconds")
     )
     jobs: int = option(1, "runs at the same time, each on its share of the threads")
 
@@ -51,6 +51,8 @@ class CompareOptions:
         for lr in self.lrs:
             if not lr > 0:
                 raise InputError(f"lrs has {lr}, expected numbers above 0")
+        if len({f"{lr:g}" for lr in self.lrs}) < len(self.lrs):
+            raise InputError(f"lrs is {' '.join(map(str, self.lrs))}, expected numbers that differ in six digits")
         for seed in self.seeds:
             if seed < 0:
                 raise InputError(f"seeds has {seed}, expected numbers of at least 0")

@@ -1,4 +1,8 @@
-"""What a step of an arm costs: its median time and the peak memory, each arm in a process of its own."""
+"""What a step of an arm costs: its time and the peak memory, each arm in a process of its own.
+
+A step of a sparse arm is longest while all weights are candidates and shortest once its share is reached. A probe goes
+that way in few steps, and its phases count as they will in the run (`mean_step`).
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,14 @@ import multiprocessing
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
 from pathtune.adaptations import SparseDelta
+from pathtune.adaptations.sparse.narrowing import narrowing_interval
+from pathtune.adaptations.sparse.options import HOLD
 from pathtune.benchmark.memory import reset_peak, resident
 from pathtune.comparing.arms import Arm, Plan, Trial, sections_of
 from pathtune.comparing.running import World, open_world, result_of
@@ -21,18 +27,20 @@ from pathtune.data import elements_of, subset
 from pathtune.errors import DivergedError
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.training.fitting import fit
+from pathtune.training.plans import Plans
 from pathtune.training.progress import Progress
 from pathtune.training.run import adapt_as
 
 N_STEPS = 25  # of a probe
-BY_STEP = 5  # of these until a sparse delta has its share, so that the median is of the steps after
+N_STEPS_SPARSE = 36  # where candidates are dropped
+BY_STEP = 24  # of these until a sparse delta has its share
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """Of one arm."""
 
-    step_seconds: float  # median
+    step_seconds: float  # median; of a sparse arm the mean over its run of the medians of its phases
     clock: str  # "processor": seconds of one thread's processor; "wall": with several threads, or a GPU
     peak_bytes: int | None  # above the loaded model and structures; None where it was not or cannot be measured
 
@@ -57,14 +65,16 @@ def _fresh(arm: Arm, plan: Plan, folder: pathlib.Path, n_threads: int) -> Cost:
 
 def _measured(arm: Arm, world: World, has_memory: bool) -> Cost:
     plan = world.plan
-    n_frames = min(len(world.sets["train"]), N_STEPS * plan.fit.batch_size)
-    train, valid = subset(world.sets["train"], range(n_frames)), subset(world.sets["valid"], [0])
-    n_epochs = -(-N_STEPS // -(-n_frames // plan.fit.batch_size))
-    options = sections_of(Trial(arm, 1.0, plan.compare.seeds[0], n_epochs), plan)
+    options = sections_of(Trial(arm, 1.0, plan.compare.seeds[0], plan.fit.epochs), plan)
     delta = options.get("delta")
-    if isinstance(delta, SparseDelta) and not delta.is_paper:
-        options["delta"] = dataclasses.replace(delta, by_step=BY_STEP)
-    options["fit"] = dataclasses.replace(options["fit"].after_e0(), lr=None)
+    narrowed = delta if isinstance(delta, SparseDelta) and not delta.has_thresholds else None
+    n_steps = N_STEPS if narrowed is None else N_STEPS_SPARSE
+    n_frames = min(len(world.sets["train"]), n_steps * plan.fit.batch_size)
+    train, valid = subset(world.sets["train"], range(n_frames)), subset(world.sets["valid"], [0])
+    n_epochs = -(-n_steps // -(-n_frames // plan.fit.batch_size))
+    if narrowed is not None:
+        options["delta"] = dataclasses.replace(narrowed, by_step=BY_STEP)
+    options["fit"] = dataclasses.replace(options["fit"].after_e0(), lr=None, epochs=n_epochs)
     train_all = world.sets["train"]
     before = _resident(reset=True) if has_memory else None
     model = adapt_as(world.refitted, train if elements_of(train) == elements_of(train_all) else train_all, options)
@@ -74,7 +84,37 @@ def _measured(arm: Arm, world: World, has_memory: bool) -> Cost:
         fit(model, train, valid, options["fit"], progress=clock)
     peak = _resident(reset=False) if has_memory else None
     taken = None if before is None or peak is None else max(0, peak - before)
-    return Cost(statistics.median(clock.within or clock.across), "wall" if is_wall else "processor", taken)
+    mixed = [world.sets[name] for name in ("train", "replay") if name in world.sets]
+    length = Plans(plan.fit, *mixed).before(plan.fit.epochs)
+    seconds = _median(clock.times) if narrowed is None else mean_step(clock.times, narrowed, length)
+    return Cost(seconds, "wall" if is_wall else "processor", taken)
+
+
+def mean_step(times: Mapping[int, float], delta: SparseDelta, n_steps: int) -> float:
+    """Seconds of a step, as a mean over a run of `n_steps` that drops candidates as `delta` says.
+
+    `times`: of the steps of a probe by their number from 0; it drops some at every step between HOLD BY_STEP and
+    BY_STEP. The time before (all candidates), between and after counts by its share of the run. Between, the run
+    drops candidates at every `narrowing_interval`-th step only: what a step takes there beyond the mean of before and
+    after is divided by that.
+    """
+    phases = {
+        "before": {k: t for k, t in times.items() if k < HOLD * BY_STEP},
+        "between": {k: t for k, t in times.items() if HOLD * BY_STEP <= k <= BY_STEP},
+        "after": {k: t for k, t in times.items() if k > BY_STEP},
+    }
+    if not all(phases.values()):  # the probe diverged early
+        return _median(times)
+    before, between, after = map(_median, phases.values())
+    by_step = min(n_steps, delta.reached_by(n_steps))
+    middle = (before + after) / 2
+    middle += max(0.0, between - middle) / narrowing_interval(by_step)
+    held = HOLD * by_step
+    return (held * before + (by_step - held) * middle + (n_steps - by_step) * after) / n_steps
+
+
+def _median(times: Mapping[int, float]) -> float:
+    return statistics.median(times.values())
 
 
 def _resident(reset: bool) -> int | None:
@@ -92,16 +132,21 @@ class StepClock(Progress):
 
     def __init__(self, clock: Callable[[], float], is_cuda: bool):
         super().__init__(1, quiet=True)
-        self.within: list[float] = []  # an epoch
-        self.across: list[float] = []  # two epochs: with a validation between
+        self._within: dict[int, float] = {}  # an epoch, by the number of the step
+        self._across: dict[int, float] = {}  # two epochs: with a validation between
         self._clock, self._is_cuda = clock, is_cuda
         self._epoch, self._last = 0, clock()
+
+    @property
+    def times(self) -> dict[int, float]:
+        """By the number of the step, from 0: those within an epoch, or all where an epoch is one step."""
+        return self._within or self._across
 
     def step(self, epoch: int, step: int, n_steps: int, loss: float) -> None:
         """After a step."""
         if self._is_cuda:
             torch.cuda.synchronize()
         now = self._clock()
-        kept = self.within if epoch == self._epoch and step > 1 else self.across
-        kept.append(now - self._last)
+        kept = self._within if epoch == self._epoch and step > 1 else self._across
+        kept[len(self._within) + len(self._across)] = now - self._last
         self._epoch, self._last = epoch, now

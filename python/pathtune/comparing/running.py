@@ -28,6 +28,7 @@ from pathtune.loading import load
 from pathtune.model import Potential
 from pathtune.ops.allocator import keep_large_blocks
 from pathtune.options import to_toml
+from pathtune.training.agreement import model_hash
 from pathtune.training.checkpoint import LINE
 from pathtune.training.folder import RunFolder
 from pathtune.training.progress import SeriesProgress
@@ -63,6 +64,14 @@ class World:
     e0_fit: E0Fit | None
     sets: Mapping[str, Source]  # train, valid, and where asked test and replay
     known: Source | None = None  # structures of what the base knows
+    given: Mapping[str, Source] = dataclasses.field(default_factory=dict)  # all sets as they were read
+
+    def content(self) -> dict[str, str]:
+        """Hashes of the model and of every set, by name: what runs in one folder must have in common."""
+        asked = getattr(self.plan.kinds.get("pull"), "pull_data", None)
+        extra = {} if asked is None else {"pull": as_source(asked, self.plan.data, needs_labels=False)}
+        sets = {**self.given, **extra}
+        return {"model": model_hash(self.base), **{name: source.fingerprint for name, source in sets.items()}}
 
 
 def open_world(plan: Plan, folder: pathlib.Path, given: Mapping[str, Any] | None = None) -> World:
@@ -78,6 +87,7 @@ def open_world(plan: Plan, folder: pathlib.Path, given: Mapping[str, Any] | None
             raise InputError("--model is missing, expected a .model or checkpoint file or a known name")
         base = load(asked.model, asked.dtype, asked.head, asked.backend, asked.device)
     sets = _sets(plan, given)
+    read = dict(sets)
     known = sets.pop("known", None)
     for source in [*sets.values(), *([] if known is None else [known])]:
         check_elements(source, base.atomic_numbers)
@@ -86,7 +96,7 @@ def open_world(plan: Plan, folder: pathlib.Path, given: Mapping[str, Any] | None
         check_conventions(base, sets["train"])
     fit = plan.fit
     refitted, e0_fit, sets, _ = settle_energies(base, sets, fit.energy_offsets, fit.e0, fit.refit_e0)
-    return World(plan, folder, base, refitted, e0_fit, sets, known)
+    return World(plan, folder, base, refitted, e0_fit, sets, known, read)
 
 
 def _sets(plan: Plan, given: Mapping[str, Any]) -> dict[str, Source]:
@@ -198,6 +208,8 @@ def run_trial(trial: Trial, world: World, progress: SeriesProgress) -> dict[str,
     if said.exists():
         return _identity(trial) | {"diverged": read_text(said).strip(), "valid_loss": None}
     metrics = read_json(run.metrics, METRICS)
+    if metrics["epochs"] != trial.epochs and not world.plan.fit.patience:
+        raise InputError(f"{run.folder}: has {metrics['epochs']} epochs, expected {trial.epochs} or a new folder")
     for name, source in world.sets.items():
         if metrics["fingerprints"].get(name) != source.fingerprint:
             raise InputError(f"{run.folder}: holds a run on other {name} structures, expected a new folder")

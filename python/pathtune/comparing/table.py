@@ -161,7 +161,7 @@ def _error(scores: Mapping[str, Sequence[float]] | None, key: str) -> str:
     if not scores or key not in scores:
         return ""
     mean, spread = scores[key]
-    return f"{mean:,.4g}" + (f" ± {spread:.2g}" if spread else "")
+    return f"{mean:,.4g}" + (f" ± {spread / 2:.2g}" if spread else "")
 
 
 def _plain(value: float | None, form: str, factor: float = 1) -> str:

@@ -40,7 +40,7 @@ def check_alike(world: OneProcess, model: Potential, sets: Mapping[str, Source],
         "pathtune": __version__,
         "torch": torch.__version__,
         "options": hashlib.sha256(repr(sorted(to_mapping(config).items())).encode()).hexdigest()[:12],
-        "model": _hash(model),
+        "model": model_hash(model),
         **{f"{name} data": source.fingerprint[:12] for name, source in sets.items()},
     }
     found = world.gather(lambda: mine)
@@ -52,7 +52,8 @@ def check_alike(world: OneProcess, model: Potential, sets: Mapping[str, Source],
                 )
 
 
-def _hash(model: Potential) -> str:
+def model_hash(model: Potential) -> str:
+    """A short hash of the weights and E0 of a base."""
     digest = hashlib.sha256(model.e0.cpu().numpy().tobytes())
     for name, value in model.base.parameters.items():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())

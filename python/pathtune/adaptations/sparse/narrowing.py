@@ -57,7 +57,7 @@ class Narrowing(Controller):
         self.n_reachable = sum(d.n_reachable for d in self.deltas)
         self.n_steps = n_steps
         self.by_step = config.reached_by(n_steps)
-        self.interval = max(1, round(self.by_step * (1 - HOLD) / N_NARROWINGS))
+        self.interval = narrowing_interval(self.by_step)
         self.rates: list[float] = [group["lr"] for group in self.groups]
         self._set_rate(0)
 
@@ -154,6 +154,11 @@ class Narrowing(Controller):
         z = self._state(d).get("z", y)
         beta1 = self.groups[0]["betas"][0]
         return torch.lerp(z, y, 1 / beta1), y, z
+
+
+def narrowing_interval(by_step: int) -> int:
+    """Steps from one narrowing to the next."""
+    return max(1, round(by_step * (1 - HOLD) / N_NARROWINGS))
 
 
 def check_by_step(config: SparseDelta, n_steps: int) -> None:
