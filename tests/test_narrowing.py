@@ -138,7 +138,7 @@ def test_what_stays_keeps_its_optimizer_state_bit_for_bit(base):
     optimizer.step()
     d = deltas_of(model)[1]
     before = (d.indices, d.values.detach().clone(), *(optimizer.state[d.values][k].clone() for k in STATE))
-    keep = torch.arange(d.values.numel()) % 3 == 0
+    keep = torch.arange(0, d.values.numel(), 3)
     keep_candidates(d, keep, optimizer.state[d.values])
     after = (d.indices, d.values.detach(), *(optimizer.state[d.values][k] for k in STATE))
     assert all(torch.equal(a[keep], b) for a, b in zip(before, after))

@@ -1,7 +1,8 @@
 """What a step of an arm costs: its time and the peak memory, each arm in a process of its own.
 
-A step of a sparse arm is longest while all weights are candidates and shortest once its share is reached. A probe goes
-that way in few steps, and its phases count as they will in the run (`mean_step`).
+All probes take the same steps on the same batches. A step of a sparse arm is longest while all weights are candidates
+and shortest once its share is reached: three probes, with all candidates, with some dropped at every step, and at the
+share, count as these phases will in the run (`mean_step`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import torch
 
@@ -31,16 +33,14 @@ from pathtune.training.plans import Plans
 from pathtune.training.progress import Progress
 from pathtune.training.run import adapt_as
 
-N_STEPS = 25  # of a probe
-N_STEPS_SPARSE = 36  # where candidates are dropped
-BY_STEP = 24  # of these until a sparse delta has its share
+N_STEPS = 16  # of a probe
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """Of one arm."""
 
-    step_seconds: float  # median; of a sparse arm the mean over its run of the medians of its phases
+    step_seconds: float  # median; of a sparse arm the mean over its run of those of its phases
     clock: str  # "processor": seconds of one thread's processor; "wall": with several threads, or a GPU
     peak_bytes: int | None  # above the loaded model and structures; None where it was not or cannot be measured
 
@@ -67,54 +67,61 @@ def _measured(arm: Arm, world: World, has_memory: bool) -> Cost:
     plan = world.plan
     options = sections_of(Trial(arm, 1.0, plan.compare.seeds[0], plan.fit.epochs), plan)
     delta = options.get("delta")
-    narrowed = delta if isinstance(delta, SparseDelta) and not delta.has_thresholds else None
-    n_steps = N_STEPS if narrowed is None else N_STEPS_SPARSE
-    n_frames = min(len(world.sets["train"]), n_steps * plan.fit.batch_size)
-    train, valid = subset(world.sets["train"], range(n_frames)), subset(world.sets["valid"], [0])
-    n_epochs = -(-n_steps // -(-n_frames // plan.fit.batch_size))
-    if narrowed is not None:
-        options["delta"] = dataclasses.replace(narrowed, by_step=BY_STEP)
-    options["fit"] = dataclasses.replace(options["fit"].after_e0(), lr=None, epochs=n_epochs)
-    train_all = world.sets["train"]
-    before = _resident(reset=True) if has_memory else None
-    model = adapt_as(world.refitted, train if elements_of(train) == elements_of(train_all) else train_all, options)
     is_wall = torch.get_num_threads() > 1 or world.base.device.type != "cpu"
-    clock = StepClock(time.perf_counter if is_wall else time.process_time, world.base.device.type == "cuda")
-    with contextlib.suppress(DivergedError):  # the steps until then are as long as any
-        fit(model, train, valid, options["fit"], progress=clock)
+    before = _resident(reset=True) if has_memory else None
+    if isinstance(delta, SparseDelta) and not delta.has_thresholds:
+        clock = _probe(world, {**options, "delta": dataclasses.replace(delta, active_share=1.0)}, is_wall)
+        times = [clock.times]
+        for by_step in (clock.n_steps, 1):
+            phase = dataclasses.replace(delta, by_step=by_step)
+            times.append(_probe(world, {**options, "delta": phase}, is_wall).times)
+        mixed = [world.sets[name] for name in ("train", "replay") if name in world.sets]
+        seconds = mean_step(*times, delta, Plans(plan.fit, *mixed).before(plan.fit.epochs))
+    else:
+        seconds = statistics.median(_probe(world, options, is_wall).times.values())
     peak = _resident(reset=False) if has_memory else None
     taken = None if before is None or peak is None else max(0, peak - before)
-    mixed = [world.sets[name] for name in ("train", "replay") if name in world.sets]
-    length = Plans(plan.fit, *mixed).before(plan.fit.epochs)
-    seconds = _median(clock.times) if narrowed is None else mean_step(clock.times, narrowed, length)
     return Cost(seconds, "wall" if is_wall else "processor", taken)
 
 
-def mean_step(times: Mapping[int, float], delta: SparseDelta, n_steps: int) -> float:
+def _probe(world: World, options: dict[str, Any], is_wall: bool) -> StepClock:
+    """The clock of a short run."""
+    batch_size, train_all = world.plan.fit.batch_size, world.sets["train"]
+    n_frames = min(len(train_all), N_STEPS * batch_size)
+    train, valid = subset(train_all, range(n_frames)), subset(world.sets["valid"], [0])
+    n_epochs = -(-N_STEPS // -(-n_frames // batch_size))
+    config = dataclasses.replace(options["fit"].after_e0(), lr=None, epochs=n_epochs)
+    given = train if elements_of(train) == elements_of(train_all) else train_all
+    model = adapt_as(world.refitted, given, {**options, "fit": config})
+    clock = StepClock(time.perf_counter if is_wall else time.process_time, world.base.device.type == "cuda")
+    with contextlib.suppress(DivergedError):  # the steps until then are as long as any
+        fit(model, train, valid, config, progress=clock)
+    return clock
+
+
+def mean_step(
+    before: Mapping[int, float],
+    dropping: Mapping[int, float],
+    after: Mapping[int, float],
+    delta: SparseDelta,
+    n_steps: int,
+) -> float:
     """Seconds of a step, as a mean over a run of `n_steps` that drops candidates as `delta` says.
 
-    `times`: of the steps of a probe by their number from 0; it drops some at every step between HOLD BY_STEP and
-    BY_STEP. The time before (all candidates), between and after counts by its share of the run. Between, the run
-    drops candidates at every `narrowing_interval`-th step only: what a step takes there beyond the mean of before and
-    after is divided by that.
+    `before`, `dropping`, `after`: seconds of the same steps, by their number, with all candidates, with some dropped at
+    every step, and at the share; in the run each phase has its part. Between its first and last narrowing a step takes
+    the mean of before and after, and every `narrowing_interval`-th as much more as dropping took.
     """
-    phases = {
-        "before": {k: t for k, t in times.items() if k < HOLD * BY_STEP},
-        "between": {k: t for k, t in times.items() if HOLD * BY_STEP <= k <= BY_STEP},
-        "after": {k: t for k, t in times.items() if k > BY_STEP},
-    }
-    if not all(phases.values()):  # the probe diverged early
-        return _median(times)
-    before, between, after = map(_median, phases.values())
+    same = [k for k in before if k in dropping and k in after]
+    if not same:  # all diverged at once
+        return statistics.median([*before.values(), *after.values()])
+    middle = {k: (before[k] + after[k]) / 2 for k in same}
+    more = max(0.0, statistics.median(dropping[k] - middle[k] for k in same))
+    first, mean, last = (statistics.median(times[k] for k in same) for times in (before, middle, after))
     by_step = min(n_steps, delta.reached_by(n_steps))
-    middle = (before + after) / 2
-    middle += max(0.0, between - middle) / narrowing_interval(by_step)
     held = HOLD * by_step
-    return (held * before + (by_step - held) * middle + (n_steps - by_step) * after) / n_steps
-
-
-def _median(times: Mapping[int, float]) -> float:
-    return statistics.median(times.values())
+    between = mean + more / narrowing_interval(by_step)
+    return (held * first + (by_step - held) * between + (n_steps - by_step) * last) / n_steps
 
 
 def _resident(reset: bool) -> int | None:
@@ -141,6 +148,11 @@ class StepClock(Progress):
     def times(self) -> dict[int, float]:
         """By the number of the step, from 0: those within an epoch, or all where an epoch is one step."""
         return self._within or self._across
+
+    @property
+    def n_steps(self) -> int:
+        """So many were made; 1 where the first diverged."""
+        return max(1, len(self._within) + len(self._across))
 
     def step(self, epoch: int, step: int, n_steps: int, loss: float) -> None:
         """After a step."""

@@ -107,8 +107,9 @@ class Narrowing(Controller):
         scores = [saliency(d.values, self._state(d).get("exp_avg_sq")) for d in self.deltas]
         caps = [math.ceil(self.config.layer_limit * d.n_reachable) for d in self.deltas]
         for d, keep in zip(self.deltas, largest(scores, n_keep, caps)):
-            if not bool(keep.all()):
-                keep_candidates(d, keep, self._state(d))
+            kept = keep.nonzero().squeeze(1)
+            if kept.numel() < keep.numel():
+                keep_candidates(d, kept, self._state(d))
         return True
 
     @torch.no_grad()
@@ -170,30 +171,33 @@ def check_by_step(config: SparseDelta, n_steps: int) -> None:
 def saliency(values: torch.Tensor, mean_square: torch.Tensor | None) -> torch.Tensor:
     """|D| v^(1/4) [n_candidates]; before the first step, where there is no v, |D|."""
     magnitude = values.detach().abs()
-    return magnitude if mean_square is None else magnitude * mean_square.pow(0.25)
+    return magnitude if mean_square is None else magnitude * mean_square.sqrt().sqrt()
 
 
 def largest(scores: Sequence[torch.Tensor], n: int, caps: Sequence[int]) -> list[torch.Tensor]:
     """Masks of the `n` largest scores of all together, at most `caps[i]` of them from scores[i]."""
-    allowed = []
-    for score, cap in zip(scores, caps):
-        mask = torch.ones_like(score, dtype=torch.bool)
-        if cap < score.numel():
-            mask = torch.zeros_like(mask).index_fill_(0, score.topk(cap).indices, True)
-        allowed.append(mask)
+    allowed = [_mask_of_largest(score, min(cap, score.numel())) for score, cap in zip(scores, caps)]
     ranked = torch.cat([torch.where(m, s, -1.0) for m, s in zip(allowed, scores)])
-    n = min(n, sum(int(m.sum()) for m in allowed))
-    chosen = torch.zeros_like(ranked, dtype=torch.bool).index_fill_(0, ranked.topk(n).indices, True)
+    chosen = _mask_of_largest(ranked, min(n, sum(min(cap, s.numel()) for s, cap in zip(scores, caps))))
     return list(chosen.split([s.numel() for s in scores]))
 
 
-def keep_candidates(d: DeltaParameter, keep: torch.Tensor, state: dict[str, Any]) -> None:
-    """Drop the candidates outside of the mask `keep`, and what the optimizer holds of them."""
+def _mask_of_largest(score: torch.Tensor, n: int) -> torch.Tensor:
+    """Of exactly `n`, by the few that are dropped where most stay. Not sorted: that took most of a narrowing's time."""
+    n_dropped = score.numel() - n
+    mask = torch.ones_like(score, dtype=torch.bool)
+    if n_dropped < n:
+        return mask.index_fill_(0, score.topk(n_dropped, largest=False, sorted=False).indices, False)
+    return mask.logical_not_().index_fill_(0, score.topk(n, sorted=False).indices, True)
+
+
+def keep_candidates(d: DeltaParameter, kept: torch.Tensor, state: dict[str, Any]) -> None:
+    """Drop the candidates that are not among `kept` [n_kept], ascending, and what the optimizer holds of them."""
     n = d.values.numel()
     for name, value in state.items():
         if torch.is_tensor(value) and value.shape == (n,):
-            state[name] = value[keep]
-    d.set_candidates(d.indices[keep], d.values.detach()[keep])
+            state[name] = value.index_select(0, kept)
+    d.set_candidates(d.indices.index_select(0, kept), d.values.detach().index_select(0, kept))
 
 
 def add_candidates(d: DeltaParameter, indices: torch.Tensor, gradient: torch.Tensor, state: dict[str, Any]) -> None:
@@ -214,4 +218,4 @@ def drop_dead(deltas: Sequence[DeltaParameter], sequences: Sequence[Sequence[tor
         threshold = d.threshold[d.segment] if d.segment.numel() else d.threshold
         is_alive = torch.stack([part.abs() for part in parts]).amax(0) > threshold
         if not bool(is_alive.all()):
-            keep_candidates(d, is_alive, state_of(d))
+            keep_candidates(d, is_alive.nonzero().squeeze(1), state_of(d))
