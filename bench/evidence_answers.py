@@ -27,6 +27,7 @@ ANSWERS = {  # title -> keys of its arm, of which a system has one
     "sparse, 6.5 %": ("sparse_share0.065", "sparse_share0.0654"),
     "sparse, 26 or 30 %": ("sparse_share0.26", "sparse_share0.3"),
     "low rank, rank 4": ("lora_rank4",),
+    "low rank, rank 16": ("lora_rank16",),
     "modulation": ("modulation",),
 }
 CLOSE = 1.03  # times the lowest error: as good

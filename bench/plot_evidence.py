@@ -25,7 +25,8 @@ ARM_NAMES = {"full": "full fine-tuning", "sparse": "sparse", "lora": "low rank",
 FEWEST_SYSTEMS = 3  # of a kind, for a picture of it
 ANSWER_STYLES = {  # of the arms of evidence_answers.ANSWERS
     "full fine-tuning": (FULL, "--"), "sparse, 3 %": ("#d1603d", "-"), "sparse, 6.5 %": ("#e08e6d", "-"),
-    "sparse, 26 or 30 %": ("#8c3214", "-"), "low rank, rank 4": ("#5a9367", "-"), "modulation": ("#8a6bb1", "-"),
+    "sparse, 26 or 30 %": ("#8c3214", "-"), "low rank, rank 4": ("#5a9367", "-"), "low rank, rank 16": ("#2f5d3a", "-"),
+    "modulation": ("#8a6bb1", "-"),
 }  # fmt: skip
 CARE_MARKS = {"default": "o", "replay": "s", "replay_tenth": "D", "l2sp": "^", "ewc": "v"}
 

@@ -1,14 +1,16 @@
 // Bindings of the CPU kernels: only this file, cuda_bindings.cpp and what they share include pybind11.
 // Tensors arrive as addresses (data_ptr()), so that one build serves every torch version; python/pathtune/ops
-// has checked dtype, shape and contiguity before. Only neighbours, which knows no tensor, takes numpy's
-// arrays.
+// has checked dtype, shape and contiguity before. Only neighbours and candidates, which return
+// as much as they find, take numpy's arrays.
 #include "bindings.hpp"
 
 #include <pybind11/numpy.h>
 
+#include <array>
 #include <cmath>
 
 #include "allocator.hpp"
+#include "candidates/candidates.hpp"
 #include "cuda.hpp"
 #include "edge_conv/records.hpp"
 #include "edge_geometry/records.hpp"
@@ -25,6 +27,10 @@ using namespace pathtune;
 
 namespace {
 
+template <class T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+#include "candidates/binding.inl"
 #include "edge_conv/binding.inl"
 #include "edge_geometry/binding.inl"
 #include "neighbours/binding.inl"
@@ -49,6 +55,7 @@ PYBIND11_MODULE(_core, m) {
   bind_edge_conv(m);
   bind_edge_geometry(m);
   bind_neighbours(m);
+  bind_candidates(m);
   bind_radial_table(m);
   bind_sampled_gradient(m);
   bind_soft_threshold(m);

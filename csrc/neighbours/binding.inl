@@ -1,8 +1,5 @@
 // Included by bindings.cpp, inside its anonymous namespace.
 
-template <class T>
-using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
-
 struct EdgeArrays {
   explicit EdgeArrays(int64_t n) : sender(n), receiver(n), unit_shifts({n, int64_t(3)}), pair(n) {}
   Edges edges() {
