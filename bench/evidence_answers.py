@@ -87,6 +87,8 @@ def curves_table() -> tuple[list[str], list[list[str]]]:
     }
     for title, keys in arms.items():
         ratios = [over_full(r, keys) for r in results]
+        if all(ratio is None for ratio in ratios):
+            continue
         lines.append([title.replace("26 or 30", "26"), *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)])
     return ["arm", *heading], lines
 
@@ -169,6 +171,8 @@ def elsewhere_table() -> tuple[list[str], list[list[str]]]:
     lines = [["before", *(f"{untrained(r)['elsewhere']:.0f}" for r in results)]]
     for title, keys in ANSWERS.items():
         rows = [next((trained(r)[key] for key in keys if key in trained(r)), None) for r in results]
+        if not any(rows):
+            continue
         lines.append([title.replace("26 or 30", "26"), *(f"{row['elsewhere']:.1f}" if row else "" for row in rows)])
     return ["arm", *(f"{r['n_structures']['train']} of ethanol" for r in results)], lines
 
