@@ -58,7 +58,8 @@ def amounts() -> dict[str, list[dict]]:
     crystals = systems("crystal")
     if crystals:
         sizes = [result["n_structures"]["train"] for result in crystals]
-        named[f"{min(sizes)} to {max(sizes)} {CRYSTALS}"] = crystals
+        span = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else f"{sizes[0]}"
+        named[f"{span} {CRYSTALS}"] = crystals
     return named
 
 
