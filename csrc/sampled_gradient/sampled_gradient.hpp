@@ -12,8 +12,9 @@
 // has two terms t: (input, adjoint of the output), and (adjoint of the force pass's gradient of the input,
 // cotangent of the output).
 //
-// The index below is made once for a set of candidates (csrc/candidates): a call sorts nothing. Only tiles of `tile_channels` channels that hold a candidate are read; a tile's channels
-// have consecutive rows in the transposed copy, whose rows the runs and v_row count.
+// The index below is made once for a set of candidates (csrc/candidates): a call sorts nothing. Only tiles of
+// `tile_channels` channels that hold a candidate are read; a tile's channels have consecutive rows in the
+// transposed copy, whose rows the runs and v_row count.
 #pragma once
 #include <cstdint>
 
