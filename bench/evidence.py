@@ -7,6 +7,8 @@ import json
 import math
 import pathlib
 import statistics
+from collections.abc import Iterable, Mapping
+from statistics import geometric_mean
 
 from scipy import stats
 
@@ -73,6 +75,16 @@ def values_of(row: dict) -> int:
     return row["optimizer_bytes"] // 8 if row["arm"] == "full" else row["values"]
 
 
+def first_of(rows: Mapping[str, dict], keys: Iterable[str]) -> dict | None:
+    """The row of the first of these arms that there is."""
+    return next((rows[key] for key in keys if key in rows), None)
+
+
+def forgetting(row: dict, base: dict) -> float:
+    """Force error on what the base knows, of an arm over that of the base."""
+    return row["known"][FORCES][0] / base["known"][FORCES][0]
+
+
 def untrained(result: dict) -> dict:
     """The row of the base with refitted E0."""
     return next(row for row in result["rows"] if row["arm"] == "zero-shot, E0 refit")
@@ -105,14 +117,14 @@ def arms_table() -> tuple[list[str], list[list[str]]]:
             values = [values_of(row) for row, _, _ in there]
             forces = [row["test"][FORCES][0] / full["test"][FORCES][0] for row, full, _ in there]
             energies = [row["test"][ENERGY][0] / full["test"][ENERGY][0] for row, full, _ in there]
-            known = [row["known"][FORCES][0] / base["known"][FORCES][0] for row, _, base in there if row["known"]]
+            known = [forgetting(row, base) for row, _, base in there if row["known"]]
             hot = [row["elsewhere"] / base["elsewhere"] for row, _, base in there if row.get("elsewhere")]
             steps = [row["step_seconds"] / full["step_seconds"] for row, full, _ in there]
             below = f"{sum(f <= 1 for f in forces)} of {len(forces)}"
             lines.append([
-                _number(len(there), words), there[0][0]["title"], _span(values),
-                *(("1", "", "1") if key == "full" else (interval(forces), below, f"{_mean(energies):.2f}")),
-                f"{_mean(known):.2f}" if known else "", f"{_mean(hot):.2f}" if hot else "", f"{_mean(steps):.2f}",
+                _number(len(there), words), there[0][0]["title"], span(values),
+                *(("1", "", "1") if key == "full" else (interval(forces), below, f"{geometric_mean(energies):.2f}")),
+                *(f"{geometric_mean(ratios):.2f}" if ratios else "" for ratios in (known, hot, steps)),
             ])  # fmt: skip
     return heading, lines
 
@@ -142,7 +154,7 @@ def claims() -> tuple[list[str], list[list[str]]]:
     for keys, theirs, words in RIVALS:
         for over, (group, role) in OVER.items():
             rows = [rivals(r) for r in systems(group) if role in (None, r["system"]["role"])]
-            mine = [next((row[key] for key in keys if key in row), None) for row in rows]
+            mine = [first_of(row, keys) for row in rows]
             pairs = [(a, row[theirs]) for a, row in zip(mine, rows) if a is not None and theirs in row]
             if not pairs:
                 continue
@@ -174,10 +186,7 @@ def _number(n: int, words: str) -> str:
     return f"{n} {first}{'' if n == 1 else 's'}, {rest}"
 
 
-def _mean(ratios: list[float]) -> float:
-    return math.exp(statistics.mean(math.log(ratio) for ratio in ratios))
-
-
-def _span(values: list[int]) -> str:
+def span(values: list[int]) -> str:
+    """From the least to the largest, or the one that they all are."""
     low, high = min(values), max(values)
     return f"{low:,d}" if low == high else f"{low:,d} to {high:,d}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
+from statistics import geometric_mean
 
 from evidence import (
     CARES,
@@ -13,11 +13,15 @@ from evidence import (
     ROLES,
     SPARSE,
     everything,
+    first_of,
+    forgetting,
     group_of,
     interval,
+    span,
     systems,
     trained,
     untrained,
+    values_of,
 )
 
 CRYSTALS, MOLECULES = "of a crystal, SevenNet-0", "of a molecule, MACE_SPICE"
@@ -38,15 +42,14 @@ SECONDS = ("molecule_seconds", "crystal_seconds")
 def over_full(result: dict, keys: tuple[str, ...], of: str = FORCES) -> float | None:
     """Error on test of the first of these arms that there is, over that of full fine-tuning."""
     rows = trained(result)
-    key = next((key for key in keys if key in rows), None)
-    return None if key is None else rows[key]["test"][of][0] / rows["full"]["test"][of][0]
+    row = first_of(rows, keys)
+    return None if row is None else row["test"][of][0] / rows["full"]["test"][of][0]
 
 
 def forgotten(result: dict, keys: tuple[str, ...]) -> float | None:
     """Force error on what the base knows, after over before."""
-    rows = trained(result)
-    key = next((key for key in keys if key in rows), None)
-    return None if key is None else rows[key]["known"][FORCES][0] / untrained(result)["known"][FORCES][0]
+    row = first_of(trained(result), keys)
+    return None if row is None else forgetting(row, untrained(result))
 
 
 def amounts() -> dict[str, list[dict]]:
@@ -58,8 +61,7 @@ def amounts() -> dict[str, list[dict]]:
     crystals = systems("crystal")
     if crystals:
         sizes = [result["n_structures"]["train"] for result in crystals]
-        span = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else f"{sizes[0]}"
-        named[f"{span} {CRYSTALS}"] = crystals
+        named[f"{span(sizes)} {CRYSTALS}"] = crystals
     return named
 
 
@@ -103,8 +105,7 @@ def cares_points() -> list[tuple[str, str, int, float, float]]:
     for care, found in by_care.items():
         for title, key in (("full fine-tuning", "full"), ("sparse, 3 %", SPARSE), ("low rank, rank 4", "lora_rank4")):
             results = [r for data, r in found.items() if data in asked]
-            keys = (key, _pulled(key))
-            rows = [(r, next((trained(r)[k] for k in keys if k in trained(r)), None)) for r in results]
+            rows = [(r, first_of(trained(r), (key, _pulled(key)))) for r in results]
             rows = [(r, row) for r, row in rows if row is not None]
             if not rows:
                 continue
@@ -112,8 +113,8 @@ def cares_points() -> list[tuple[str, str, int, float, float]]:
                 row["test"][FORCES][0] / trained(plain[r["system"]["data"]])["full"]["test"][FORCES][0]
                 for r, row in rows
             ]
-            lost = [row["known"][FORCES][0] / untrained(r)["known"][FORCES][0] for r, row in rows]
-            points.append((care, title, len(rows), _geometric(errors), _geometric(lost)))
+            lost = [forgetting(row, untrained(r)) for r, row in rows]
+            points.append((care, title, len(rows), geometric_mean(errors), geometric_mean(lost)))
     return points
 
 
@@ -147,7 +148,7 @@ def seconds_table() -> tuple[list[str], list[list[str]]]:
             "" if same is None else f"{same:.2f}",
         ])  # fmt: skip
     if ratios:
-        lines.append(["geometric mean", "", f"{_geometric(ratios):.2f}", "", ""])
+        lines.append(["geometric mean", "", f"{geometric_mean(ratios):.2f}", "", ""])
     return ["system", "epochs, full and 3 %", "F, 3 % / full", "E, 3 % / full", "F with the same steps"], lines
 
 
@@ -161,7 +162,7 @@ def ablation_table() -> tuple[list[str], list[list[str]]]:
     lines = []
     for words, pairs in found.items():
         ratios = [[a["test"][of][0] / b["test"][of][0] for a, b in pairs] for of in (FORCES, ENERGY)]
-        lines.append([words, str(len(pairs)), interval(ratios[0]), f"{_geometric(ratios[1]):.2f}"])
+        lines.append([words, str(len(pairs)), interval(ratios[0]), f"{geometric_mean(ratios[1]):.2f}"])
     return ["changed", "molecules", "F / defaults", "E / defaults"], sorted(lines, key=lambda line: line[2])
 
 
@@ -171,7 +172,7 @@ def elsewhere_table() -> tuple[list[str], list[list[str]]]:
     results = [r for r in results if all("elsewhere" in row for row in r["rows"])]
     lines = [["before", *(f"{untrained(r)['elsewhere']:.0f}" for r in results)]]
     for title, keys in ANSWERS.items():
-        rows = [next((trained(r)[key] for key in keys if key in trained(r)), None) for r in results]
+        rows = [first_of(trained(r), keys) for r in results]
         if not any(rows):
             continue
         lines.append([title.replace("26 or 30", "26"), *(f"{row['elsewhere']:.1f}" if row else "" for row in rows)])
@@ -179,15 +180,11 @@ def elsewhere_table() -> tuple[list[str], list[list[str]]]:
 
 
 def _values(result: dict, keys: tuple[str, ...]) -> float | None:
-    rows = trained(result)
-    return next((rows[key]["values"] for key in keys if key in rows), None)
+    row = first_of(trained(result), keys)
+    return None if row is None else values_of(row)
 
 
 def _mean(results: list[dict], of: Callable[[dict], float | None]) -> float | None:
     """Geometric mean over those results that have it."""
     found = [value for value in map(of, results) if value is not None]
-    return _geometric(found) if found else None
-
-
-def _geometric(values: list[float]) -> float:
-    return statistics.geometric_mean(values)
+    return geometric_mean(found) if found else None

@@ -18,7 +18,7 @@ import evidence_answers as answers
 
 IMAGES = pathlib.Path(__file__).parent.parent / "docs" / "images"
 FULL = "#4c8bb8"
-ARM_COLOURS = {"full": "#4c8bb8", "sparse": "#d1603d", "lora": "#5a9367", "modulation": "#8a6bb1",
+ARM_COLOURS = {"full": FULL, "sparse": "#d1603d", "lora": "#5a9367", "modulation": "#8a6bb1",
                "sparse+lora": "#c9a227"}  # fmt: skip
 ARM_NAMES = {"full": "full fine-tuning", "sparse": "sparse", "lora": "low rank", "modulation": "modulation",
              "sparse+lora": "sparse + low rank"}  # fmt: skip
@@ -28,17 +28,21 @@ ANSWER_STYLES = {  # of the arms of evidence_answers.ANSWERS
     "sparse, 26 or 30 %": ("#8c3214", "-"), "low rank, rank 4": ("#5a9367", "-"), "low rank, rank 16": ("#2f5d3a", "-"),
     "modulation": ("#8a6bb1", "-"),
 }  # fmt: skip
+SIGNS = {"o": "\u25cb", "s": "\u25a1"}  # of marks, in text
 CARE_MARKS = {"default": "o", "replay": "s", "replay_tenth": "D", "l2sp": "^", "ewc": "v"}
 
 
 def plot_answer() -> None:
     """Error and what is forgotten against the number of structures; and one against the other, with care against it."""
     figure, (errors, lost, both) = plt.subplots(1, 3, figsize=(10.5, 3.6))
+    results = evidence.systems(*evidence.CURVES)
+    amounts = sorted({r["n_structures"]["train"] for r in results})
+    marks = [(group, mark) for group, mark in (("ethanol_curve", "o"), ("3bpa_curve", "s")) if evidence.systems(group)]
     for title, (colour, style) in ANSWER_STYLES.items():
         keys = answers.ANSWERS[title]
         for axes, of in ((errors, answers.over_full), (lost, answers.forgotten)):
-            by_amount = [(r, of(r, keys)) for r in evidence.systems(*evidence.CURVES)]
-            for group, marker in zip(evidence.CURVES, ("o", "s")):
+            by_amount = [(r, of(r, keys)) for r in results]
+            for group, marker in marks:
                 mine = [(r["n_structures"]["train"], y) for r, y in by_amount if evidence.group_of(r) == group]
                 points = sorted((n, y) for n, y in mine if y is not None)
                 if points:
@@ -46,9 +50,10 @@ def plot_answer() -> None:
                               label=title if marker == "o" else None)  # fmt: skip
     for axes, words in ((errors, "force error / full fine-tuning's"), (lost, "forces on SPICE, error after / before")):
         axes.set_xscale("log")
-        axes.set_xticks([10, 50, 225, 900], ["10", "50", "225", "900"])
+        axes.set_xticks(amounts, map(str, amounts))
         axes.minorticks_off()
-        axes.set_xlabel("training structures (o ethanol, \u25a1 3BPA)", fontsize=8)
+        signs = ", ".join(f"{SIGNS[mark]} {evidence.CURVES[group]}" for group, mark in marks)
+        axes.set_xlabel(f"training structures ({signs})", fontsize=8)
         axes.set_ylabel(words, fontsize=8)
     _draw_cares(both)
     for axes in (errors, lost, both):
@@ -119,7 +124,7 @@ def _points(results: list[dict], key: str) -> tuple[float, list[float], list[flo
     of = evidence.FORCES
     values = statistics.geometric_mean(evidence.values_of(rows[key]) for rows, _ in there)
     errors = [rows[key]["test"][of][0] / rows["full"]["test"][of][0] for rows, _ in there]
-    return values, errors, [rows[key]["known"][of][0] / base["known"][of][0] for rows, base in there]
+    return values, errors, [evidence.forgetting(rows[key], base) for rows, base in there]
 
 
 if __name__ == "__main__":

@@ -135,14 +135,13 @@ def choose_share(
     for first in range(0, len(asked), world().size):  # as many runs at a time as there are processes
         jobs = [functools.partial(_run, base, train, valid, delta, config, *a) for a in asked[first:][: world().size]]
         found = world().share(jobs)
-        for (share, is_full), point in zip(asked[first:], found):
+        points += [point for point in found if point is not None]
+        for arm, point in zip(asked[first:], found):
+            name = _name(*arm)
             if point is None:
-                said(f"{'full fine-tuning' if is_full else f'share {100 * share:5.2f} %'}: no run, or it diverged")
-        new = [point for point in found if point is not None]
-        points += new
-        for point in new:
-            name = "full fine-tuning" if point.is_full else f"share {100 * point.share:5.2f} %"
-            said(f"{name:16s}  {point.active:8,d} weights  validation {point.mean:.4g}")
+                said(f"{name}: no run, or it diverged")
+            else:
+                said(f"{name:16s}  {point.active:8,d} weights  validation {point.mean:.4g}")
         if file is not None:
             text = json.dumps({"of": of, "epochs": epochs, "points": _plain(points)}, indent=1) + "\n"
             world().first(functools.partial(write_text, pathlib.Path(file), text))
@@ -190,9 +189,7 @@ def one_standard_error(points: Sequence[SweepPoint], epochs: int = 0) -> ShareCh
     """
     best = min(points, key=lambda p: p.mean)
     for point in points:
-        differences = [a - b for a, b in zip(point.losses, best.losses)]
-        error = statistics.stdev(differences) / math.sqrt(len(differences))
-        excess = point.mean - best.mean
+        excess, error = _excess(point, best)
         if excess <= error:
             break
     if point is best:
@@ -213,8 +210,7 @@ def beside_full(choice: ShareChoice, full: SweepPoint | None) -> ShareChoice:
     if full is None:
         return choice
     chosen = next(p for p in choice.points if p.share == choice.share)
-    differences = [a - b for a, b in zip(chosen.losses, full.losses)]
-    error, gain = statistics.stdev(differences) / math.sqrt(len(differences)), chosen.mean - full.mean
+    gain, error = _excess(chosen, full)
     is_better = gain > error
     words = (
         f"; full fine-tuning is better, {full.mean:.4g} (--arm full)"
@@ -222,6 +218,16 @@ def beside_full(choice: ShareChoice, full: SweepPoint | None) -> ShareChoice:
         else f"; full fine-tuning is not clearly better, {full.mean:.4g}"
     )
     return dataclasses.replace(choice, reason=choice.reason + words, full=full, is_full_better=is_better)
+
+
+def _excess(point: SweepPoint, other: SweepPoint) -> tuple[float, float]:
+    """Mean loss above the other's, and the standard error of that paired difference."""
+    differences = [a - b for a, b in zip(point.losses, other.losses)]
+    return point.mean - other.mean, statistics.stdev(differences) / math.sqrt(len(differences))
+
+
+def _name(share: float, is_full: bool) -> str:
+    return "full fine-tuning" if is_full else f"share {100 * share:5.2f} %"
 
 
 def draw_sweep(choice: ShareChoice, file: str | pathlib.Path) -> None:
