@@ -27,6 +27,7 @@ from evidence import (
 CRYSTALS, MOLECULES = "of a crystal, SevenNet-0", "of a molecule, MACE_SPICE"
 ANSWERS = {  # title -> keys of its arm, of which a system has one
     "full fine-tuning": ("full",),
+    "full, Kronecker basis": ("kron",),
     "sparse, 3 %": (SPARSE,),
     "sparse, 6.5 %": ("sparse_share0.065", "sparse_share0.0654"),
     "sparse, 26 or 30 %": ("sparse_share0.26", "sparse_share0.3"),

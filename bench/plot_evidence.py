@@ -17,14 +17,16 @@ import evidence
 import evidence_answers as answers
 
 IMAGES = pathlib.Path(__file__).parent.parent / "docs" / "images"
-FULL = "#4c8bb8"
-ARM_COLOURS = {"full": FULL, "sparse": "#d1603d", "lora": "#5a9367", "modulation": "#8a6bb1",
+FULL, KRON = "#4c8bb8", "#1b3a5c"
+ARM_COLOURS = {"full": FULL, "kron": KRON, "sparse": "#d1603d", "lora": "#5a9367", "modulation": "#8a6bb1",
                "sparse+lora": "#c9a227"}  # fmt: skip
-ARM_NAMES = {"full": "full fine-tuning", "sparse": "sparse", "lora": "low rank", "modulation": "modulation",
+ARM_NAMES = {"full": "full fine-tuning", "kron": "full, Kronecker basis", "sparse": "sparse",
+             "lora": "low rank", "modulation": "modulation",
              "sparse+lora": "sparse + low rank"}  # fmt: skip
 FEWEST_SYSTEMS = 3  # of a kind, for a picture of it
 ANSWER_STYLES = {  # of the arms of evidence_answers.ANSWERS
-    "full fine-tuning": (FULL, "--"), "sparse, 3 %": ("#d1603d", "-"), "sparse, 6.5 %": ("#e08e6d", "-"),
+    "full fine-tuning": (FULL, "--"), "full, Kronecker basis": (KRON, "-"),
+    "sparse, 3 %": ("#d1603d", "-"), "sparse, 6.5 %": ("#e08e6d", "-"),
     "sparse, 26 or 30 %": ("#8c3214", "-"), "low rank, rank 4": ("#5a9367", "-"), "low rank, rank 16": ("#2f5d3a", "-"),
     "modulation": ("#8a6bb1", "-"),
 }  # fmt: skip

@@ -46,6 +46,7 @@ def scenarios():
     scored = SparseDelta(active_share=0.1, initial_share=0.3, score="fisher", by_step=5)
     yield "scored", lambda: trained(sparsify(base, scored), data, config)
     yield "full", lambda: trained(unfreeze(base, "full"), data, config)
+    yield "in the Kronecker basis", lambda: trained(adapt(base, ["kron"]), data, config)
     yield "pulled", lambda: trained(adapt(base, ["sparse", "pull"]), data, config)
     alone = dataclasses.replace(config, batch_size=5)  # 11 structures: the last step has one, and idle processes
     yield "idle", lambda: trained(sparsify(base, delta), data, alone)

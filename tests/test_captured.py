@@ -66,7 +66,7 @@ def steps_of(model, source, config=None, recorder=None):
     return CapturedSteps(model, source, config or FitConfig(), PLAIN, recorder or Replaying())
 
 
-@pytest.mark.parametrize("kind", ["full", "sparse", "lora"])
+@pytest.mark.parametrize("kind", ["full", "kron", "sparse", "lora"])
 def test_padding_changes_neither_the_loss_nor_a_gradient(base, kind):
     source = Frames(frames(0, 6))
     model = adapt(base, [kind], source.elements, {"delta": SparseDelta(initial_share=0.3)})
@@ -104,7 +104,7 @@ def test_padded_batches_have_few_shapes_each_of_which_a_graph_serves(base):
     assert steps.n_graphs == recorder.n_recorded <= len(keys)
 
 
-@pytest.mark.parametrize("kinds", [("sparse",), ("full",), ("sparse", "pull")], ids="+".join)
+@pytest.mark.parametrize("kinds", [("sparse",), ("full",), ("kron",), ("sparse", "pull")], ids="+".join)
 def test_a_captured_run_ends_where_a_run_step_by_step_ends_narrowings_included(base, kinds, monkeypatch):
     delta = SparseDelta(active_share=0.05)
     config, results, recorder = FitConfig(epochs=6, batch_size=3), [], Replaying()

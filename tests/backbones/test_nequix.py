@@ -102,7 +102,7 @@ def test_training_lowers_the_loss_and_e0_is_refitted(tmp_path):
         assert history.epochs[-1]["valid_loss"] < 0.8 * history.epochs[0]["valid_loss"]
 
 
-@pytest.mark.parametrize("arm", ["full", "sparse", "lora"])
+@pytest.mark.parametrize("arm", ["full", "kron", "sparse", "lora"])
 def test_a_model_of_nequix_is_trained_at_half_of_the_default_rate(tmp_path, arm):
     base = load(nequix_file(tmp_path))
     model = adapt(base, [arm], base.atomic_numbers)

@@ -37,6 +37,27 @@ def test_an_arm_starts_as_the_base_trains_and_goes_through_file_and_merging_bitw
         assert torch.isin(has_changed, layer.reachable(base.species_of([1, 8]))).all(), layer.name
 
 
+@pytest.mark.parametrize("variant", ["SevenNet-0", "MF-0", "species-indexed self connection"])
+def test_in_the_kronecker_basis_what_the_data_do_not_reach_stays_bitwise(variant):
+    head = "b" if variant == "MF-0" else None
+    base = load(tiny_sevennet(**VARIANTS[variant]), head=head)
+    model = adapt(base, ["kron"], [1, 8])
+    frames = [molecule(i, n=4) for i in range(4)]
+    for atoms in frames:
+        atoms.numbers[atoms.numbers == 6] = 8
+    structures = [from_atoms(atoms) for atoms in labelled(frames)]
+    batch = base.collate(structures)
+    assert torch.equal(model(batch).forces, base(batch).forces)
+    fit(model, structures, structures, FitConfig(epochs=2, batch_size=2))
+    merged = merge(model)
+    assert torch.allclose(model(batch).forces, load(merged, head=head)(batch).forces, rtol=1e-5, atol=1e-6)
+    for layer in base.backbone.layers:
+        own = base.backbone.parameters[layer.parameter]
+        has_changed = (merged.state_dict()[layer.parameter] != own).flatten().nonzero().flatten()
+        assert has_changed.numel(), layer.name
+        assert torch.isin(has_changed, layer.reachable(base.species_of([1, 8]))).all(), layer.name
+
+
 @pytest.mark.parametrize("variant", ["SevenNet-0", "species-indexed self connection"])
 def test_a_sevennet_starts_from_fresh_weights_and_merges_to_a_plain_model(variant):
     base = load(tiny_sevennet(**VARIANTS[variant]))

@@ -11,7 +11,7 @@ from fuzz.world import MODEL, World
 from pathtune.options import fields_of
 from pathtune.training.run import sections
 
-ARMS = (["sparse"], ["lora"], ["modulation"], ["full"], ["readout"], ["sparse", "lora"], ["sparse", "pull"])
+ARMS = (["sparse"], ["lora"], ["modulation"], ["full"], ["kron"], ["readout"], ["sparse", "lora"], ["sparse", "pull"])
 SECTIONS = {"sparse": "delta", "lora": "lora", "modulation": "modulation", "full": "full", "pull": "pull"}
 VALUES = (
     "true",

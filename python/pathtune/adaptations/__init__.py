@@ -12,6 +12,7 @@ from pathtune.adaptations.base import (
 from pathtune.adaptations.composition import Composition
 from pathtune.adaptations.dense import Full, Readout, Scratch, Tuned
 from pathtune.adaptations.frozen import Frozen
+from pathtune.adaptations.kronecker import Kronecker
 from pathtune.adaptations.low_rank import LowRank
 from pathtune.adaptations.modulation import Modulation
 from pathtune.adaptations.moment_length import LengthHead, MomentLength
@@ -22,6 +23,7 @@ from pathtune.adaptations.stored import Stored
 
 register_adaptation(Sparse)
 register_adaptation(Full)
+register_adaptation(Kronecker)
 register_adaptation(Readout)
 register_adaptation(Scratch)
 register_adaptation(LowRank)
@@ -36,6 +38,7 @@ __all__ = [
     "Controller",
     "Frozen",
     "Full",
+    "Kronecker",
     "LengthHead",
     "LowRank",
     "Modulation",

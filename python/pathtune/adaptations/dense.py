@@ -50,6 +50,7 @@ class Full(Adaptation):
     section: ClassVar[str] = "full"
     is_stored: ClassVar[bool] = False
     replaces: ClassVar[bool] = True
+    rate_per_root: ClassVar[float] = RATE  # of a step
 
     def __init__(self, backbone: Any, config: FullOptions | None = None, species: Sequence[int] | None = None):
         """`backbone`: the copy, whose weights are trained in place, but for those of single species.
@@ -105,7 +106,7 @@ class Full(Adaptation):
 
     def learning_rate(self, n_steps: int) -> float:
         """It grows with the root of the run's length: 0.012 for 240 steps, 0.038 for 2,280."""
-        return rate_for(n_steps, RATE)
+        return rate_for(n_steps, self.rate_per_root)
 
     @classmethod
     def from_tensors(cls, base: Potential, stored: Stored) -> Adaptation:

@@ -15,7 +15,7 @@ import schedulefree
 import torch
 
 from pathtune.adaptations import SparseDelta
-from pathtune.adapting import sparsify, unfreeze
+from pathtune.adapting import adapt, sparsify
 from pathtune.benchmark import cases
 from pathtune.benchmark.floor import floor_flops, gemm_rate
 from pathtune.data import Batch, Labelled, elements_of
@@ -54,8 +54,8 @@ def make_model(
 ) -> Potential:
     """The arm's model; `sparse` has a fixed random set of candidates, `active_share` of the reachable weights."""
     base = load(stock, backend=backend, device=device)
-    if arm == "full":
-        return unfreeze(base, "full", elements)
+    if arm != "sparse":
+        return adapt(base, [arm], elements)
     species = [base.atomic_numbers.index(z) for z in elements]
     generator = torch.Generator().manual_seed(seed)
     candidates = {}
@@ -168,12 +168,12 @@ def bench_step(name: str, n_atoms: int, arm: str, active_share: float, rounds: i
     elements = elements_of(cases.structures(name, n_atoms))
     stock = make_model(stock_module, "reference", "full", 1.0, elements)
     full = make_model(stock_module, "cpu", "full", 1.0, elements)
-    ours = make_model(stock_module, "cpu", arm, active_share, elements) if arm == "sparse" else full
+    ours = make_model(stock_module, "cpu", arm, active_share, elements) if arm != "full" else full
     batch = make_batch(stock, name, n_atoms)
     agree = agreement(stock, full, batch)
     steps = {"stock full": training_step(stock, batch), "pathtune full": training_step(full, batch)}
-    if arm == "sparse":
-        steps["pathtune sparse"] = training_step(ours, batch)
+    if arm != "full":
+        steps[f"pathtune {arm}"] = training_step(ours, batch)
     steps["stock inference"] = inference_step(stock, batch)
     steps["pathtune inference"] = inference_step(ours, batch)
     times = alternate(steps, rounds)
@@ -196,7 +196,7 @@ def bench_step(name: str, n_atoms: int, arm: str, active_share: float, rounds: i
         "ratio": {
             "step": median["stock full"] / mine,
             "full step": median["stock full"] / median["pathtune full"],
-            "sparse over own full": mine / median["pathtune full"],
+            f"{arm} over own full": mine / median["pathtune full"],
             "inference": median["stock inference"] / median["pathtune inference"],
         },
         "shares": shares(steps[f"pathtune {arm}"]),

@@ -15,7 +15,12 @@ from pathtune.options import fields_of
 from pathtune.training import FitConfig
 from pathtune.training.run import ModelOptions, RunOptions
 
-NAMES = {"full": "full fine-tuning", "scratch": "from scratch", "lora": "low rank"}  # beside the kind's own
+NAMES = {  # beside the kind's own
+    "full": "full fine-tuning",
+    "kron": "full, Kronecker basis",
+    "scratch": "from scratch",
+    "lora": "low rank",
+}
 
 
 @dataclasses.dataclass(frozen=True)

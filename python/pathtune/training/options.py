@@ -49,8 +49,8 @@ class FitConfig:
     lr: float | None = option(
         None,
         "learning rate (by default it follows the run: 8e-4 sqrt(steps) for full and readout, "
-        "4e-3 sqrt(steps) for lora and modulation, 1.2e-3 sqrt(steps / active_share) for a sparse delta; "
-        "0.01 from a paper start; of a nequix model half)",
+        "1.2e-3 sqrt(steps) for kron, 4e-3 sqrt(steps) for lora and modulation, "
+        "1.2e-3 sqrt(steps / active_share) for a sparse delta; 0.01 from a paper start; of a nequix model half)",
     )
     beta1: float | None = option(
         None, "schedule-free training: weight of the average where gradients are taken (by default it follows the run)"
