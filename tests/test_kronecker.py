@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import labelled, molecule, nonlinear, tiny_mace
-from pathtune import FitConfig, adapt, fit, load, merge
+from pathtune import FitConfig, InputError, adapt, fit, load, merge
 from pathtune.adaptations import Composition, Full
 from pathtune.adaptations.kronecker import MOST_FRAMES, RATE
 from pathtune.adaptations.pull import PullOptions
@@ -197,3 +197,12 @@ def test_its_rate_follows_the_root_of_the_run_and_its_basis_asks_few_structures(
     model = adapt(base, ["kron"])
     model.adaptation.parts()[0].begin(model, frames(), CONFIG.loss_of)
     assert len(seen) == MOST_FRAMES
+
+
+def test_gradients_that_are_not_finite_are_refused(base):
+    model = adapt(base, ["kron"])
+    frames = batches(model, as_source(structures(0, (1, 6, 8))), 1)
+    with pytest.raises(InputError, match="kron: .* gradients that are not finite"):
+        model.adaptation.parts()[0].begin(model, frames, lambda *of: CONFIG.loss_of(*of) * float("inf"))
+    with pytest.raises(InputError, match="kron: the training set has 0 structures"):
+        model.adaptation.parts()[0].begin(model, [], CONFIG.loss_of)

@@ -11,12 +11,22 @@ from models import labelled, molecule, tiny_mace
 from pathtune import FitConfig, InputError, fit, load, refit_e0, sparsify
 from pathtune.data import Frames, from_atoms, shuffled
 from pathtune.data.ahead import read_ahead
+from pathtune.data.order import spread
 from pathtune.data.plan import atoms_of, auto_atoms, dealt, labelled_numbers, plan_of
 from pathtune.data.sample import sampled, spaced
 from pathtune.data.store import Store, prepare
 from pathtune.training.plans import Plans
 
 SIZES = np.random.default_rng(0).integers(2, 40, 500)
+
+
+@pytest.mark.parametrize("n", [1, 7, 64, 1000, 100_003])
+def test_the_beginning_of_a_spread_order_lies_all_over_the_frames(n):
+    order = spread(n)
+    assert sorted(order.tolist()) == list(range(n))
+    for k in range(1, min(n, 64) + 1):
+        gaps = np.diff(np.sort([-1, *order[:k], n]))
+        assert gaps.max() <= 2.7 * (n + 1) / (k + 1), k
 
 
 def test_a_plan_by_structures_is_the_order_of_shuffled():

@@ -64,9 +64,11 @@ class Kronecker(Full):
         """As Full; what was learnt stays, and the basis is found anew by the next `begin`."""
         if self._species.issuperset(species):
             return
-        self._fold()
+        learnt = self._learnt()
         super().sees(species)
         self._arrange()
+        if learnt:
+            self._take(learnt)
 
     def trains(self, name: str) -> bool:
         """Every one."""
@@ -110,12 +112,28 @@ class Kronecker(Full):
         return [part.view_as(w) for part, w in zip(whole.split([w.numel() for w in own]), own)]
 
     @torch.no_grad()
-    def _fold(self) -> None:
-        """Take what was learnt into W, with D = 0."""
+    def _learnt(self) -> dict[str, torch.Tensor]:
+        """W' - W of each parameter with paths, of its shape."""
+        found = {}
         for layer, change in zip(self._trained, self._changes() if self._trained else ()):
-            self._own(layer).add_(change)
-        for d in self._d if self._trained else ():
-            d.zero_()
+            rows, whole = self._rows.get(layer.parameter), self.backbone.parameters[layer.parameter]
+            if rows is not None:
+                change = torch.zeros_like(whole).flatten().index_copy(0, rows.indices, change)
+            found[layer.parameter] = change.view_as(whole)
+        return found
+
+    @torch.no_grad()
+    def _take(self, learnt: Mapping[str, torch.Tensor]) -> None:
+        """Set D so that W' - W is this."""
+        flat = torch.cat([self._of_own(layer, learnt) for layer in self._trained])
+        for d, block, (u, v) in zip(self._d, self._blocks, self._bases):
+            change = flat[block] if u is None else u.mT @ flat[block]
+            d.copy_(change if v is None else change @ v)
+
+    def _of_own(self, layer: Layer, whole: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Of tensors by parameter name, of their shapes, what stands where `_own` does, flat."""
+        rows, flat = self._rows.get(layer.parameter), whole[layer.parameter].flatten()
+        return flat if rows is None else flat[rows.indices]
 
     def writes(self) -> frozenset[str]:
         """Names of the parameters that have paths."""
@@ -134,12 +152,14 @@ class Kronecker(Full):
         return result
 
     def begin(self, model: Potential, frames: Iterable[Batch], loss: Loss) -> bool:
-        """Find U and V. Raises InputError where there is no structure."""
-        self._fold()
+        """Find U and V; what was learnt stays. Raises InputError where there is no structure, or a loss without finite
+        gradients."""
+        learnt = self._learnt()
         bases = world().first(lambda: self._found(model, frames, loss))  # the same ones in every process
         for old, new in zip(self._bases, bases):
             for side, basis in enumerate(new):
                 old[side] = None if basis is None else basis.to(self._d[0])
+        self._take(learnt)
         return True
 
     def _found(self, model: Potential, frames: Iterable[Batch], loss: Loss) -> list[list[torch.Tensor | None]]:
@@ -147,7 +167,7 @@ class Kronecker(Full):
         n_frames = 0
         for batch in itertools.islice(frames, MOST_FRAMES):
             found = weight_gradients(model, batch, loss)
-            flat = torch.cat([self._gradient(layer, found) for layer in self._trained]).double()
+            flat = torch.cat([self._of_own(layer, found) for layer in self._trained]).double()
             for (left, right), block in zip(moments, self._blocks):
                 g = flat[block]
                 if left is not None:
@@ -157,11 +177,9 @@ class Kronecker(Full):
             n_frames += 1
         if not n_frames:
             raise InputError("kron: the training set has 0 structures, expected at least one")
+        if not all(bool(torch.isfinite(m).all()) for sides in moments for m in sides if m is not None):
+            raise InputError("kron: the loss of the first structures has gradients that are not finite")
         return [[None if m is None else _eigenvectors(m.cpu()) for m in sides] for sides in moments]
-
-    def _gradient(self, layer: Layer, found: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        rows, flat = self._rows.get(layer.parameter), found[layer.parameter].flatten()
-        return flat if rows is None else flat[rows.indices]
 
     def trainable(self) -> list[torch.nn.Parameter]:
         """D of each size of block, then the weights without paths in the order of the stock model."""

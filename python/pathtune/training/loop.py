@@ -19,6 +19,7 @@ from pathtune.adaptations import Controller
 from pathtune.adaptations.gradients import weight_gradients
 from pathtune.atomic_energies import E0Fit
 from pathtune.data import Batch, Source, batches, made_ahead
+from pathtune.data.order import spread
 from pathtune.data.plan import dealt, labelled_numbers, loads_of
 from pathtune.errors import DivergedError, InputError
 from pathtune.evaluation import mean_loss
@@ -126,7 +127,7 @@ class Loop:
 
     def _begin(self) -> None:
         for component in self.model.adaptation.parts():
-            frames = batches(self.model, self.train, 1)  # an iterator: each adaptation reads from the first on
+            frames = batches(self.model, self.train, 1, spread(len(self.train)))  # each adaptation reads from the first
             if component.begin(self.model, frames, self.loss_of):
                 self.best = self.model.adaptation.state()
         self.start_loss = self._validate(TermSums(), ErrorSums(), "before the first step")
