@@ -7,12 +7,13 @@ counts. The default runs of schedule-free stand in bench/results/optimiser.jsonl
 bench/results/adamw.jsonl. PATHTUNE_DATA as in CONTRIBUTING.md; one thread; seed 0.
 """
 
-import json
+import functools
 import pathlib
 import sys
 
 import torch
 
+import kept
 import optimiser
 import pathtune
 from pathtune.data import elements_of
@@ -71,16 +72,11 @@ def main(names):
     """Every run that is not there yet."""
     torch.set_num_threads(1)
     keep_large_blocks()
-    done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     for name in names:
         for arm, rates in RATES.items():
             for rate in rates:
-                if any((r["set"], r["arm"], r["rate"]) == (name, arm, rate) for r in done):
-                    continue
-                result = run(name, arm, rate)
-                with open(RESULTS, "a") as stream:
-                    stream.write(json.dumps(result) + "\n")
-                print(json.dumps(result), flush=True)
+                of = {"set": name, "arm": arm, "rate": rate}
+                kept.keep(RESULTS, of, functools.partial(run, name, arm, rate))
 
 
 if __name__ == "__main__":

@@ -8,15 +8,15 @@ PATHTUNE_DATA as in CONTRIBUTING.md; one thread. bench/tables.py writes the tabl
 """
 
 import dataclasses
-import json
+import functools
 import pathlib
-import statistics
 import sys
 import time
 
 import torch
 
 import frontier
+import kept
 import optimiser
 import pathtune
 from pathtune.ops.allocator import keep_large_blocks
@@ -45,16 +45,9 @@ def main(names):
     """Every run that is not there yet."""
     torch.set_num_threads(1)
     keep_large_blocks()
-    done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     for name in names:
         for n_frames in frontier.AMOUNTS[name][1]:
-            if any((r["set"], r["frames"]) == (name, n_frames) for r in done):
-                continue
-            result = run(name, n_frames)
-            with open(RESULTS, "a") as stream:
-                stream.write(json.dumps(result) + "\n")
-            means = [(p["share"], round(statistics.fmean(p["losses"]), 5)) for p in result["points"]]
-            print(name, n_frames, result["share"], result["is_full_better"], means, flush=True)
+            kept.keep(RESULTS, {"set": name, "frames": n_frames}, functools.partial(run, name, n_frames))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ bench/results/frontier.jsonl and not repeated. PATHTUNE_DATA as in CONTRIBUTING.
 the table.
 """
 
-import json
+import functools
 import pathlib
 import sys
 import time
@@ -16,6 +16,7 @@ import time
 import numpy as np
 import torch
 
+import kept
 import optimiser
 import pathtune
 from pathtune.data import elements_of
@@ -85,17 +86,11 @@ def main(names):
     """Every run that is not there yet."""
     torch.set_num_threads(1)
     keep_large_blocks()
-    done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    known = {(r["set"], r["frames"], r["share"], r["scope"]) for r in done}
     for name in names:
         for n_frames in AMOUNTS[name][1]:
             for share, scope in arms_of(name):
-                if (name, n_frames, share, scope and "+".join(scope)) in known:
-                    continue
-                result = run(name, n_frames, share, scope)
-                with open(RESULTS, "a") as stream:
-                    stream.write(json.dumps(result) + "\n")
-                print(json.dumps(result), flush=True)
+                of = {"set": name, "frames": n_frames, "share": share, "scope": scope and "+".join(scope)}
+                kept.keep(RESULTS, of, functools.partial(run, name, n_frames, share, scope))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import time
 import numpy as np
 import torch
 
+import kept
 import pathtune
 from pathtune.data import elements_of
 from pathtune.importance import overlap
@@ -150,8 +151,7 @@ def row_of(model, valid):
 
 def keep(key, make, results=RESULTS):
     """Run `make` unless its row is there; the row is written with the processor seconds it took."""
-    done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    if any(all(row.get(k) == v for k, v in key.items()) for row in done):
+    if any(all(row.get(k) == v for k, v in key.items()) for row in kept.lines_of(results)):
         return
     began = time.process_time()
     row = {**key, **make(), "processor_seconds": round(time.process_time() - began, 1)}

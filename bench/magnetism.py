@@ -9,7 +9,6 @@ with the rate of the lower validation loss.
 """
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -19,6 +18,7 @@ import warnings
 
 import torch
 
+import kept
 import magnetism_frozen
 import pathtune
 from pathtune.data import as_source, batches
@@ -159,16 +159,6 @@ def trained(name, arm, seed, factor):
     return line, {"adaptation": model.adaptation.state(), "e0": model.e0}
 
 
-def lines_of(file):
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def write(file, line):
-    with file.open("a") as stream:
-        stream.write(json.dumps(line) + "\n")
-    print(json.dumps(line), flush=True)
-
-
 def best_of(lines, name, arm, seed=0):
     """The line of the lowest validation loss."""
     mine = [r for r in lines if (r["set"], r["arm"], r["seed"]) == (name, arm, seed)]
@@ -182,15 +172,15 @@ def train_all(seeds, only=""):
              for k in ((0, 1) if seed == 0 else (None,))]  # fmt: skip
     for seed, is_after, k in order:
         for name, arm in CASES:
-            lines = lines_of(TRAINED)
+            lines = kept.lines_of(TRAINED)
             rates = RATES[CASES[name, arm][0][0]]
             rate = best_of(lines, name, arm)["factor"] if k is None else rates[k]
             is_done = any((r["set"], r["arm"], r["seed"], r["factor"]) == (name, arm, seed, rate) for r in lines)
             if is_done or only not in f"{name}, {arm}" or is_after != (name == DEFECT):
                 continue
             line, state = trained(name, arm, seed, rate)
-            write(TRAINED, line)
-            if best_of(lines_of(TRAINED), name, arm, seed)["factor"] == rate:
+            kept.write(TRAINED, line)
+            if best_of(kept.lines_of(TRAINED), name, arm, seed)["factor"] == rate:
                 torch.save(state, state_file(name, arm, seed))
 
 
@@ -200,10 +190,10 @@ def main(what="start", *words):
     torch.set_num_threads(1)
     keep_large_blocks()
     if what == "start":
-        done = {(line["set"], line["layer"]) for line in lines_of(STARTS)}
+        done = {(line["set"], line["layer"]) for line in kept.lines_of(STARTS)}
         for name, layer, options in START_CASES:
             if (name, layer) not in done:
-                write(STARTS, started(name, layer, options))
+                kept.write(STARTS, started(name, layer, options))
     else:
         seeds = [int(word) for word in words if word.isdigit()] or [0, 1, 2]
         train_all(seeds, next((word for word in words if not word.isdigit()), ""))

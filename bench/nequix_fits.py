@@ -10,14 +10,15 @@ the processor's, for the training alone. PATHTUNE_DATA as in CONTRIBUTING.md; on
 
 import argparse
 import dataclasses
+import functools
 import itertools
-import json
 import math
 import pathlib
 import time
 
 import torch
 
+import kept
 import pathtune
 from optimiser import ARMS, DATA, read_set
 from pathtune.data import elements_of
@@ -66,13 +67,9 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_large_blocks()
-    done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     for seed, factor, name, arm in itertools.product(args.seeds, RATES, args.sets, ("3 %", "full", "auto")):
-        if not any((r["set"], r["arm"], r["seed"], r["factor"]) == (name, arm, seed, factor) for r in done):
-            result = run(name, arm, seed, factor)
-            with open(RESULTS, "a") as stream:
-                stream.write(json.dumps(result) + "\n")
-            print(json.dumps(result), flush=True)
+        of = {"set": name, "arm": arm, "seed": seed, "factor": factor}
+        kept.keep(RESULTS, of, functools.partial(run, name, arm, seed, factor))
 
 
 if __name__ == "__main__":

@@ -7,17 +7,17 @@ Results are kept one by one in bench/results/optimiser.jsonl and not repeated. P
 thread. MACE_SPICE for molecules, SevenNet-0 for crystals. `python bench/tables.py` writes the table of docs/results.md.
 """
 
-import json
+import functools
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
 import torch
 
+import kept
 import pathtune
 from pathtune.data import elements_of
 from pathtune.ops.allocator import keep_large_blocks
@@ -102,19 +102,13 @@ def main(names):
     """Every run that is not there yet, seed by seed."""
     torch.set_num_threads(1)
     keep_large_blocks()
-    done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     for seed in SEEDS:
         for name in names:
             for arm in ARMS:
                 if (arm == "10 %" and name in NO_10) or (seed and name in ONE_SEED):
                     continue
-                if any((r["set"], r["arm"], r["seed"]) == (name, arm, seed) for r in done):
-                    continue
-                began = time.monotonic()
-                result = run(name, arm, seed)
-                with open(RESULTS, "a") as stream:
-                    stream.write(json.dumps(result) + "\n")
-                print(json.dumps(result), f"{time.monotonic() - began:.0f} s in all", flush=True)
+                of = {"set": name, "arm": arm, "seed": seed}
+                kept.keep(RESULTS, of, functools.partial(run, name, arm, seed))
 
 
 if __name__ == "__main__":

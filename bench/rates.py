@@ -13,13 +13,13 @@ import argparse
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import pathlib
 import unittest.mock
 
 import torch
 
+import kept
 import pathtune
 from optimiser import ARMS, DATA, load_base, read_set
 from pathtune.adaptations.averaging import averaging
@@ -77,13 +77,8 @@ def main():
     keep_large_blocks()
     for of in itertools.product(args.seeds, args.sets, args.factors, args.warm_ups, args.beta2s, args.arms):
         seed, name, factor, warm_up, beta2, arm = of
-        done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-        if any(tuple(r[key] for key in OF) == of for r in done):
-            continue
-        result = run(name, arm, seed, factor, warm_up, beta2)
-        with open(RESULTS, "a") as stream:
-            stream.write(json.dumps(result) + "\n")
-        print(json.dumps(result), flush=True)
+        run_it = functools.partial(run, name, arm, seed, factor, warm_up, beta2)
+        kept.keep(RESULTS, dict(zip(OF, of)), run_it)
 
 
 if __name__ == "__main__":
