@@ -104,7 +104,8 @@ def cares_points() -> list[tuple[str, str, int, float, float]]:
     plain = by_care["default"]
     points = []
     for care, found in by_care.items():
-        for title, key in (("full fine-tuning", "full"), ("sparse, 3 %", SPARSE), ("low rank, rank 4", "lora_rank4")):
+        for title in ("full fine-tuning", "full, Kronecker basis", "sparse, 3 %", "low rank, rank 4"):
+            (key,) = ANSWERS[title]
             results = [r for data, r in found.items() if data in asked]
             rows = [(r, first_of(trained(r), (key, _pulled(key)))) for r in results]
             rows = [(r, row) for r, row in rows if row is not None]
@@ -135,22 +136,28 @@ def cares_table() -> tuple[list[str], list[list[str]]]:
 
 
 def seconds_table() -> tuple[list[str], list[list[str]]]:
-    """3 % against full fine-tuning with the same seconds, and with the same steps."""
+    """The Kronecker basis and 3 % against full fine-tuning with the same seconds, and 3 % with the same steps."""
     alike = {r["system"]["data"]: r for r in systems()}
-    lines, ratios = [], []
+    lines, ratios = [], {"kron": [], SPARSE: []}
     for r in systems(*SECONDS):
         epochs, beside = r["equal"]["epochs"], alike.get(r["system"]["data"])
         same = over_full(beside, (SPARSE,)) if beside else None
-        found = [over_full(r, (SPARSE,)), over_full(r, (SPARSE,), ENERGY)]
-        ratios.append(found[0])
+        found = [over_full(r, (key,)) for key in ratios]
+        for kept, ratio in zip(ratios.values(), found):
+            kept += [] if ratio is None else [ratio]
         lines.append([
             f"{r['system']['name'].removesuffix('_seconds')}, {ROLES[r['system']['role']]}",
-            f"{epochs['full']} and {epochs[SPARSE]}", *(f"{ratio:.2f}" for ratio in found),
-            "" if same is None else f"{same:.2f}",
+            ", ".join(str(epochs.get(key, "-")) for key in ("full", *ratios)),
+            *(_ratio(ratio) for ratio in (*found, over_full(r, (SPARSE,), ENERGY), same)),
         ])  # fmt: skip
-    if ratios:
-        lines.append(["geometric mean", "", f"{geometric_mean(ratios):.2f}", "", ""])
-    return ["system", "epochs, full and 3 %", "F, 3 % / full", "E, 3 % / full", "F with the same steps"], lines
+    means = [_ratio(geometric_mean(kept) if kept else None) for kept in ratios.values()]
+    lines.append(["geometric mean", "", *means, "", ""])
+    heading = ["F, Kronecker basis / full", "F, 3 % / full", "E, 3 % / full", "F, 3 % / full, with the same steps"]
+    return ["system", "epochs: full, Kronecker basis, 3 %", *heading], lines
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
 
 
 def ablation_table() -> tuple[list[str], list[list[str]]]:

@@ -1,4 +1,4 @@
-"""Tables of force errors from bench/results: optimiser.jsonl, frontier.jsonl and rates.jsonl, for bench/tables.py."""
+"""Tables of force errors from bench/results: optimiser.jsonl and its like, for bench/tables.py."""
 
 from __future__ import annotations
 
@@ -155,3 +155,18 @@ def radial() -> Table:
 
 def _errors(run: dict | None) -> str:
     return f"{run['forces_mae_mev_a']:.1f} ({run['energy_mae_mev_atom']:.1f})" if run else ""
+
+
+def epochs() -> Table:
+    """Force errors of shorter runs over that of the longest run of full fine-tuning, geometric means over the sets."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for name, arm, n in dict.fromkeys((r["set"], r["arm"], r["epochs"]) for r in _runs("epochs")):
+        mine = [r for r in _runs("epochs") if (r["set"], r["arm"], r["epochs"]) == (name, arm, n)]
+        found.setdefault((arm, n), {})[name] = _mean(mine)
+    lengths = sorted({n for _, n in found})
+    whole = found["full", lengths[-1]]
+    lines = []
+    for arm, title in (("full", "full fine-tuning"), ("kron", "full, Kronecker basis")):
+        ratios = [statistics.geometric_mean(found[arm, n][name] / whole[name] for name in whole) for n in lengths]
+        lines.append([title, *(f"{ratio:.2f}" for ratio in ratios)])
+    return ["", *(f"{n} epochs" for n in lengths)], lines

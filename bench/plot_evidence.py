@@ -61,7 +61,8 @@ def plot_answer() -> None:
     for axes in (errors, lost, both):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=7)
-    figure.legend(*errors.get_legend_handles_labels(), fontsize=8, frameon=False, ncols=6, loc="upper center")
+    figure.legend(*errors.get_legend_handles_labels(), fontsize=7.5, frameon=False, ncols=7, loc="upper center",
+                  columnspacing=1.2, handlelength=1.6)  # fmt: skip
     figure.tight_layout(rect=(0, 0, 1, 0.93))
     figure.savefig(IMAGES / "answer.png", dpi=150)
     plt.close(figure)
@@ -107,7 +108,7 @@ def plot_arms() -> None:
             axes.set_xscale("log")
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=7)
-    figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=5, loc="upper center")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=3, loc="upper center")
     figure.tight_layout(rect=(0, 0, 1, 0.92))
     figure.savefig(IMAGES / "arms.png", dpi=150)
     plt.close(figure)

@@ -302,6 +302,7 @@ TABLES = {
     **{name: (lambda make=make: rows(*make())) for name, make in interpretation_map.TABLES.items()},
     "adamw": lambda: rows(*optimiser_tables.adamw()),
     "radial": lambda: rows(*optimiser_tables.radial()),
+    "epochs": lambda: rows(*optimiser_tables.epochs()),
     "rates": lambda: rows(*optimiser_tables.rates()),
     "sweeps": lambda: rows(*optimiser_tables.sweeps()),
     "frontier": lambda: rows(*optimiser_tables.frontier()),

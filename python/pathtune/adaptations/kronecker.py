@@ -11,7 +11,7 @@ Source: U and V are those of Shampoo (Gupta et al., ICML 2018, arXiv:1802.09568)
 touched.
 
 Of a species-indexed path each element of the data has its own U, D and V. A side of one channel, or of more than
-MOST_SIDE, is left as it is; so is what belongs to no path, such as biases.
+MOST_SIDE (of a single row MOST_ALONE), is left as it is; so is what belongs to no path, such as biases.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MOST_FRAMES = 64  # that the basis is found from
 MOST_SIDE = 512  # channels, above which finding and applying a basis costs too much
+MOST_ALONE = 128  # the same of a single row or column, whose basis has as many numbers for so few weights
 RATE = 1.2e-3  # per root of a step (docs/decisions/0015-kronecker.md)
 
 
@@ -238,6 +239,7 @@ def _matrices(places: torch.Tensor, path: Path) -> torch.Tensor:
 def _identity(block: torch.Tensor, axis: int, dtype: torch.dtype) -> torch.Tensor | None:
     """The basis of the weights themselves of one side [n_blocks, n, n]; None for a side that has no other."""
     n_blocks, n = block.shape[0], block.shape[axis]
-    if not 1 < n <= MOST_SIDE:
+    is_alone = block.shape[3 - axis] == 1
+    if not 1 < n <= (MOST_ALONE if is_alone else MOST_SIDE):
         return None
     return torch.eye(n, dtype=dtype, device=block.device).expand(n_blocks, n, n).clone()
