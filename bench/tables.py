@@ -56,6 +56,15 @@ def step_table() -> str:
     return rows(header, body)
 
 
+def kron_step_table() -> str:
+    body = []
+    for file in sorted(RESULTS.glob("step_kron_*.json")):
+        r = json.loads(file.read_text())
+        full, kron = (1000 * r["median_seconds"][f"pathtune {arm}"] for arm in ("full", "kron"))
+        body.append([f"{r['model']}, {r['n_atoms']} atoms", f"{full:.0f} ms", f"{kron:.0f} ms", f"{kron / full:.2f}"])
+    return rows(["shape", "full fine-tuning", "Kronecker basis", "ratio"], body)
+
+
 TIME_SETS = {
     "ethanol450": "ethanol, 450 structures",
     "3bpa": "3BPA, 450 structures",
@@ -325,6 +334,7 @@ TABLES = {
     "demo_shares": share_table,
     "scaling": scaling_table,
     "operators": operator_table,
+    "kron_step": kron_step_table,
     "step": step_table,
     "time": time_table,
     "sevennet": sevennet_table,

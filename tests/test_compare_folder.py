@@ -24,8 +24,11 @@ def structures(seed, n=4):
 def asked(tmp_path, monkeypatch):
     """A comparison of two arms in memory; options and what is given may be changed."""
 
+    slower = []  # the machine, with every time that it is asked
+
     def costs(arms, *_):
-        return [probe.Cost(COSTS[arm.key], "wall", None) for arm in arms]
+        slower.append(None)
+        return [probe.Cost(len(slower) * COSTS[arm.key], "wall", None) for arm in arms]
 
     monkeypatch.setattr(comparison, "costs", costs)
     base = pathtune.load(tiny_mace(torch.float32))
@@ -65,7 +68,7 @@ def test_a_mistake_in_the_first_call_does_not_lock_the_folder(asked):
 
 
 def test_arms_that_come_later_get_the_seconds_that_the_first_call_gave(asked, tmp_path):
-    asked(epochs=2, equal="seconds")
+    asked(epochs=2, equal="seconds")  # the next call finds the machine half as fast
     grown = asked(epochs=2, equal="seconds", arms=("full", "modulation", "readout"))
     assert grown["equal"]["reference"] == "readout"
     assert grown["equal"]["epochs"] == {"full": 1, "modulation": 4, "readout": 2}
@@ -73,6 +76,8 @@ def test_arms_that_come_later_get_the_seconds_that_the_first_call_gave(asked, tm
         assert row.get("epochs") == grown["equal"]["epochs"].get(row["arm"])
     content = json.loads((tmp_path / "out" / "content.json").read_text())
     assert set(content) == {"model", "train", "valid", "reference"}
+    costs = json.loads((tmp_path / "out" / "costs.json").read_text())
+    assert {key: cost["step_seconds"] for key, cost in costs.items()} == COSTS
 
 
 def test_options_of_one_run_are_refused_where_a_comparison_has_a_list(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,7 +102,7 @@ def run_comparison(
     if is_done:
         return read_json(folder / "compare.json", RESULT)
     check_alike(here, world.base, world.sets, plan.fit)
-    found = here.share([lambda: _costs(arms, world, is_on_disk=not in_memory)])[0]
+    found = here.share([lambda: _costs(arms, world, reference, is_on_disk=not in_memory)])[0]
     lengths, equal = _lengths(arms, found, plan, reference)
     with progress:
         rows, runs = compare_arms(arms, world, progress, lengths, found)
@@ -183,8 +183,12 @@ def rate_beyond(tried: Sequence[dict[str, Any]], asked: CompareOptions) -> float
     return None if factor is None else float(f"{best * factor:.3g}")
 
 
-def _costs(arms: Iterable[Arm], world: World, is_on_disk: bool) -> dict[str, Cost]:
-    """Of each arm by its key: measured once and kept in costs.json."""
+def _costs(arms: Sequence[Arm], world: World, reference: str, is_on_disk: bool) -> dict[str, Cost]:
+    """Of each arm by its key: measured once and kept in costs.json.
+
+    The `reference` is timed again beside arms that come later, whose times are scaled to its first: a machine is not as
+    fast on every day.
+    """
     file = world.folder / "costs.json"
     kept = {key: Cost(**cost) for key, cost in read_json(file, COSTS).items()} if file.exists() else {}
     for key, cost in kept.items():
@@ -193,7 +197,14 @@ def _costs(arms: Iterable[Arm], world: World, is_on_disk: bool) -> dict[str, Cos
             raise InputError(f"{file}: {found}, expected a number between 0 and {MOST_SECONDS:g}")
     missing = [arm for arm in arms if arm.key not in kept]
     if missing:
-        kept |= {arm.key: cost for arm, cost in zip(missing, costs(missing, world, is_on_disk))}
+        timed = [*(arm for arm in arms if arm.key == reference and arm.key in kept), *missing]
+        found = dict(zip([arm.key for arm in timed], costs(timed, world, is_on_disk)))
+        again, before = found.pop(reference, None) if reference in kept else None, kept.get(reference)
+        for key, cost in found.items():
+            if again and before and again.clock == before.clock == cost.clock:
+                seconds = cost.step_seconds * before.step_seconds / again.step_seconds
+                found[key] = dataclasses.replace(cost, step_seconds=seconds)
+        kept |= found
         write_text(file, json.dumps({key: dataclasses.asdict(cost) for key, cost in kept.items()}, indent=1) + "\n")
     return kept
 
