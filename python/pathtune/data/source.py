@@ -298,11 +298,13 @@ class Collates(Protocol):
         ...
 
 
-def batches(model: Collates, source: Source, size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
+def batches(
+    model: Collates, source: Source, size: int, indices: Sequence[int] | np.ndarray | None = None
+) -> Iterator[Batch]:
     """The frames of `source`, or those of `indices`, in order, as the model's batches of `size`, one at a time."""
     indices = range(len(source)) if indices is None else indices
     starts = range(0, len(indices), size)
-    yield from batches_of(model, source, (indices[k : k + size] for k in starts))
+    yield from batches_of(model, source, ([int(i) for i in indices[k : k + size]] for k in starts))
 
 
 def batches_of(model: Collates, source: Source, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
