@@ -213,7 +213,7 @@ def test_adapters_of_format_1_load_and_give_the_energies_that_they_gave(name):
 def test_what_cannot_be_composed_is_said_in_one_sentence(toys, base, tmp_path):
     with pytest.raises(InputError, match="'full' replaces the weights that 'sparse' has changed"):
         adapt(base, ["sparse", "full"])
-    with pytest.raises(InputError, match="arm is 'nothing', expected one of sparse, full, readout"):
+    with pytest.raises(InputError, match="arm is 'nothing', expected one of sparse, full, kron, readout"):
         adapt(base, ["nothing"])
     with pytest.raises(InputError, match="adaptation kind is 'sparse', expected a new name"):
         register_adaptation(type("Again", (Adaptation,), {"kind": "sparse"}))
