@@ -57,11 +57,18 @@ def test_guesses_are_zeros_for_forces_and_a_constant_for_each_element():
     assert found["energy_rmse_mev_atom"] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("arm", ["sparse", "full"])
-def test_a_run_that_only_makes_it_worse_keeps_the_start_and_ends_with_status_1(arm, tmp_path, capsys):
+ARMS = [("sparse", False), ("full", False), ("full", True), ("kron", True)]
+
+
+@pytest.mark.parametrize(("arm", "replays_carbon"), ARMS)
+def test_a_run_that_only_makes_it_worse_keeps_the_start_and_ends_with_status_1(arm, replays_carbon, tmp_path, capsys):
     torch.save(tiny_mace(), tmp_path / "tiny.model")
     base = load(str(tmp_path / "tiny.model"))
     frames = [molecule(seed, n=4 + seed % 2) for seed in range(6)]
+    ase.io.write(tmp_path / "replay.xyz", frames, format="extxyz")
+    if replays_carbon:  # which the training data then have not
+        for atoms in frames:
+            atoms.numbers[atoms.numbers == 6] = 8
     for atoms in frames:  # the labels are the model's own: nothing can be better
         p = base(collate([from_atoms(atoms)], base.atomic_numbers, base.backbone.r_max, base.backbone.dtype))
         atoms.info["REF_energy"] = p.energy.item()
@@ -70,6 +77,7 @@ def test_a_run_that_only_makes_it_worse_keeps_the_start_and_ends_with_status_1(a
     file = str(tmp_path / "data.xyz")
     command = ["fit", "--model", str(tmp_path / "tiny.model"), "--train", file, "--valid", file, "--arm", arm,
                "--epochs", "2", "--lr", "0.3", "--no-report"]  # fmt: skip
+    command += ["--replay", str(tmp_path / "replay.xyz"), "--batch-size", "12"] if replays_carbon else []
     assert main([*command, "--out", str(tmp_path / "run")]) == 1
     printed = capsys.readouterr()
     assert "worse than" in printed.err

@@ -34,6 +34,7 @@ from pathtune.processes import world
 if TYPE_CHECKING:
     from pathtune.model import Potential
 
+RIDGE = 1e-3  # of the moments' diagonal, by which directions that no structure tells apart are chosen
 MOST_FRAMES = 64  # that the basis is found from
 MOST_SIDE = 512  # channels, above which finding and applying a basis costs too much
 MOST_ALONE = 128  # the same of a single row or column, whose basis has as many numbers for so few weights
@@ -179,7 +180,7 @@ class Kronecker(Full):
         if not n_frames:
             raise InputError("kron: the training set has 0 structures, expected at least one")
         if not all(bool(torch.isfinite(m).all()) for sides in moments for m in sides if m is not None):
-            raise InputError("kron: the loss of the first structures has gradients that are not finite")
+            raise InputError("kron: the loss of a training structure has gradients that are not finite")
         return [[None if m is None else _eigenvectors(m.cpu()) for m in sides] for sides in moments]
 
     def trainable(self) -> list[torch.nn.Parameter]:
@@ -198,13 +199,18 @@ class Kronecker(Full):
 
 
 def _eigenvectors(moments: torch.Tensor) -> torch.Tensor:  # [n_blocks, n, n]
-    """Of each block, ascending. A coordinate without any gradient keeps itself, so that what no structure reaches stays
-    apart: mixed with others it would have rounding for a gradient, which Adam makes a step of."""
+    """Of each block M, ascending, of M + RIDGE diag(M): few structures leave directions without a gradient, which would
+    else be chosen by rounding, another on every machine, and the run would follow.
+
+    A coordinate without any gradient keeps itself, so that what no structure reaches stays apart: mixed with others it
+    would have rounding for a gradient, of which Adam makes a step in float32.
+    """
     result = torch.eye(moments.shape[-1], dtype=moments.dtype).expand_as(moments).clone()
     for basis, moment in zip(result, moments):
         seen = moment.diagonal().nonzero().flatten()
         if seen.numel():
-            basis[seen[:, None], seen] = torch.linalg.eigh(moment[seen[:, None], seen])[1]
+            seen_moment = moment[seen[:, None], seen]
+            basis[seen[:, None], seen] = torch.linalg.eigh(seen_moment + RIDGE * seen_moment.diagonal().diag())[1]
     return result
 
 

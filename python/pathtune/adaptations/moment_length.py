@@ -110,7 +110,7 @@ class MomentLength(Adaptation):
         return x.new_zeros(batch.n_nodes).index_add(0, atoms, 0.5 * (x + torch.sqrt(x**2 + SMOOTH**2)))
 
     def begin(self, model: Potential, frames: Iterable[Batch], loss: Loss) -> bool:
-        """The constants and linear terms, by ridge regression on the first 2,000 frames.
+        """The constants and linear terms, by ridge regression on 2,000 frames, from all over the training data.
 
         Warns where frames that the features cannot tell apart have moments of other lengths. A head that was trained
         already keeps what it has. Raises InputError for frames without moments of these elements.

@@ -28,6 +28,7 @@ from pathtune.adaptations.base import Adaptation, Loss
 from pathtune.adaptations.state import check_like
 from pathtune.adaptations.stored import Stored
 from pathtune.data import Batch, Request, Source, as_source, batches, check_elements, outputs
+from pathtune.data.order import spread
 from pathtune.errors import InputError
 from pathtune.options import check_fields, option
 
@@ -47,7 +48,7 @@ class PullOptions:
         None, "pull: what multiplies half the sum of squares (1e-4 for l2sp, 1 for ewc; not tuned)"
     )
     pull_data: str | None = option(
-        None, f"pull ewc: structures to remember, labels not needed, the first {MOST_FRAMES} (the training data)"
+        None, f"pull ewc: structures to remember, labels not needed, {MOST_FRAMES} of them (the training data)"
     )
 
     def __post_init__(self):
@@ -106,7 +107,7 @@ class Pull(Adaptation):
         if self.config.pull != "ewc":
             return False
         if self.remembered is not None:
-            frames = batches(model, self.remembered, 1)
+            frames = batches(model, self.remembered, 1, spread(len(self.remembered)))
         self.fisher = fisher_diagonal(model, itertools.islice(frames, MOST_FRAMES), self.seed)
         return True
 

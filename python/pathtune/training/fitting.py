@@ -70,13 +70,20 @@ def fit(
         mixed = Joined([train, replayed(model, replay, config.replay_weight, config.replay_labels == "base")])
     if isinstance(progress, bool):
         progress = shown_progress(config.epochs) if progress else Progress(config.epochs, quiet=True)
-    for component in model.adaptation.parts():
-        component.sees(model.species_of(elements_of(mixed)))
-    history = Loop(model, mixed, valid, config, folder, progress, e0_fit).run()
+    see(model, mixed)
+    history = Loop(model, mixed, valid, config, folder, progress, e0_fit, own=train).run()
     if config.refit_e0_last and config.e0 is None:
         _refit_last(model, train, valid, config, history)
     history.energy_offsets = offsets
     return history
+
+
+def see(model: Potential, *sources: Source) -> None:
+    """Tell the adaptations which elements they will be trained on; InputError for one that the model lacks."""
+    for source in sources:
+        check_elements(source, model.atomic_numbers)
+        for component in model.adaptation.parts():
+            component.sees(model.species_of(elements_of(source)))
 
 
 def _refit_last(model: Potential, train: Source, valid: Source, config: FitConfig, history: History) -> None:

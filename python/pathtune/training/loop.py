@@ -63,12 +63,14 @@ class Loop:
         folder: RunFolder | None = None,
         progress: Progress | None = None,
         e0_fit: E0Fit | None = None,
+        own: Source | None = None,
     ):
+        """`own`: what adaptations see before step 0, by default all of `train`: that without replay."""
         self.model = model
         self.config = config
         self.folder = folder
         self.progress = progress or Progress(config.epochs, quiet=True)
-        self.train = train
+        self.train, self.own = train, train if own is None else own
         self.valid = valid
         self.e0_fit = e0_fit
         self.parameters = model.trainable()
@@ -127,7 +129,7 @@ class Loop:
 
     def _begin(self) -> None:
         for component in self.model.adaptation.parts():
-            frames = batches(self.model, self.train, 1, spread(len(self.train)))  # each adaptation reads from the first
+            frames = batches(self.model, self.own, 1, spread(len(self.own)))  # each adaptation reads from the first
             if component.begin(self.model, frames, self.loss_of):
                 self.best = self.model.adaptation.state()
         self.start_loss = self._validate(TermSums(), ErrorSums(), "before the first step")

@@ -23,7 +23,7 @@ from pathtune.loading import load, save
 from pathtune.model import Potential
 from pathtune.options import check_fields, check_positive, fields_of, option
 from pathtune.processes import world
-from pathtune.training.fitting import fit
+from pathtune.training.fitting import fit, see
 from pathtune.training.folder import RunFolder
 from pathtune.training.loggers import PACKAGES
 from pathtune.training.options import FitConfig, History
@@ -151,6 +151,7 @@ def run_arm(
     """
     began = time.monotonic()
     before = evaluate(base, sets["valid"])
+    see(model, *(sets[name] for name in ("train", "replay") if name in sets))  # as `fit` will: it may change sizes
     start, loss_of = (
         model.adaptation.state(),
         functools.partial(config.loss_of, scale=config.scale_of(model, sets["train"])),
