@@ -93,8 +93,8 @@ class Spin(Adaptation):
         """Units of features and moments, then E0, Landau and exchange constants from one least-squares solve.
 
         Of 2,000 frames, from all over the training data. Warns where magforces are not -dE/dm of the energies, and
-        where moments are given that do not count. A layer that was trained already keeps what it has: training goes on from
-        there.
+        where moments are given that do not count. A layer that was trained already keeps what it has: training goes on
+        from there.
         """
         if self.is_started:
             return False
