@@ -9,6 +9,7 @@ with the rate of the lower validation loss.
 """
 
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -190,10 +191,8 @@ def main(what="start", *words):
     torch.set_num_threads(1)
     keep_large_blocks()
     if what == "start":
-        done = {(line["set"], line["layer"]) for line in kept.lines_of(STARTS)}
         for name, layer, options in START_CASES:
-            if (name, layer) not in done:
-                kept.write(STARTS, started(name, layer, options))
+            kept.keep(STARTS, {"set": name, "layer": layer}, functools.partial(started, name, layer, options))
     else:
         seeds = [int(word) for word in words if word.isdigit()] or [0, 1, 2]
         train_all(seeds, next((word for word in words if not word.isdigit()), ""))

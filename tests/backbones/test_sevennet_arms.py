@@ -13,6 +13,13 @@ from sevennets import VARIANTS, tiny_sevennet
 pytestmark = pytest.mark.usefixtures("needs_sevenn")
 
 
+def of_hydrogen_and_oxygen():
+    frames = [molecule(i, n=4) for i in range(4)]
+    for atoms in frames:
+        atoms.numbers[atoms.numbers == 6] = 8
+    return [from_atoms(atoms) for atoms in labelled(frames)]
+
+
 @pytest.mark.parametrize("kinds", [("lora",), ("modulation",), ("sparse", "lora")], ids="+".join)
 @pytest.mark.parametrize("variant", ["SevenNet-0", "MF-0", "species-indexed self connection"])
 def test_an_arm_starts_as_the_base_trains_and_goes_through_file_and_merging_bitwise(tmp_path, variant, kinds):
@@ -20,10 +27,7 @@ def test_an_arm_starts_as_the_base_trains_and_goes_through_file_and_merging_bitw
     base = load(tiny_sevennet(**VARIANTS[variant]), head=head)
     options = {"delta": SparseDelta(active_share=0.05, scope=("linear", "radial"))}
     model = adapt(base, kinds, [1, 8], options)
-    frames = [molecule(i, n=4) for i in range(4)]
-    for atoms in frames:
-        atoms.numbers[atoms.numbers == 6] = 8
-    structures = [from_atoms(atoms) for atoms in labelled(frames)]
+    structures = of_hydrogen_and_oxygen()
     batch = base.collate(structures)
     assert torch.equal(model(batch).forces, base(batch).forces)
     fit(model, structures, structures, FitConfig(epochs=2, batch_size=2))
@@ -42,10 +46,7 @@ def test_in_the_kronecker_basis_what_the_data_do_not_reach_stays_bitwise(variant
     head = "b" if variant == "MF-0" else None
     base = load(tiny_sevennet(**VARIANTS[variant]), head=head)
     model = adapt(base, ["kron"], [1, 8])
-    frames = [molecule(i, n=4) for i in range(4)]
-    for atoms in frames:
-        atoms.numbers[atoms.numbers == 6] = 8
-    structures = [from_atoms(atoms) for atoms in labelled(frames)]
+    structures = of_hydrogen_and_oxygen()
     batch = base.collate(structures)
     assert torch.equal(model(batch).forces, base(batch).forces)
     fit(model, structures, structures, FitConfig(epochs=2, batch_size=2))

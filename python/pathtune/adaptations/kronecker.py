@@ -3,6 +3,8 @@
     U: eigenvectors of sum_s G_s G_s^T      [mul_in, mul_in]        G_s = dL_s/dW [mul_in, mul_out], once,
     V: eigenvectors of sum_s G_s^T G_s      [mul_out, mul_out]      over structures s, before step 0
 
+To either sum M a ridge RIDGE diag(M) is added, which chooses the directions that the structures leave open.
+
 Adam divides each coordinate by the size of its gradients, which is right where coordinates are independent. Weights are
 not: channels that carry the same move together. Along U and V they are as independent as two matrices can make them.
 
@@ -51,7 +53,6 @@ class Kronecker(Full):
 
     def __init__(self, backbone: Any, species: Sequence[int] | None = None):
         """As Full. Until `begin` the basis is that of the weights themselves."""
-        self._blocks: list[torch.Tensor] = []  # of each size, where its blocks stand in all trained weights, flat
         self._trained: list[Layer] = []
         super().__init__(backbone, None, species)
         if not self._trained:
@@ -66,10 +67,10 @@ class Kronecker(Full):
         """As Full; what was learnt stays, and the basis is found anew by the next `begin`."""
         if self._species.issuperset(species):
             return
-        learnt = self._learnt()
+        learnt = self._learnt() if self._trained else None
         super().sees(species)
         self._arrange()
-        if learnt:
+        if learnt is not None:
             self._take(learnt)
 
     def trains(self, name: str) -> bool:
@@ -91,6 +92,7 @@ class Kronecker(Full):
         for values in self._values:
             values.requires_grad_(False)
         device, dtype = next(iter(names.values())).device, self._own(self._trained[0]).dtype
+        # Of each size, where its blocks stand in all trained weights, flat.
         self._blocks = [torch.cat(blocks).to(device) for blocks in found.values()]
         self._places = torch.cat([block.flatten() for block in self._blocks])
         self._d = torch.nn.ParameterList(torch.zeros(b.shape, dtype=dtype, device=device) for b in self._blocks)
@@ -117,7 +119,7 @@ class Kronecker(Full):
     def _learnt(self) -> dict[str, torch.Tensor]:
         """W' - W of each parameter with paths, of its shape."""
         found = {}
-        for layer, change in zip(self._trained, self._changes() if self._trained else ()):
+        for layer, change in zip(self._trained, self._changes()):
             rows, whole = self._rows.get(layer.parameter), self.backbone.parameters[layer.parameter]
             if rows is not None:
                 change = torch.zeros_like(whole).flatten().index_copy(0, rows.indices, change)
@@ -145,12 +147,10 @@ class Kronecker(Full):
         """W' = W + U D V^T; of a layer of which some species are trained as SpeciesRows."""
         result: dict[str, Any] = {}
         for layer, change in zip(self._trained, self._changes()):
-            name, rows = layer.parameter, self._rows.get(layer.parameter)
-            if rows is None:
-                result[name] = self.backbone.parameters[name] + change
-            else:
-                rows = dataclasses.replace(rows, values=rows.values + change)
-                result[name] = rows.plain() if name in plain else rows
+            name, rows, w = layer.parameter, self._rows.get(layer.parameter), self._own(layer) + change
+            if rows is not None:
+                rows = dataclasses.replace(rows, values=w)
+            result[name] = w if rows is None else rows.plain() if name in plain else rows
         return result
 
     def begin(self, model: Potential, frames: Iterable[Batch], loss: Loss) -> bool:

@@ -195,18 +195,19 @@ def _costs(arms: Sequence[Arm], world: World, reference: str, is_on_disk: bool) 
         if not 0 < cost.step_seconds < MOST_SECONDS:
             found = f"{key}, step_seconds is {cost.step_seconds:g}"
             raise InputError(f"{file}: {found}, expected a number between 0 and {MOST_SECONDS:g}")
-    missing = [arm for arm in arms if arm.key not in kept]
-    if missing:
-        timed = [*(arm for arm in arms if arm.key == reference and arm.key in kept), *missing]
+    if any(arm.key not in kept for arm in arms):
+        timed = [arm for arm in arms if arm.key not in kept or arm.key == reference]
         found = dict(zip([arm.key for arm in timed], costs(timed, world, is_on_disk)))
-        again, before = found.pop(reference, None) if reference in kept else None, kept.get(reference)
-        for key, cost in found.items():
-            if again and before and again.clock == before.clock == cost.clock:
-                seconds = cost.step_seconds * before.step_seconds / again.step_seconds
-                found[key] = dataclasses.replace(cost, step_seconds=seconds)
-        kept |= found
+        before, again = kept.get(reference), found.get(reference)
+        if before and again and before.clock == again.clock:
+            found = {key: _scaled(cost, before.step_seconds / again.step_seconds) for key, cost in found.items()}
+        kept = {**found, **kept}
         write_text(file, json.dumps({key: dataclasses.asdict(cost) for key, cost in kept.items()}, indent=1) + "\n")
     return kept
+
+
+def _scaled(cost: Cost, factor: float) -> Cost:
+    return dataclasses.replace(cost, step_seconds=factor * cost.step_seconds)
 
 
 def _lengths(

@@ -78,12 +78,10 @@ def fit(
     return history
 
 
-def see(model: Potential, *sources: Source) -> None:
-    """Tell the adaptations which elements they will be trained on; InputError for one that the model lacks."""
-    for source in sources:
-        check_elements(source, model.atomic_numbers)
-        for component in model.adaptation.parts():
-            component.sees(model.species_of(elements_of(source)))
+def see(model: Potential, source: Source) -> None:
+    """Tell the adaptations which elements they will be trained on: `source` has none that the model lacks."""
+    for component in model.adaptation.parts():
+        component.sees(model.species_of(elements_of(source)))
 
 
 def _refit_last(model: Potential, train: Source, valid: Source, config: FitConfig, history: History) -> None:

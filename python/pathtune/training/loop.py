@@ -128,8 +128,9 @@ class Loop:
         return found
 
     def _begin(self) -> None:
+        order = spread(len(self.own))
         for component in self.model.adaptation.parts():
-            frames = batches(self.model, self.own, 1, spread(len(self.own)))  # each adaptation reads from the first
+            frames = batches(self.model, self.own, 1, order)  # an iterator: each adaptation reads from the first on
             if component.begin(self.model, frames, self.loss_of):
                 self.best = self.model.adaptation.state()
         self.start_loss = self._validate(TermSums(), ErrorSums(), "before the first step")

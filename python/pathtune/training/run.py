@@ -15,7 +15,7 @@ from pathtune.adaptations import Composition, Stored, adaptation_class, adaptati
 from pathtune.adapter_file import save_adapter
 from pathtune.adapting import adapt, merge
 from pathtune.atomic_energies import E0Fit, refit_e0
-from pathtune.data import LabelKeys, Source, elements_of, heads_of
+from pathtune.data import LabelKeys, Source, check_elements, elements_of, heads_of
 from pathtune.errors import InputError
 from pathtune.evaluation import evaluate, mean_loss
 from pathtune.files import write_text
@@ -128,6 +128,9 @@ def adapt_as(base: Potential, train: Source, options: Mapping[str, Any], replay:
         cls = adaptation_class(kind)
         cls.check(options.get(cls.section), n_steps)
     model = adapt(base, run.arm, elements_of(train), options, config.seed, heads_of(train))
+    if replay is not None:
+        check_elements(replay, base.atomic_numbers)
+        see(model, replay)
     if config.refit_e0 and config.e0 is None and any(c.starts_anew for c in model.adaptation.parts()):
         model.set_e0(refit_e0(model, train)[0].e0)
     return model
@@ -151,7 +154,6 @@ def run_arm(
     """
     began = time.monotonic()
     before = evaluate(base, sets["valid"])
-    see(model, *(sets[name] for name in ("train", "replay") if name in sets))  # as `fit` will: it may change sizes
     start, loss_of = (
         model.adaptation.state(),
         functools.partial(config.loss_of, scale=config.scale_of(model, sets["train"])),
