@@ -1,6 +1,6 @@
 """How many epochs full fine-tuning needs, with Adam's steps in the weights and in the Kronecker basis.
 
-    python bench/epochs.py       # MACE_SPICE on three molecules, 50 structures each; one thread
+    python bench/epochs.py       # MACE_SPICE on three molecules, 50 to 100 structures; one thread
 
 Default rates, which follow the length of the run; two seeds. Results are kept one by one in bench/results/epochs.jsonl.
 PATHTUNE_DATA as in CONTRIBUTING.md. `python bench/tables.py` writes the table of docs/results.md.
